@@ -1,0 +1,1 @@
+"""From a sound file to the model's input: decoding, resampling, log-mel features."""

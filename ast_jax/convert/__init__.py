@@ -1,0 +1,1 @@
+"""PyTorch checkpoints in and out: the original's, timm's DeiT and Hugging Face's."""

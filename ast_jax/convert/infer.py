@@ -1,0 +1,133 @@
+"""What a checkpoint's tensors say about its configuration."""
+
+import math
+from typing import Any
+
+from ast_jax.convert.names import TABLE, Layout, Tensors
+from ast_jax.errors import InputError
+from ast_jax.labels import BY_NUM_LABELS, id2label
+from ast_jax.models.config import HUGGINGFACE_LAYER_NORM_EPS, ASTConfig
+
+HEAD_WIDTH = 64  # of every DeiT, hence of every AST
+GEOMETRY = ("frequency_stride", "time_stride", "max_length", "num_mel_bins")
+
+# A file tells the number of its patches only. These are the inputs that files are read as
+# without further word: equal strides, 128 mel bins and a power of two frames.
+STRIDES = range(10, 17)
+LENGTHS = (128, 256, 512, 1024)
+MEL_BINS = 128
+
+
+def infer_config(
+    tensors: Tensors, layout: Layout, geometry: dict[str, int], source: str
+) -> ASTConfig:
+    """The configuration of an AST's tensors; `geometry` holds what the caller knows of GEOMETRY.
+
+    Raises:
+        InputError: a tensor it takes is missing or oddly shaped, or the number of patches fits
+            no input or several, and the message says which fields to give.
+    """
+    fields = infer_encoder(tensors, layout, source)
+    patches = _shape(tensors, layout, "ast/embeddings/position_embeddings", 3, source)[1] - 2
+    fields |= _infer_geometry(patches, fields["patch_size"], geometry, source)
+    if layout == "huggingface":
+        fields["layer_norm_eps"] = fields["head_layer_norm_eps"] = HUGGINGFACE_LAYER_NORM_EPS
+    if _name(layout, "classifier/dense/kernel") in tensors:
+        num_labels = _shape(tensors, layout, "classifier/dense/kernel", 2, source)[0]
+        fields |= label_fields(num_labels)
+    return ASTConfig().replace(**fields)
+
+
+def infer_encoder(tensors: Tensors, layout: Layout, source: str) -> dict[str, Any]:
+    """The fields of `ASTConfig` that are the encoder's width, depth and patch size."""
+    width = _shape(tensors, layout, "ast/embeddings/cls_token", 3, source)[2]
+    kernel = _shape(tensors, layout, "ast/embeddings/patch_projection/kernel", 4, source)
+    mlp = _shape(tensors, layout, "ast/encoder/layers/mlp/fc1/kernel", 2, source)
+    first = _name(layout, "ast/encoder/layers/layernorm_before/scale")
+    layers = 0
+    while first.replace("{i}", str(layers)) in tensors:
+        layers += 1
+    qkv_bias = _name(layout, "ast/encoder/layers/attention/qkv/bias")
+    if width % HEAD_WIDTH:
+        raise InputError(
+            f"{source}: its width {width} is no multiple of {HEAD_WIDTH}, so the number of "
+            f"attention heads is unknown; give a folder with its config.json"
+        )
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // HEAD_WIDTH,
+        "intermediate_size": mlp[0],
+        "patch_size": kernel[2],
+        "qkv_bias": qkv_bias.replace("{i}", "0").replace("{qkv}", "query") in tensors,
+    }
+
+
+def label_fields(num_labels: int) -> dict[str, Any]:
+    """Labels and problem type of the benchmark with that many classes, where there is one."""
+    fields: dict[str, Any] = {
+        "num_labels": num_labels, "problem_type": "single_label_classification"
+    }
+    if benchmark := BY_NUM_LABELS.get(num_labels):
+        fields["id2label"] = id2label(benchmark.class_list)
+        fields["problem_type"] = benchmark.problem_type
+    return fields
+
+
+def square_grid(patches: int, source: str) -> tuple[int, int]:
+    """The grid of an ImageNet checkpoint, whose images are square."""
+    side = math.isqrt(patches)
+    if side * side != patches:
+        raise InputError(f"{source}: tensor pos_embed has {patches} patches, which is no square")
+    return side, side
+
+
+def _infer_geometry(
+    patches: int, patch_size: int, known: dict[str, int], source: str
+) -> dict[str, int]:
+    """The one geometry that agrees with `known` and has that many patches."""
+    strides = [
+        (known.get("frequency_stride", stride), known.get("time_stride", stride))
+        for stride in STRIDES
+    ]
+    lengths = (known["max_length"],) if "max_length" in known else LENGTHS
+    candidates = {
+        (*stride, length, known.get("num_mel_bins", MEL_BINS))
+        for stride in strides
+        for length in lengths
+        # Equal strides, unless the caller says otherwise.
+        if stride[0] == stride[1] or {"frequency_stride", "time_stride"} <= known.keys()
+    }
+    fitting = []
+    for candidate in sorted(candidates):
+        fields = dict(zip(GEOMETRY, candidate, strict=True))
+        frequency, time = ASTConfig().replace(patch_size=patch_size, **fields).grid
+        if frequency * time == patches:
+            fitting.append(fields)
+    if len(fitting) == 1:
+        return fitting[0]
+    given = ", ".join(f"{name} {value}" for name, value in known.items())
+    raise InputError(
+        f"{source}: its {patches} patches fit "
+        + (f"{len(fitting)} inputs" if fitting else "no usual input")
+        + (f" with {given}" if given else "")
+        + "; say which it is with --frequency-stride, --time-stride, --max-length and "
+        "--num-mel-bins"
+    )
+
+
+def _name(layout: Layout, ours: str) -> str:
+    row = next(row for row in TABLE if row[0] == ours)
+    return row[1] if layout == "original" else row[2]
+
+
+def _shape(
+    tensors: Tensors, layout: Layout, ours: str, ndim: int, source: str
+) -> tuple[int, ...]:
+    name = _name(layout, ours).replace("{i}", "0")
+    if name not in tensors:
+        raise InputError(f"{source}: tensor {name} is missing")
+    shape = tensors[name].shape
+    if len(shape) != ndim or 0 in shape:
+        raise InputError(f"{source}: tensor {name} has shape {shape}, not {ndim} dimensions")
+    return shape

@@ -1,0 +1,1 @@
+"""The Audio Spectrogram Transformer: log-mel in, logits out."""

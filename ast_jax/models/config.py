@@ -1,0 +1,227 @@
+"""The model's configuration, in Hugging Face's terms."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Self
+
+from ast_jax.errors import InputError
+
+MODEL_TYPE = "audio-spectrogram-transformer"
+
+# The original's `model_size`. base224 and base384 are one architecture; they differ in the
+# ImageNet checkpoint that training starts from (a 14 x 14 or a 24 x 24 grid of positions).
+SIZES = {
+    "tiny224": {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768},
+    "small224": {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536},
+    "base224": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
+    "base384": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
+}
+
+# What Hugging Face's class assumes where a config.json is silent and our default differs.
+HUGGINGFACE_LAYER_NORM_EPS = 1e-12
+
+# Fields of Hugging Face's config.json that would change what the model computes, with the
+# only values this model has.
+FIXED = {
+    "hidden_act": ("gelu",),
+    "hidden_dropout_prob": (0, None),
+    "attention_probs_dropout_prob": (0, None),
+}
+
+
+@dataclasses.dataclass
+class ASTConfig:
+    """What an Audio Spectrogram Transformer looks like; defaults are the original's base384.
+
+    Fields that Hugging Face's `ASTConfig` has keep its names and meanings.
+
+    Attributes:
+        hidden_size: width D of a token.
+        num_hidden_layers: number of encoder layers.
+        num_attention_heads: heads per layer; must divide `hidden_size`.
+        intermediate_size: width of the MLP's hidden layer.
+        initializer_range: standard deviation of the initial weights.
+        layer_norm_eps: epsilon of the encoder's layer norms (original 1e-6, Hugging Face 1e-12).
+        head_layer_norm_eps: epsilon of the head's layer norm (original 1e-5; Hugging Face has no
+            such field and uses `layer_norm_eps`).
+        patch_size: side of a square patch, in mel bins and frames.
+        qkv_bias: whether query, key and value have a bias.
+        frequency_stride: step from one patch to the next, in mel bins.
+        time_stride: step from one patch to the next, in frames.
+        max_length: frames of an input.
+        num_mel_bins: mel bins of an input.
+        num_labels: number of classes.
+        id2label: class names by index, or None for LABEL_0, LABEL_1, …
+        problem_type: 'multi_label_classification' (sigmoid) or 'single_label_classification'
+            (softmax): how logits become probabilities.
+        dtype: dtype the encoder computes in, 'float32' or 'bfloat16'. Parameters and logits
+            are float32 in either case.
+    """
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-6
+    head_layer_norm_eps: float = 1e-5
+    patch_size: int = 16
+    qkv_bias: bool = True
+    frequency_stride: int = 10
+    time_stride: int = 10
+    max_length: int = 1024
+    num_mel_bins: int = 128
+    num_labels: int = 527
+    id2label: dict[int, str] | None = None
+    problem_type: str = "single_label_classification"
+    dtype: str = "float32"
+
+    @classmethod
+    def from_size(cls, size: str, **changes: Any) -> Self:
+        """The configuration of one of the original's sizes, e.g. `from_size("tiny224")`."""
+        if size not in SIZES:
+            raise InputError(f"model size '{size}' is not one of {', '.join(SIZES)}")
+        return cls(**SIZES[size]).replace(**changes)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches along frequency and time."""
+        return (
+            (self.num_mel_bins - self.patch_size) // self.frequency_stride + 1,
+            (self.max_length - self.patch_size) // self.time_stride + 1,
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens the encoder sees: class, distillation, then the patches."""
+        frequency, time = self.grid
+        return 2 + frequency * time
+
+    @property
+    def labels(self) -> list[str]:
+        """Class names in order."""
+        names = self.id2label or {}
+        return [names.get(i, f"LABEL_{i}") for i in range(self.num_labels)]
+
+    def replace(self, **changes: Any) -> Self:
+        """A validated copy with fields changed; a name that is no field raises `InputError`.
+
+        New labels bring their number with them, and a new number drops labels that no
+        longer fit.
+        """
+        fields = {field.name for field in dataclasses.fields(self)}
+        for name in changes:
+            if name not in fields:
+                raise InputError(f"'{name}' is no field of ASTConfig; it has {sorted(fields)}")
+        if changes.get("id2label"):
+            changes.setdefault("num_labels", len(changes["id2label"]))
+        elif self.id2label and changes.get("num_labels", self.num_labels) != self.num_labels:
+            changes["id2label"] = None
+        config = dataclasses.replace(self, **changes)
+        config.validate()
+        return config
+
+    def validate(self) -> None:
+        """Raises `InputError` naming the first field that no model can be made from."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            is_bool = isinstance(value, bool)
+            if field.type is int and (not isinstance(value, int) or is_bool or value < 1):
+                raise InputError(f"{field.name} must be a positive whole number, not {value!r}")
+            if field.type is bool and not is_bool:
+                raise InputError(f"{field.name} must be true or false, not {value!r}")
+            number = isinstance(value, int | float) and not is_bool
+            if field.type is float and not (number and 0 < value < float("inf")):
+                raise InputError(f"{field.name} must be a positive number, not {value!r}")
+        if self.hidden_size % self.num_attention_heads:
+            raise InputError(
+                f"hidden_size {self.hidden_size} does not divide into "
+                f"num_attention_heads {self.num_attention_heads}"
+            )
+        for field_name in ("num_mel_bins", "max_length"):
+            if getattr(self, field_name) < self.patch_size:
+                raise InputError(
+                    f"{field_name} {getattr(self, field_name)} is smaller than one patch "
+                    f"(patch_size {self.patch_size})"
+                )
+        if self.problem_type not in ("single_label_classification", "multi_label_classification"):
+            raise InputError(
+                f"problem_type must be single_label_classification or "
+                f"multi_label_classification, not {self.problem_type!r}"
+            )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise InputError(f"dtype must be float32 or bfloat16, not {self.dtype!r}")
+        if self.id2label is not None and sorted(self.id2label) != list(range(self.num_labels)):
+            raise InputError(
+                f"id2label must name the classes 0 to {self.num_labels - 1}, one name each"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as Hugging Face's config.json has them."""
+        fields = dataclasses.asdict(self)
+        fields.pop("num_labels")  # Hugging Face counts id2label
+        fields["id2label"] = {str(i): label for i, label in enumerate(self.labels)}
+        fields["label2id"] = {label: i for i, label in enumerate(self.labels)}
+        return fields | {
+            "model_type": MODEL_TYPE,
+            "architectures": ["ASTForAudioClassification"],
+            "hidden_act": "gelu",
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any], source: str = "the configuration") -> Self:
+        """Reads a config.json of ours or of Hugging Face's; fields of neither are ignored.
+
+        Where a Hugging Face file is silent its class's own defaults hold.
+
+        Raises:
+            InputError: a field has a value this model cannot have; `source` names the file.
+        """
+        if not isinstance(fields, dict):
+            raise InputError(f"{source}: expected a JSON object of configuration fields")
+        if fields.get("model_type", MODEL_TYPE) != MODEL_TYPE:
+            raise InputError(
+                f"{source}: model_type is {fields['model_type']!r}, not {MODEL_TYPE!r}: "
+                f"this is another model's configuration"
+            )
+        for name, allowed in FIXED.items():
+            if name in fields and fields[name] not in allowed:
+                raise InputError(
+                    f"{source}: {name} is {fields[name]!r}, and this model only has {allowed[0]!r}"
+                )
+        known = {field.name for field in dataclasses.fields(cls)}
+        values = {k: v for k, v in fields.items() if k in known and v is not None}
+        values.setdefault("layer_norm_eps", HUGGINGFACE_LAYER_NORM_EPS)
+        values.setdefault("head_layer_norm_eps", values["layer_norm_eps"])
+        if isinstance(values.get("patch_size"), list | tuple):
+            values["patch_size"] = _square(values["patch_size"], source)
+        if values.get("dtype") == "float16":
+            values["dtype"] = "float32"  # half-precision storage; computed here in full
+        try:
+            if "id2label" in values:
+                values["id2label"] = {int(k): str(v) for k, v in values["id2label"].items()}
+                values["num_labels"] = len(values["id2label"])
+            return cls().replace(**values)
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from None
+        except (AttributeError, TypeError, ValueError):
+            raise InputError(f"{source}: id2label must map class indices to names") from None
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file; `InputError` names the file if it is missing or malformed."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+
+
+def _square(patch_size: list[int] | tuple[int, ...], source: str) -> int:
+    if len(set(patch_size)) != 1:
+        raise InputError(f"{source}: patch_size {list(patch_size)} is not square")
+    return patch_size[0]

@@ -1,0 +1,86 @@
+"""The ViT encoder: pre-norm layers whose parameters are stacked along a leading layer axis.
+
+Twelve layers are one set of arrays with a leading axis of twelve, run by `jax.lax.scan`: the
+layer is compiled once, so compiling takes a quarter of the time, and the optimizer and the
+gradient exchange handle 16 arrays instead of 150.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ast_jax.models.attention import Attention
+from ast_jax.models.config import ASTConfig
+
+
+def layer_norm(width: int, epsilon: float, dtype: str, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """A layer norm with PyTorch's two-pass variance; mean and variance are float32."""
+    return nnx.LayerNorm(
+        width, epsilon=epsilon, use_fast_variance=False, dtype=jnp.dtype(dtype), rngs=rngs
+    )
+
+
+class MLP(nnx.Module):
+    """Linear, exact (erf) GELU, linear."""
+
+    def __init__(self, config: ASTConfig, *, rngs: nnx.Rngs):
+        linear = {
+            "kernel_init": nnx.initializers.normal(config.initializer_range),
+            "dtype": jnp.dtype(config.dtype),
+            "rngs": rngs,
+        }
+        self.fc1 = nnx.Linear(config.hidden_size, config.intermediate_size, **linear)
+        self.fc2 = nnx.Linear(config.intermediate_size, config.hidden_size, **linear)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(…, hidden) → (…, hidden)."""
+        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+
+
+class Layer(nnx.Module):
+    """One pre-norm encoder layer: attention, then MLP, each added to its input."""
+
+    def __init__(self, config: ASTConfig, *, rngs: nnx.Rngs):
+        norm = (config.hidden_size, config.layer_norm_eps, config.dtype, rngs)
+        self.layernorm_before = layer_norm(*norm)
+        self.attention = Attention(config, rngs=rngs)
+        self.layernorm_after = layer_norm(*norm)
+        self.mlp = MLP(config, rngs=rngs)
+
+    def __call__(self, x: jax.Array, with_weights: bool = False) -> tuple[jax.Array, jax.Array | None]:
+        """(batch, tokens, hidden) → the same, and on request the attention weights."""
+        attended, weights = self.attention(self.layernorm_before(x), with_weights)
+        x = x + attended
+        return x + self.mlp(self.layernorm_after(x)), weights
+
+
+class Encoder(nnx.Module):
+    """`num_hidden_layers` layers as one `Layer` with stacked parameters, and no final norm."""
+
+    def __init__(self, config: ASTConfig, *, rngs: nnx.Rngs):
+        def new_layer(key: jax.Array) -> tuple[nnx.GraphDef, nnx.State]:
+            return nnx.split(Layer(config, rngs=nnx.Rngs(params=key)))
+
+        keys = jax.random.split(rngs.params(), config.num_hidden_layers)
+        graphdef = new_layer(keys[0])[0]
+        stacked = jax.vmap(lambda key: new_layer(key)[1])(keys)
+        self.layers = nnx.merge(graphdef, stacked)
+
+    def __call__(
+        self, x: jax.Array, output_hidden_states: bool = False, output_attentions: bool = False
+    ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+        """(batch, tokens, hidden) → output, hidden states and attention weights.
+
+        Hidden states are (layers + 1, batch, tokens, hidden), the encoder's input first;
+        weights (layers, batch, heads, tokens, tokens). Each is None unless asked for.
+        """
+        graphdef, stacked = nnx.split(self.layers)
+
+        def apply(x: jax.Array, params: nnx.State) -> tuple[jax.Array, tuple]:
+            y, weights = nnx.merge(graphdef, params)(x, with_weights=output_attentions)
+            return y, (y if output_hidden_states else None, weights)
+
+        y, (hidden_states, attentions) = jax.lax.scan(apply, x, stacked)
+        if hidden_states is not None:
+            hidden_states = jnp.concatenate([x[None], hidden_states])
+        return y, hidden_states, attentions

@@ -1,0 +1,39 @@
+"""What every test shares: eight virtual devices, the golden outputs, the real recordings."""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+TESTS = Path(__file__).parent
+sys.path.insert(0, str(TESTS / "golden"))
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Golden outputs of the original model: its JSON as a dict, its arrays under 'arrays'."""
+    entry = json.loads((TESTS / "golden" / "original_ast.json").read_text())
+    with np.load(TESTS / "golden" / "original_ast.npz") as arrays:
+        return entry | {"arrays": dict(arrays)}
+
+
+@pytest.fixture(scope="session")
+def golden_training():
+    """The original's 24-step training trajectory, laid out as `golden`."""
+    entry = json.loads((TESTS / "golden" / "training.json").read_text())
+    with np.load(TESTS / "golden" / "training.npz") as arrays:
+        return entry | {"arrays": dict(arrays)}
+
+
+@pytest.fixture(scope="session")
+def esc10():
+    """The folder of the ESC-10 recordings, laid out as the ESC-50 repository."""
+    folder = TESTS.parent.parent / "shared" / "data" / "esc10"
+    if not folder.exists():
+        pytest.skip(f"needs the ESC-10 recordings in {folder}")
+    return folder
