@@ -80,26 +80,25 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             raise InputError(f"{file}: '{part}' is missing; the checkpoint is damaged")
     config = ASTConfig.from_dict(description["model"], source=str(file))
     extractor = ASTFeatureExtractor.from_dict(description["feature_extractor"], source=str(file))
-    return Checkpoint(config, extractor, _restore(path / "params", config))
+    return Checkpoint(config, extractor, _restore(path, config))
 
 
 def _restore(path: Path, config: ASTConfig) -> dict[str, Any]:
     wanted = param_shapes(config)
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    handler = ocp.CompositeCheckpointHandler(params=ocp.PyTreeCheckpointHandler())
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            metadata = checkpointer.metadata(path).item_metadata
-            _check_shapes(path, dict(metadata.tree if metadata else {}), wanted)
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-            params = checkpointer.restore(
-                path, args=ocp.args.PyTreeRestore(restore_args=as_numpy)
-            )
+        with ocp.Checkpointer(handler) as checkpointer:
+            metadata = checkpointer.metadata(path).item_metadata.params
+            _check_shapes(path, dict(metadata.tree), wanted)
+            arguments = ocp.args.PyTreeRestore(restore_args=as_numpy)
+            return checkpointer.restore(path, args=ocp.args.Composite(params=arguments)).params
     except InputError:
         raise
     except Exception as error:
         # Orbax and TensorStore raise many kinds for a file cut short or missing.
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{path}: the checkpoint is damaged or incomplete ({reason})") from None
-    return params
 
 
 def _check_shapes(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -21,7 +21,8 @@ def load_audio(path: str | os.PathLike[str], sampling_rate: int = 16000) -> np.n
     and their kin state the length of their data, FLAC and MP3 the number of samples, and the
     last page of an Ogg file says that it is the last. It cannot be seen in an MP3 without a
     Xing header, in a WAV whose header leaves the length open (as programs that write to a
-    pipe do), nor where the length stated itself was changed: those give the samples there are.
+    pipe do), nor for a loss of up to 8 bytes in W64 and CAF: those give the samples there are.
+    FLAC that leaves its length open is refused, as the reader needs it.
 
     Args:
         path: a file in any format that libsndfile reads (WAV, FLAC, Ogg, MP3, …), with any
@@ -75,8 +76,8 @@ def _decode(path: Path) -> tuple[np.ndarray, int]:
         ) from error
     except (MemoryError, ValueError) as error:
         raise InputError(
-            f"{path} promises {promised} samples a channel, more than fit in memory: "
-            "restore it, or split it if it is so long."
+            f"{path} does not say how long it is, or says more ({promised} samples a channel) "
+            "than fits in memory: convert it to WAV, in parts if it is so long."
         ) from error
 
     if len(audio) < promised or _is_cut_short(log):

@@ -77,21 +77,25 @@ class ASTFeatureExtractor:
                 "which resamples."
             )
         clips = _as_clips(waveforms)
-        log_mels = np.empty((len(clips), self.max_length, self.num_mel_bins), np.float32)
+        inputs = np.empty((len(clips), self.max_length, self.num_mel_bins), np.float32)
         for i, clip in enumerate(clips):
             try:
                 log_mel = fbank(clip, self.sampling_rate, num_mel_bins=self.num_mel_bins)
             except InputError as error:
                 raise InputError(f"waveform {i} of {len(clips)} (from 0): {error}") from error
-            log_mels[i] = pad_or_cut(log_mel, self.max_length)
-        return self.normalize(log_mels)
+            inputs[i] = self.normalize(pad_or_cut(log_mel, self.max_length))
+        return inputs
 
     def normalize(self, log_mel: np.ndarray) -> np.ndarray:
         """(x - mean) / (2 · std) in the array's precision, or x itself without `do_normalize`.
 
         The factor of two is the original AST's: its inputs have a deviation of one half.
         """
-        return (log_mel - self.mean) / (2 * self.std) if self.do_normalize else log_mel
+        if not self.do_normalize:
+            return log_mel
+        centred = log_mel - self.mean
+        centred /= 2 * self.std
+        return centred
 
     def to_dict(self) -> dict[str, Any]:
         """What Hugging Face's file holds: the fields, and what tells the kind of extractor."""
@@ -156,7 +160,13 @@ class ASTFeatureExtractor:
         return cls.from_dict(entries, str(file))
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Writes `preprocessor_config.json`, which Hugging Face's class reads too, to a folder."""
+        """Writes `preprocessor_config.json`, which Hugging Face's class reads too, to a folder.
+
+        Raises:
+            InputError: the path is a file's.
+        """
+        if Path(path).is_file():
+            raise InputError(f"{path} is a file: give the path of a folder, new or old.")
         Path(path).mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True)
         (Path(path) / FILE_NAME).write_text(text + "\n", encoding="utf-8")
@@ -175,19 +185,23 @@ def pad_or_cut(log_mel: np.ndarray, max_length: int) -> np.ndarray:
 def _as_clips(waveforms: npt.ArrayLike | Sequence[npt.ArrayLike]) -> list[np.ndarray]:
     """Waveforms in any of the forms that the extractor takes, as a list of one array each."""
     is_list = isinstance(waveforms, list | tuple)
-    if is_list and any(np.ndim(item) for item in waveforms):  # type: ignore[union-attr]
-        clips = [np.asarray(item) for item in waveforms]  # type: ignore[union-attr]
-    else:
-        array = np.asarray(waveforms)
-        if array.ndim not in (1, 2):
-            raise InputError(
-                f"the waveforms have shape {array.shape}: give (samples,), (batch, samples) or a "
-                "list of (samples,)."
-            )
-        clips = [array] if array.ndim == 1 else list(array)
-    if not clips or (is_list and not waveforms):
+    if is_list and not waveforms:
         raise InputError("there are no waveforms: give at least one.")
-    return clips
+    try:
+        if is_list and np.ndim(waveforms[0]):  # type: ignore[index]
+            return [np.asarray(waveform) for waveform in waveforms]  # type: ignore[union-attr]
+        array = np.asarray(waveforms)
+    except ValueError as error:
+        raise InputError(
+            "the waveforms are lists of no even shape: give (samples,), (batch, samples) or a list "
+            "of (samples,)."
+        ) from error
+    if array.ndim not in (1, 2) or not len(array):
+        raise InputError(
+            f"the waveforms have shape {array.shape}: give (samples,), (batch, samples) or a list "
+            "of (samples,)."
+        )
+    return [array] if array.ndim == 1 else list(array)
 
 
 def _check_fields(values: Mapping[str, Any], source: str) -> None:

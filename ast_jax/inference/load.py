@@ -11,12 +11,13 @@ from ast_jax.errors import InputError
 from ast_jax.models.adapt import adapt_params
 
 
-def read_checkpoint(path: str | Path, **changes: Any) -> Checkpoint:
+def read_checkpoint(path: str | Path, *, head_seed: int = 0, **changes: Any) -> Checkpoint:
     """Reads a checkpoint of ours, a training run's newest, or any of PyTorch's.
 
     Args:
         path: a checkpoint or run folder of ours, a Hugging Face folder, a `.safetensors`, an
             original `.pth`, or a distilled DeiT's.
+        head_seed: what a new classification head is initialised from.
         **changes: fields of `ASTConfig` to change, see `adapt_params`.
 
     Raises:
@@ -31,10 +32,10 @@ def read_checkpoint(path: str | Path, **changes: Any) -> Checkpoint:
         checkpoint = load_checkpoint(steps[-1])
     else:
         checkpoint = read_torch_checkpoint(path, target_fields=changes).checkpoint
-    return change(checkpoint, **changes)
+    return change(checkpoint, changes, head_seed)
 
 
-def change(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
+def change(checkpoint: Checkpoint, changes: dict[str, Any], head_seed: int = 0) -> Checkpoint:
     """The checkpoint with other configuration fields, its parameters adapted to them.
 
     Raises:
@@ -54,7 +55,7 @@ def change(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
     extractor = dataclasses.replace(
         checkpoint.feature_extractor, max_length=new.max_length, num_mel_bins=new.num_mel_bins
     )
-    return Checkpoint(new, extractor, adapt_params(checkpoint.params, old, new))
+    return Checkpoint(new, extractor, adapt_params(checkpoint.params, old, new, head_seed))
 
 
 def run_steps(path: Path) -> list[Path]:

@@ -17,8 +17,8 @@ def adapt_params(
     """Fits parameters of configuration `old` to `new`.
 
     Another grid of patches (strides, `max_length`, `num_mel_bins`) resizes the positional
-    embedding as the original does. Another `num_labels`, or parameters without a
-    classification head, get a head initialised from `seed`.
+    embedding as the original does. Other classes (another number, or other names where `old`
+    had names), or parameters without a classification head, get a head initialised from `seed`.
 
     Raises:
         InputError: `new` differs in more than that; the message names the first parameter.
@@ -30,7 +30,8 @@ def adapt_params(
             embeddings["position_embeddings"], old.grid, new.grid
         )
         params["ast"] = params["ast"] | {"embeddings": embeddings}
-    if "classifier" not in params or old.num_labels != new.num_labels:
+    renamed = old.id2label is not None and old.id2label != new.id2label
+    if "classifier" not in params or renamed or old.num_labels != new.num_labels:
         params["classifier"] = init_params(new, seed)["classifier"]
     wanted = traverse_util.flatten_dict(param_shapes(new), sep="/")
     for name, array in traverse_util.flatten_dict(params, sep="/").items():

@@ -204,6 +204,8 @@ class ASTConfig:
             if "id2label" in values:
                 values["id2label"] = {int(k): str(v) for k, v in values["id2label"].items()}
                 values["num_labels"] = len(values["id2label"])
+                if all(name == f"LABEL_{i}" for i, name in values["id2label"].items()):
+                    del values["id2label"]  # Hugging Face's names for classes without names
             return cls().replace(**values)
         except InputError as error:
             raise InputError(f"{source}: {error}") from None

@@ -1,0 +1,43 @@
+"""The Audio Spectrogram Transformer in JAX and Flax.
+
+Public names are imported on first use, so that `import ast_jax` is quick and needs neither
+TensorFlow, librosa nor PyTorch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ASTConfig": "ast_jax.models.config",
+    "ASTFeatureExtractor": "ast_jax.audio.feature_extractor",
+    "ASTForAudioClassification": "ast_jax.models.ast",
+    "ASTModel": "ast_jax.models.ast",
+    "InputError": "ast_jax.errors",
+    "fbank": "ast_jax.audio.fbank",
+    "load": "ast_jax.inference.classify",
+    "load_audio": "ast_jax.audio.decode",
+}
+
+__all__ = sorted(_HOMES)
+
+if TYPE_CHECKING:
+    from ast_jax.audio.decode import load_audio as load_audio
+    from ast_jax.audio.fbank import fbank as fbank
+    from ast_jax.audio.feature_extractor import ASTFeatureExtractor as ASTFeatureExtractor
+    from ast_jax.errors import InputError as InputError
+    from ast_jax.inference.classify import load as load
+    from ast_jax.models.ast import ASTForAudioClassification as ASTForAudioClassification
+    from ast_jax.models.ast import ASTModel as ASTModel
+    from ast_jax.models.config import ASTConfig as ASTConfig
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ast_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

@@ -1,0 +1,41 @@
+"""Augmentation of log-mels as pure functions of a key and a batch."""
+
+import jax
+import jax.numpy as jnp
+
+
+def spec_augment(
+    key: jax.Array,
+    input_values: jax.Array,
+    *,
+    frequency_mask: int,
+    time_mask: int,
+    fill: float,
+) -> jax.Array:
+    """Masks one band of mel bins and one of frames in each clip (SpecAugment).
+
+    As torchaudio's FrequencyMasking and TimeMasking, which the original uses (dataloader.py):
+    a mask is ⌊U·size⌋ wide, U uniform in [0, 1), and starts at ⌊U'·(total - U·size)⌋.
+
+    Args:
+        key: one key for the batch; clips, width and start draw from keys of their own.
+        input_values: (batch, frames, mel_bins).
+        frequency_mask: the widest mask, in mel bins; 0 for none.
+        time_mask: the widest mask, in frames; 0 for none.
+        fill: the masked value. The original's is 0 before normalisation, hence
+            (0 - mean)/(2·std) here.
+    """
+    batch, frames, mel_bins = input_values.shape
+    frequency_key, time_key = jax.random.split(key)
+    masked = _mask(frequency_key, batch, mel_bins, frequency_mask)[:, None, :]
+    masked |= _mask(time_key, batch, frames, time_mask)[:, :, None]
+    return jnp.where(masked, jnp.asarray(fill, input_values.dtype), input_values)
+
+
+def _mask(key: jax.Array, batch: int, total: int, size: int) -> jax.Array:
+    """(batch, total) bools, true within a random interval."""
+    width_key, start_key = jax.random.split(key)
+    width = jax.random.uniform(width_key, (batch, 1)) * min(size, total)
+    start = jnp.floor(jax.random.uniform(start_key, (batch, 1)) * (total - width))
+    position = jnp.arange(total)
+    return (position >= start) & (position < start + jnp.floor(width))

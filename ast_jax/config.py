@@ -1,0 +1,159 @@
+"""Every dataclass that an experiment's configuration is made of.
+
+A file in `configs/` returns a `TrainConfig` from `get_config()`; its fields are changed on the
+command line as `--config.optimizer.learning_rate=2e-5`.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from ast_jax.errors import InputError
+from ast_jax.models.config import ASTConfig
+
+DATA_KINDS = ("synthetic", "esc50", "folder")
+LOSSES = ("cross_entropy", "binary_cross_entropy")
+SCHEDULES = ("constant", "cosine")
+PARALLEL = ("shard_map", "pmap")
+
+
+@dataclass
+class DataConfig:
+    """Which clips to train on.
+
+    Attributes:
+        kind: 'synthetic' (made on the spot), 'esc50' (the ESC-50 repository's layout) or
+            'folder' (a folder of sound files for each class).
+        dir: where the recordings are; unused by 'synthetic'.
+        fold: the fold that 'esc50' holds out, 1 to 5.
+        holdout: the share of each class that 'folder' holds out.
+        train_clips: clips a class that 'synthetic' makes for training.
+        evaluation_clips: clips a class that 'synthetic' makes to hold out.
+    """
+
+    kind: str = "folder"
+    dir: str = ""
+    fold: int = 1
+    holdout: float = 0.2
+    train_clips: int = 100
+    evaluation_clips: int = 20
+
+
+@dataclass
+class FrontendConfig:
+    """How waveforms become inputs; frames and mel bins are the model's.
+
+    Attributes:
+        sampling_rate: in Hz.
+        mean: of the training set's log-mels, or None to measure it.
+        std: their standard deviation, or None to measure it.
+    """
+
+    sampling_rate: int = 16000
+    mean: float | None = None
+    std: float | None = None
+
+
+@dataclass
+class AugmentConfig:
+    """Augmentation of training inputs.
+
+    Attributes:
+        frequency_mask: widest SpecAugment mask, in mel bins; 0 for none.
+        time_mask: widest SpecAugment mask, in frames; 0 for none.
+    """
+
+    frequency_mask: int = 0
+    time_mask: int = 0
+
+
+@dataclass
+class OptimizerConfig:
+    """Adam as the original's, and its learning rate's course.
+
+    Attributes:
+        learning_rate: the highest.
+        schedule: 'constant', or 'cosine' down to zero at the last step.
+        warmup_steps: steps over which the rate rises linearly from zero.
+        b1: decay of the gradient's mean.
+        b2: decay of its square's mean.
+        eps: added to the root of the latter.
+        weight_decay: L2, added to the gradient (not decoupled as in AdamW).
+    """
+
+    learning_rate: float = 1e-4
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    b1: float = 0.95
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 5e-7
+
+
+@dataclass
+class TrainConfig:
+    """One experiment.
+
+    Attributes:
+        workdir: the run's folder, made if it is missing; a run that was cut off goes on there.
+        init_from: a checkpoint to start from, or '' for random weights.
+        model: the model; its labels come from the data.
+        loss: 'cross_entropy' for one class a clip, 'binary_cross_entropy' for any number.
+        batch_size: clips a step, over all devices.
+        num_epochs: passes over the training clips.
+        evaluate_every: epochs between evaluations and checkpoints.
+        parallel: how the step is mapped over devices, 'shard_map' or 'pmap'.
+        seed: of weights, order and augmentation.
+    """
+
+    workdir: str = ""
+    init_from: str = ""
+    model: ASTConfig = field(default_factory=ASTConfig)
+    frontend: FrontendConfig = field(default_factory=FrontendConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: str = "cross_entropy"
+    batch_size: int = 32
+    num_epochs: int = 10
+    evaluate_every: int = 1
+    parallel: str = "shard_map"
+    seed: int = 0
+
+    def validate(self) -> None:
+        """Raises `InputError` naming the first field that no run can be made from."""
+        self.model.validate()
+        if not self.workdir:
+            raise InputError("workdir is not set; say where the run goes with --config.workdir")
+        choices = {
+            "data.kind": (self.data.kind, DATA_KINDS),
+            "loss": (self.loss, LOSSES),
+            "optimizer.schedule": (self.optimizer.schedule, SCHEDULES),
+            "parallel": (self.parallel, PARALLEL),
+        }
+        for name, (value, allowed) in choices.items():
+            if value not in allowed:
+                raise InputError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
+        positive = {
+            "batch_size": self.batch_size,
+            "num_epochs": self.num_epochs,
+            "evaluate_every": self.evaluate_every,
+            "frontend.sampling_rate": self.frontend.sampling_rate,
+            "data.train_clips": self.data.train_clips,
+            "data.evaluation_clips": self.data.evaluation_clips,
+        }
+        for name, value in positive.items():
+            if value < 1:
+                raise InputError(f"{name} is {value}; it must be 1 or more")
+        limits = {
+            "augment.frequency_mask": (self.augment.frequency_mask, self.model.num_mel_bins),
+            "augment.time_mask": (self.augment.time_mask, self.model.max_length),
+        }
+        for name, (value, limit) in limits.items():
+            if not 0 <= value <= limit:
+                raise InputError(f"{name} is {value}; it must lie between 0 and {limit}")
+        if self.data.kind != "synthetic" and not self.data.dir:
+            raise InputError("data.dir is not set; say where the recordings are, --config.data.dir")
+
+    def to_dict(self) -> dict:
+        """The fields as nested dicts, for a JSON file."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,1 @@
+"""Data sets: listing, decoding, order and batches."""

@@ -1,0 +1,62 @@
+"""ESC-50 and ESC-10 (Piczak 2015), in the layout of the ESC-50 repository."""
+
+import csv
+from pathlib import Path
+
+from ast_jax.data.clips import DataSet, Recording, read_clips
+from ast_jax.errors import InputError
+
+FOLDS = range(1, 6)
+COLUMNS = ("filename", "fold", "target", "category")
+
+
+def read_esc50(folder: str | Path, fold: int, sampling_rate: int) -> DataSet:
+    """Holds `fold` out of `meta/esc50.csv` and trains on the other four.
+
+    Classes are those that occur, in the order of their targets: fifty, or ESC-10's ten.
+
+    Args:
+        folder: holds `audio/` and `meta/esc50.csv`.
+        fold: 1 to 5.
+        sampling_rate: of the waveforms, in Hz.
+
+    Raises:
+        InputError: the folder, a line of the list, or a recording cannot be used.
+    """
+    if fold not in FOLDS:
+        raise InputError(f"data.fold is {fold}; ESC-50 has folds 1 to 5")
+    rows = _read_meta(Path(folder) / "meta" / "esc50.csv")
+    categories = {target: category for _, _, target, category in rows}
+    order = {target: index for index, target in enumerate(sorted(categories))}
+    audio = Path(folder) / "audio"
+    held_out = [Recording(audio / name, order[target]) for name, f, target, _ in rows if f == fold]
+    train = [Recording(audio / name, order[target]) for name, f, target, _ in rows if f != fold]
+    if not held_out or not train:
+        raise InputError(f"{folder}: fold {fold} or the folds beside it have no recordings")
+    return DataSet(
+        [categories[target].replace("_", " ") for target in order],
+        read_clips(train, len(order), sampling_rate, "training recordings"),
+        read_clips(held_out, len(order), sampling_rate, f"fold {fold}"),
+    )
+
+
+def _read_meta(file: Path) -> list[tuple[str, int, int, str]]:
+    """(file name, fold, target, category) of every line."""
+    if not file.is_file():
+        raise InputError(
+            f"{file}: no such file; data.dir must be a folder laid out as the ESC-50 repository"
+        )
+    rows = []
+    with file.open(encoding="utf-8", newline="") as lines:
+        reader = csv.DictReader(lines)
+        for column in COLUMNS:
+            if column not in (reader.fieldnames or ()):
+                raise InputError(f"{file}: the first line names no column '{column}'")
+        for row in reader:
+            try:
+                rows.append((row["filename"], int(row["fold"]), int(row["target"]), row["category"]))
+            except (TypeError, ValueError):
+                raise InputError(
+                    f"{file}, line {reader.line_num}: fold and target must be whole numbers"
+                ) from None
+    return rows

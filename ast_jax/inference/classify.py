@@ -1,0 +1,96 @@
+"""A sound in, labels out."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from ast_jax.audio.decode import load_audio
+from ast_jax.checkpoint import Checkpoint
+from ast_jax.errors import InputError
+from ast_jax.inference.load import read_checkpoint
+from ast_jax.models.ast import ASTForAudioClassification
+
+
+class AudioClassifier:
+    """Feature extractor, model and labels of one checkpoint.
+
+    Attributes:
+        feature_extractor: waveforms to model inputs.
+        model: model inputs to logits.
+        labels: class names in the order of the logits.
+    """
+
+    def __init__(self, checkpoint: Checkpoint):
+        self.config = checkpoint.config
+        self.feature_extractor = checkpoint.feature_extractor
+        self.labels = checkpoint.config.labels
+        self.model = ASTForAudioClassification.from_params(checkpoint.config, checkpoint.params)
+        graphdef, self._params = nnx.split(self.model)
+        to_probabilities = (
+            jax.nn.sigmoid
+            if self.config.problem_type == "multi_label_classification"
+            else jax.nn.softmax
+        )
+        self._probabilities = jax.jit(
+            lambda params, input_values: to_probabilities(
+                nnx.merge(graphdef, params)(input_values)
+            )
+        )
+
+    @property
+    def seconds(self) -> float:
+        """How much of a clip the model hears: its first `seconds`."""
+        return self.feature_extractor.max_length / 100
+
+    def __call__(
+        self, audio: str | Path | np.ndarray, top_k: int = 5, sampling_rate: int | None = None
+    ) -> list[dict[str, Any]]:
+        """The likeliest labels of a sound, best first.
+
+        Args:
+            audio: a sound file of any rate, or a waveform (samples,) in [-1, 1].
+            top_k: how many labels.
+            sampling_rate: of a waveform, in Hz; a file knows its own.
+
+        Returns:
+            `{"label": name, "score": probability}` for each. Probabilities are softmax, or
+            sigmoid where classes do not exclude each other (AudioSet).
+
+        Raises:
+            InputError: the sound cannot be used.
+        """
+        if top_k < 1:
+            raise InputError(f"top_k is {top_k}; ask for one label or more")
+        if isinstance(audio, str | Path):
+            audio = load_audio(audio, self.feature_extractor.sampling_rate)
+            sampling_rate = self.feature_extractor.sampling_rate
+        elif sampling_rate is None:
+            raise InputError("give the waveform's sampling_rate in Hz")
+        probabilities = self.probabilities(self.feature_extractor(audio, sampling_rate))[0]
+        best = np.argsort(-probabilities, kind="stable")[:top_k]
+        return [{"label": self.labels[i], "score": float(probabilities[i])} for i in best]
+
+    def probabilities(self, input_values: np.ndarray) -> np.ndarray:
+        """(batch, max_length, num_mel_bins) → (batch, num_labels)."""
+        return np.asarray(self._probabilities(self._params, input_values))
+
+
+def load(path: str | Path, **changes: Any) -> AudioClassifier:
+    """Loads a checkpoint of ours or of PyTorch's as a classifier.
+
+    Args:
+        path: see `ASTForAudioClassification.from_pretrained`.
+        **changes: fields of `ASTConfig` to change, such as `dtype="bfloat16"`.
+
+    Raises:
+        InputError: the checkpoint cannot be used; the message names the file or tensor.
+
+    Example:
+        >>> classifier = ast_jax.load("runs/demo")
+        >>> classifier("dog.wav", top_k=2)
+        [{'label': 'Dog', 'score': 0.87}, {'label': 'Bark', 'score': 0.71}]
+    """
+    return AudioClassifier(read_checkpoint(path, **changes))

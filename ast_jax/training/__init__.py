@@ -1,0 +1,1 @@
+"""Training: one step mapped over devices, evaluation, checkpoints and the loop."""

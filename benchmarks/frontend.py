@@ -1,0 +1,151 @@
+"""Times the NumPy frontend against Hugging Face's extractor and torchaudio's Kaldi fbank.
+
+    python benchmarks/frontend.py
+
+needs torch and transformers (the extra `test`), and torchaudio for its rows. All run on one
+thread in one process. A round times a few calls of each in turn, as a pipeline calls its
+frontend again and again; the ratio is the median of the rounds' ratios, so that a machine that
+slows down for a while slows all.
+"""
+
+import os
+
+# Before NumPy is imported, as BLAS reads them then.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"
+
+import argparse
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import scipy
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from ast_jax.audio.fbank import fbank
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor, pad_or_cut
+
+RATE = 16000
+CALLS = 5  # of each in a round
+
+
+def clip() -> np.ndarray:
+    """Ten seconds like a recording: noise of 1/f spectrum, whose loudness comes and goes."""
+    rng = np.random.default_rng(0)
+    samples = 10 * RATE
+    spectrum = np.fft.rfft(rng.standard_normal(samples))
+    noise = np.fft.irfft(spectrum / np.sqrt(np.arange(1, len(spectrum) + 1)))
+    loudness = 0.1 + np.sin(2 * np.pi * 0.7 * np.arange(samples) / RATE) ** 2
+    waveform = noise / np.abs(noise).max() * loudness / 1.1
+    return waveform.astype(np.float32)
+
+
+def torchaudio_fbank() -> Callable[[np.ndarray], np.ndarray] | None:
+    """torchaudio's Kaldi fbank as the original AST calls it, or None where it does not import."""
+    import torch
+
+    try:
+        import torchaudio
+        from torchaudio.compliance import kaldi
+    except (ImportError, OSError, RuntimeError) as error:
+        print(f"torchaudio: does not import here ({type(error).__name__})")
+        return None
+    print(f"torchaudio {torchaudio.__version__}")
+
+    def compute(waveform: np.ndarray) -> np.ndarray:
+        return kaldi.fbank(
+            torch.from_numpy(waveform)[None],
+            sample_frequency=RATE,
+            window_type="hanning",
+            num_mel_bins=128,
+        ).numpy()
+
+    return compute
+
+
+def hugging_face() -> Callable[[np.ndarray], np.ndarray]:
+    """Hugging Face's extractor with its NumPy features, which it has without torchaudio."""
+    import transformers
+    from transformers.models.audio_spectrogram_transformer import (
+        feature_extraction_audio_spectrogram_transformer as module,
+    )
+
+    print(f"transformers {transformers.__version__}")
+    module.is_speech_available = lambda: False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one mel filter is empty, in ours and torchaudio's too
+        extractor = module.ASTFeatureExtractor()
+
+    def compute(waveform: np.ndarray) -> np.ndarray:
+        return extractor(waveform, sampling_rate=RATE, return_tensors="np")["input_values"]
+
+    return compute
+
+
+def cpu() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(": ")[1] for line in lines if "model name" in line), "unknown")
+
+
+def main() -> None:
+    """Checks that all agree, times them and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=20)
+    rounds = parser.parse_args().rounds
+
+    import torch
+
+    torch.set_num_threads(1)
+    print(f"{cpu()}; one thread; Python {platform.python_version()}")
+    print(f"numpy {np.__version__}, scipy {scipy.__version__}, torch {torch.__version__}")
+
+    waveform = clip()
+    ours = ASTFeatureExtractor()
+    contenders = {
+        "Hugging Face's extractor (NumPy)": hugging_face(),
+        "our extractor": lambda x: ours(x, RATE),
+        "our fbank alone": lambda x: fbank(x, RATE),
+        "our fbank alone, float64": lambda x: fbank(x, RATE, dtype=np.float64),
+    }
+    if torchaudios := torchaudio_fbank():
+        contenders["torchaudio's fbank alone"] = torchaudios
+
+    # Each as the model's input; the tolerance is float32's rounding, over 2 · std.
+    reference = ours.normalize(pad_or_cut(fbank(waveform, dtype=np.float64), ours.max_length))
+    for name, compute in contenders.items():
+        features = compute(waveform).squeeze()
+        if len(features) < ours.max_length:
+            features = ours.normalize(pad_or_cut(features, ours.max_length))
+        error = np.abs(features - reference)
+        assert error.max() < 2e-3, f"{name} is off by {error.max()}"
+        assert error.mean() < 1e-5, f"{name} is off by {error.mean()} on average"
+
+    times = {name: np.empty(rounds) for name in contenders}
+    for i in range(rounds):
+        for name, compute in contenders.items():
+            compute(waveform)
+            start = time.perf_counter()
+            for _ in range(CALLS):
+                compute(waveform)
+            times[name][i] = (time.perf_counter() - start) / CALLS
+
+    peers = times["Hugging Face's extractor (NumPy)"]
+    print(f"\n{'one 10 s clip':34} {'median':>9} {'speed-up (quartiles)':>24}")
+    for name, seconds in times.items():
+        low, middle, high = np.percentile(peers / seconds, [25, 50, 75])
+        print(
+            f"{name:34} {1e3 * np.median(seconds):6.2f} ms {middle:9.2f}x ({low:.2f} to {high:.2f})"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""ESC-10 from random initialisation, on two cores."""
+
+from ast_jax.config import AugmentConfig, DataConfig, FrontendConfig, OptimizerConfig, TrainConfig
+from ast_jax.models.config import ASTConfig
+
+
+def get_config() -> TrainConfig:
+    """A small AST on 5 s clips of ten classes."""
+    return TrainConfig(
+        workdir="runs/esc10",
+        model=ASTConfig(
+            hidden_size=128,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            intermediate_size=512,
+            frequency_stride=16,
+            time_stride=16,
+            max_length=512,
+        ),
+        frontend=FrontendConfig(mean=-6.6268077, std=5.358466),
+        data=DataConfig(kind="esc50", dir="../shared/data/esc10", fold=1),
+        augment=AugmentConfig(frequency_mask=24, time_mask=96),
+        optimizer=OptimizerConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=100),
+        batch_size=16,
+        num_epochs=60,
+        evaluate_every=5,
+    )

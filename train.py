@@ -1,0 +1,47 @@
+"""Trains a model: python train.py --config=configs/demo.py [--config.FIELD=VALUE ...]."""
+
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from ast_jax.config import TrainConfig
+from ast_jax.errors import InputError
+from ast_jax.training.loop import fit
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="a Python file whose get_config() returns a TrainConfig"
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the training that the flags describe."""
+    if len(argv) > 1:
+        sys.exit(f"train.py: '{argv[1]}' is no flag; fields are set as --config.FIELD=VALUE")
+    config = _CONFIG.value
+    if not isinstance(config, TrainConfig):
+        sys.exit(
+            "train.py: --config must be a Python file whose get_config() returns a TrainConfig, "
+            "such as configs/demo.py"
+        )
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file otherwise
+    try:
+        fit(config)
+    except InputError as error:
+        sys.exit(f"train.py: {error}")
+    except KeyboardInterrupt:
+        print(f"\ntrain.py: stopped; the same command goes on in {config.workdir}", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's flags, with a misspelt or ill-typed field as one sentence and no traceback."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        sys.exit(f"train.py: {error.args[0] if error.args else error}")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
