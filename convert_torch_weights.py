@@ -12,13 +12,14 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from ast_jax.checkpoint import Checkpoint, is_checkpoint, save_checkpoint
+from ast_jax.checkpoint import Checkpoint, check_free, load_checkpoint, save_checkpoint
 from ast_jax.convert.infer import GEOMETRY
 from ast_jax.convert.read import read_torch_checkpoint
 from ast_jax.convert.write import write_huggingface, write_original
 from ast_jax.errors import InputError
-from ast_jax.inference.load import change, read_checkpoint, run_steps
+from ast_jax.inference.load import change, find_checkpoint
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,24 +34,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     target.add_argument("--to-huggingface", action="store_true", help="write a folder for it")
     for field in GEOMETRY:
         flag = f"--{field.replace('_', '-')}"
-        parser.add_argument(flag, type=int, help="where the tensors leave it open")
-    parser.add_argument("--num-labels", type=int, help="make a new head of that many classes")
+        parser.add_argument(flag, type=_positive, help="where the tensors leave it open")
+    parser.add_argument("--num-labels", type=_positive, help="make a new head of that many classes")
     parser.add_argument("--mean", type=float, help="of the log-mels the model was trained on")
     parser.add_argument("--std", type=float, help="their standard deviation")
     arguments = parser.parse_args(argv)
     try:
         convert(arguments)
     except InputError as error:
-        print(f"convert_torch_weights.py: {error}", file=sys.stderr)
-        return 1
+        return _complain(str(error))
+    except OSError as error:  # a full disk, no permission, a name too long
+        return _complain(f"{error.filename or arguments.output}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        return 130
     return 0
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    return value
+
+
+def _complain(message: str) -> int:
+    print(f"convert_torch_weights.py: {message}", file=sys.stderr)
+    return 1
 
 
 def convert(arguments: argparse.Namespace) -> None:
     """Reads, says what was read, and writes."""
     output = arguments.output
-    if output.exists():
-        raise InputError(f"{output}: exists already; choose another output or remove it first")
+    check_free(output)
     checkpoint = read(arguments)
     if arguments.to_torch:
         write_original(output, checkpoint)
@@ -65,21 +80,28 @@ def read(arguments: argparse.Namespace) -> Checkpoint:
     """The source, with the flags' word on what it leaves open."""
     source = arguments.source
     if not source.exists():
-        raise InputError(f"{source}: no such file or folder")
-    fields = {f: getattr(arguments, f) for f in GEOMETRY if getattr(arguments, f) is not None}
-    if is_checkpoint(source) or run_steps(source):
-        if fields:
-            raise InputError(f"{source}: says itself what it is; leave --{'/--'.join(fields)} out")
-        checkpoint = read_checkpoint(source)
+        raise InputError(f"{source}: no such file or folder; give the path of a checkpoint")
+    geometry = _given(arguments, *GEOMETRY)
+    if ours := find_checkpoint(source):
+        if geometry:
+            flags = " and ".join(f"--{field.replace('_', '-')}" for field in geometry)
+            raise InputError(f"{source}: says itself what its input is; leave {flags} out")
+        checkpoint = load_checkpoint(ours)
     else:
-        checkpoint, notes = read_torch_checkpoint(source, fields, fields)
+        checkpoint, notes = read_torch_checkpoint(source, geometry, geometry)
         print("\n".join(notes))
-    flags = {"num_labels": arguments.num_labels}
-    checkpoint = change(checkpoint, {n: value for n, value in flags.items() if value is not None})
-    flags = {"mean": arguments.mean, "std": arguments.std}
-    statistics = {n: value for n, value in flags.items() if value is not None}
+    before = checkpoint
+    checkpoint = change(checkpoint, _given(arguments, "num_labels"))
+    if checkpoint.params.get("classifier") is not before.params.get("classifier"):
+        print(f"a new classifier of {checkpoint.config.num_labels} classes, untrained")
+    statistics = _given(arguments, "mean", "std")
     extractor = dataclasses.replace(checkpoint.feature_extractor, **statistics)
     return checkpoint._replace(feature_extractor=extractor)
+
+
+def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    values = {name: getattr(arguments, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 if __name__ == "__main__":

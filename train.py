@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's flags, with a misspelt or ill-typed field as one sentence and no traceback."""
+    """Absl's flags, with a misspelt or ill-typed field as one sentence and no traceback."""
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:

@@ -7,10 +7,16 @@
 A training run's steps are such folders too, with the optimizer's state beside.
 """
 
+import glob
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
@@ -24,7 +30,10 @@ CONFIG_FILE = "config.json"
 
 
 class Checkpoint(NamedTuple):
-    """A model with all it takes to use it. `params` may lack the classifier."""
+    """A model with all it takes to use it.
+
+    `params` may lack the classifier: such a checkpoint is where a training starts.
+    """
 
     config: ASTConfig
     feature_extractor: ASTFeatureExtractor
@@ -42,27 +51,72 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint folder, whole or not at all.
+    """Writes a checkpoint folder from one process, whole or not at all.
 
     Raises:
-        InputError: `path` exists already.
+        InputError: `path` exists already or cannot be made.
     """
-    path = Path(path).absolute()
-    if path.exists():
-        raise InputError(f"{path}: exists already; choose another output or remove it first")
     handler = ocp.CompositeCheckpointHandler(
         config=ocp.JsonCheckpointHandler(filename=CONFIG_FILE),
         params=ocp.StandardCheckpointHandler(),
     )
     description = describe(checkpoint.config, checkpoint.feature_extractor)
-    with ocp.Checkpointer(handler) as checkpointer:
+    with written_whole(Path(path).absolute()) as place, ocp.Checkpointer(handler) as checkpointer:
         checkpointer.save(
-            path,
+            place,
             args=ocp.args.Composite(
                 config=ocp.args.JsonSave(description),
                 params=ocp.args.StandardSave(checkpoint.params),
             ),
         )
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yields a place beside `path` to write a file or folder to, renamed to `path` at the end.
+
+    Raises:
+        InputError: `path` exists already, or its parent cannot be made. Whatever fails,
+            nothing half-written is left.
+    """
+    check_free(path)
+    made = [parent for parent in path.parents if not parent.exists()]
+    place = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{path}: its folder cannot be made ({error.strerror}); choose another output"
+            ) from None
+        yield place
+        place.rename(path)
+    except BaseException:
+        for leftover in path.parent.glob(f"{glob.escape(place.name)}*"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
+        for parent in made:  # the innermost first
+            with suppress(OSError):
+                parent.rmdir()
+        raise
+
+
+def check_free(path: Path) -> None:
+    """Raises `InputError` if there is something at `path`, be it a link that leads nowhere."""
+    if os.path.lexists(path):
+        raise InputError(f"{path}: exists already; choose another output or remove it first")
+
+
+def check_agreement(config: ASTConfig, extractor: ASTFeatureExtractor, source: str) -> None:
+    """Raises `InputError` if the feature extractor's inputs are not of the model's shape."""
+    for name in ("max_length", "num_mel_bins"):
+        if getattr(extractor, name) != getattr(config, name):
+            raise InputError(
+                f"{source}: {name} is {getattr(config, name)} for the model and "
+                f"{getattr(extractor, name)} for the feature extractor; correct one of them"
+            )
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -77,28 +131,36 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     description = read_json(file)
     for part in ("model", "feature_extractor"):
         if not isinstance(description, dict) or not isinstance(description.get(part), dict):
-            raise InputError(f"{file}: '{part}' is missing; the checkpoint is damaged")
+            raise InputError(
+                f"{file}: '{part}' is missing and the checkpoint damaged; restore it from a copy"
+            )
     config = ASTConfig.from_dict(description["model"], source=str(file))
     extractor = ASTFeatureExtractor.from_dict(description["feature_extractor"], source=str(file))
-    return Checkpoint(config, extractor, _restore(path, config))
+    check_agreement(config, extractor, str(file))
+    return Checkpoint(config, extractor, _restore(path / "params", config))
 
 
 def _restore(path: Path, config: ASTConfig) -> dict[str, Any]:
     wanted = param_shapes(config)
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-    handler = ocp.CompositeCheckpointHandler(params=ocp.PyTreeCheckpointHandler())
+    handler = ocp.PyTreeCheckpointHandler()
     try:
-        with ocp.Checkpointer(handler) as checkpointer:
-            metadata = checkpointer.metadata(path).item_metadata.params
-            _check_shapes(path, dict(metadata.tree), wanted)
-            arguments = ocp.args.PyTreeRestore(restore_args=as_numpy)
-            return checkpointer.restore(path, args=ocp.args.Composite(params=arguments)).params
+        found = dict(handler.metadata(path).tree)
+        if "classifier" not in found:
+            del wanted["classifier"]
+        _check_shapes(path, found, wanted)
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        params = handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     except InputError:
         raise
     except Exception as error:
         # Orbax and TensorStore raise many kinds for a file cut short or missing.
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(f"{path}: the checkpoint is damaged or incomplete ({reason})") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+        raise InputError(
+            f"{path}: damaged or incomplete ({reason}); restore the checkpoint from a copy"
+        ) from None
+    flat = traverse_util.flatten_dict(params, sep="/")
+    flat = {name: _finite_float32(path, name, array) for name, array in flat.items()}
+    return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def _check_shapes(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -106,12 +168,31 @@ def _check_shapes(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> 
     shapes = traverse_util.flatten_dict(wanted, sep="/")
     for name, array in shapes.items():
         if name not in found:
-            raise InputError(f"{path}: parameter {name} is missing")
+            raise InputError(
+                f"{path}: parameter {name} is missing; restore the checkpoint from a copy"
+            )
         if tuple(found[name].shape) != array.shape:
             raise InputError(
-                f"{path}: parameter {name} has shape {tuple(found[name].shape)}; "
-                f"its configuration asks for {array.shape}"
+                f"{path}: parameter {name} has shape {tuple(found[name].shape)}, and a model of "
+                f"its configuration takes {array.shape}; restore the checkpoint from a copy"
             )
     for name in found:
         if name not in shapes:
-            raise InputError(f"{path}: parameter {name} has no place in the model")
+            raise InputError(
+                f"{path}: parameter {name} has no place in the model; restore the checkpoint "
+                f"from a copy"
+            )
+
+
+def _finite_float32(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise InputError(
+            f"{path}: parameter {name} holds {array.dtype}, not floating-point numbers; restore "
+            f"the checkpoint from a copy"
+        )
+    array = array.astype(np.float32, copy=False)
+    if not np.isfinite(array).all():
+        raise InputError(
+            f"{path}: parameter {name} holds NaN or infinite values; use an earlier checkpoint"
+        )
+    return array

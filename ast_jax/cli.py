@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import ast_jax
 from ast_jax.audio.decode import load_audio
@@ -23,15 +25,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="PATH",
         help="a checkpoint or run folder, a Hugging Face folder, a .safetensors or a .pth",
     )
-    classify.add_argument("--top-k", type=int, default=5, metavar="K", help="labels a file")
+    classify.add_argument("--top-k", type=_positive, default=5, metavar="K", help="labels a file")
     classify.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args(argv)
     try:
-        return run_classify(
-            arguments.files, arguments.checkpoint, arguments.top_k, arguments.json
-        )
+        return run_classify(arguments.files, arguments.checkpoint, arguments.top_k, arguments.json)
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except InputError as error:
-        return _complain(error)
+        return _complain(str(error))
+    except OSError as error:  # no permission, a name too long, a disk that fails
+        return _complain(f"{error.filename or arguments.checkpoint}: {error.strerror or error}")
     except KeyboardInterrupt:
         return 130
 
@@ -47,7 +52,9 @@ def run_classify(files: list[str], checkpoint: str, top_k: int, as_json: bool) -
             labels = classifier(waveform, top_k=top_k, sampling_rate=rate)
         except InputError as error:
             message = str(error)
-            status = _complain(message if file in message else f"{file}: {message}")
+            # The decoder names the file; what comes after it knows a waveform only.
+            named = message.startswith(str(Path(file)))
+            status = _complain(message if named else f"{file}: {message}")
             continue
         if len(waveform) > classifier.seconds * rate * 1.05:
             print(
@@ -58,16 +65,29 @@ def run_classify(files: list[str], checkpoint: str, top_k: int, as_json: bool) -
         if as_json:
             results.append({"file": file, "labels": labels})
         else:
-            print(file)
+            _print(file)
             for label in labels:
-                print(f"  {label['score']:6.1%}  {label['label']}")
+                _print(f"  {label['score']:6.1%}  {label['label']}")
     if as_json:
-        print(json.dumps(results, indent=2, ensure_ascii=False))
+        print(json.dumps(results, indent=2), flush=True)
     return status
 
 
-def _complain(error: Exception | str) -> int:
-    print(f"ast-jax: {error}", file=sys.stderr)
+def _print(text: str) -> None:
+    """Prints what the terminal's encoding has and escapes the rest, as file names hold anything."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    return value
+
+
+def _complain(message: str) -> int:
+    print(f"ast-jax: {message}", file=sys.stderr)
     return 1
 
 

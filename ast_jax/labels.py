@@ -33,8 +33,8 @@ BY_NUM_LABELS = {527: AUDIOSET, 50: ESC50, 35: SPEECH_COMMANDS}
 def class_names(class_list: str) -> tuple[str, ...]:
     """Display names in the published order of 'audioset', 'esc50' or 'speech_commands_v2_35'."""
     file = resources.files("ast_jax") / "class_lists" / f"{class_list}.csv"
-    with file.open(encoding="utf-8", newline="") as lines:
-        return tuple(row["display_name"] for row in csv.DictReader(lines))
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return tuple(row["display_name"] for row in csv.DictReader(lines))
 
 
 def id2label(class_list: str) -> dict[int, str]:

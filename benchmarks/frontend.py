@@ -8,12 +8,6 @@ frontend again and again; the ratio is the median of the rounds' ratios, so that
 slows down for a while slows all.
 """
 
-import os
-
-# Before NumPy is imported, as BLAS reads them then.
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"
-
 import argparse
 import platform
 import sys
@@ -24,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy
+import threadpoolctl
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -46,7 +41,7 @@ def clip() -> np.ndarray:
 
 
 def torchaudio_fbank() -> Callable[[np.ndarray], np.ndarray] | None:
-    """torchaudio's Kaldi fbank as the original AST calls it, or None where it does not import."""
+    """The Kaldi fbank of torchaudio as the original AST calls it, or None without torchaudio."""
     import torch
 
     try:
@@ -105,6 +100,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
+    threadpoolctl.threadpool_limits(1)
     print(f"{cpu()}; one thread; Python {platform.python_version()}")
     print(f"numpy {np.__version__}, scipy {scipy.__version__}, torch {torch.__version__}")
 

@@ -1,6 +1,6 @@
 """A first training without data: ten kinds of synthetic sounds, two minutes on two cores.
 
-    python train.py --config=configs/demo.py
+python train.py --config=configs/demo.py
 """
 
 from ast_jax.config import AugmentConfig, DataConfig, OptimizerConfig, TrainConfig

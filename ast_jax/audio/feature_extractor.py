@@ -178,8 +178,9 @@ def pad_or_cut(log_mel: np.ndarray, max_length: int) -> np.ndarray:
     The zeros are log-mel zeros, put there *before* normalisation, as in the original AST: they
     lie far above digital silence.
     """
-    missing = max_length - len(log_mel)
-    return np.pad(log_mel, ((0, missing), (0, 0))) if missing > 0 else log_mel[:max_length]
+    fitted = np.zeros((max_length, log_mel.shape[1]), log_mel.dtype)
+    fitted[: len(log_mel)] = log_mel[:max_length]
+    return fitted
 
 
 def _as_clips(waveforms: npt.ArrayLike | Sequence[npt.ArrayLike]) -> list[np.ndarray]:

@@ -1,14 +1,14 @@
-"""Reading and writing PyTorch and safetensors files, which are hostile until checked."""
+"""Reading PyTorch and safetensors files, which are hostile until checked."""
 
-import os
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
 from pathlib import Path
 from types import ModuleType
 
-from ast_jax.convert.names import Layout, Tensors
+import jax.numpy as jnp
+import numpy as np
+
+from ast_jax.convert.names import HUGGINGFACE_PREFIX, Layout, Tensors
 from ast_jax.errors import InputError
 
 # transformers 5 calls its modules in memory by other names than it writes to files; a
@@ -23,6 +23,14 @@ HF_IN_MEMORY = (
     (r"(^|\.)layers\.(\d+)\.", r"\1encoder.layer.\2."),
 )
 
+# As NumPy types; safetensors' own reader for NumPy does not know BF16 everywhere.
+SAFETENSORS_DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(jnp.bfloat16),
+}
+
 
 def read_tensors(path: Path) -> Tensors:
     """The tensors of a `.safetensors` file or of a `.pth`, `.pt` or `.bin` PyTorch file.
@@ -31,24 +39,34 @@ def read_tensors(path: Path) -> Tensors:
     dict of tensors may sit under `model` or `state_dict`, as DeiT's files have it.
 
     Raises:
-        InputError: the file is missing, truncated, holds code, or holds no tensors.
+        InputError: the file is missing, truncated, holds code, or holds anything but tensors
+            of floating-point numbers.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: no such file; give the path of a checkpoint")
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if not tensors:
-        raise InputError(f"{path}: holds no tensors")
+        raise InputError(f"{path}: holds no tensors; give the file of a trained model")
     return tensors
 
 
 def _read_safetensors(path: Path) -> Tensors:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors import SafetensorError, deserialize
 
     try:
-        return load_file(path)
+        entries = deserialize(path.read_bytes())
     except SafetensorError as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error})") from None
+        reason = _first_line(error)
+        raise InputError(
+            f"{path}: not a whole safetensors file ({reason}); fetch or save it anew"
+        ) from None
+    tensors = {}
+    for name, entry in entries:
+        if entry["dtype"] not in SAFETENSORS_DTYPES:
+            raise _not_floating(path, name, entry["dtype"])
+        data = np.frombuffer(entry["data"], SAFETENSORS_DTYPES[entry["dtype"]])
+        tensors[name] = data.reshape(entry["shape"])
+    return tensors
 
 
 def _read_torch(path: Path) -> Tensors:
@@ -56,28 +74,50 @@ def _read_torch(path: Path) -> Tensors:
     import pickle
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the error says what there is to say
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
-            f"{path}: holds more than tensors (pickled code, or damage), and is not loaded: "
+            f"{path}: holds more than tensors (pickled code, or damage) and is not loaded; "
             f"save the model's state_dict() alone"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a whole PyTorch file ({reason})") from None
+    except Exception as error:
+        # A damaged pickle or archive can make the unpickler raise anything.
+        reason = _first_line(error)
+        raise InputError(
+            f"{path}: not a whole PyTorch file ({reason}); fetch or save it anew"
+        ) from None
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__}, not a dict of tensors")
-    tensors = {}
+        raise InputError(
+            f"{path}: holds a {type(content).__name__}, not a dict of tensors; save the model's "
+            f"state_dict()"
+        )
+    tensors: Tensors = {}
     for name, tensor in content.items():
         if not isinstance(tensor, torch.Tensor):
-            raise InputError(f"{path}: entry {name!r} is a {type(tensor).__name__}, not a tensor")
-        # bfloat16 is no NumPy type; its values fit float32 exactly.
-        tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-        tensors[str(name)] = tensor.detach().contiguous().numpy()
+            raise InputError(
+                f"{path}: entry {name!r} is a {type(tensor).__name__}, not a tensor; save the "
+                f"model's state_dict() alone"
+            )
+        if not tensor.is_floating_point() or tensor.layout is not torch.strided:
+            raise _not_floating(path, name, f"{tensor.dtype}, {tensor.layout}")
+        # Half precisions fit float32 exactly; bfloat16 is no type of NumPy's.
+        tensors[str(name)] = tensor.detach().float().contiguous().numpy()
     return tensors
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+
+
+def _not_floating(path: Path, name: object, kind: str) -> InputError:
+    return InputError(
+        f"{path}: tensor {name} holds {kind}, not dense floating-point numbers; save it as float32"
+    )
 
 
 def import_torch(purpose: str) -> ModuleType:
@@ -86,62 +126,51 @@ def import_torch(purpose: str) -> ModuleType:
         import torch
     except ImportError:
         raise InputError(
-            f"{purpose} needs PyTorch, which is not installed: pip install 'ast-jax[convert]'"
+            f"{purpose} needs PyTorch, which is not installed; pip install 'ast-jax[convert]'"
         ) from None
     return torch
 
 
-def to_file_names(tensors: Tensors, source: str) -> tuple[Tensors, Layout, bool]:
+def to_file_names(tensors: Tensors, source: str) -> tuple[Tensors, Layout]:
     """Brings the names of any known checkpoint to those of the table.
 
     Returns:
-        The tensors, their layout, and whether they are an ImageNet (DeiT) checkpoint, whose
-        patch embedding has three channels and whose names lack the original's `v.`.
+        The tensors and the layout that their names are of.
 
     Raises:
         InputError: these are no AST's or distilled DeiT's tensors.
     """
     names = {name: name.removeprefix("module.") for name in tensors}
-    if "v.cls_token" in names.values():
-        return _renamed(tensors, names), "original", False
-    if "blocks.0.attn.qkv.weight" in names.values():
+    if _any_begins(names, "v."):
+        return _renamed(tensors, names, source), "original"
+    if _any_begins(names, "blocks.", "patch_embed."):
         if "dist_token" not in names.values():
             raise InputError(
-                f"{source}: tensor dist_token is missing: AST starts from a *distilled* DeiT"
+                f"{source}: tensor dist_token is missing; AST starts from a *distilled* DeiT"
             )
-        return _renamed(tensors, {k: f"v.{name}" for k, name in names.items()}), "original", True
+        return _renamed(tensors, names, source), "deit"
     for pattern, replacement in HF_IN_MEMORY:
         names = {k: re.sub(pattern, replacement, name) for k, name in names.items()}
-    prefix = "audio_spectrogram_transformer."
-    if "embeddings.cls_token" in names.values():  # a bare ASTModel, without its classifier
-        names = {k: prefix + name for k, name in names.items()}
-    if prefix + "embeddings.cls_token" not in names.values():
-        raise InputError(
-            f"{source}: neither an AST nor a distilled DeiT: no class token among its "
-            f"{len(tensors)} tensors (the first is {next(iter(tensors))})"
-        )
-    return _renamed(tensors, names), "huggingface", False
+    if not _any_begins(names, HUGGINGFACE_PREFIX):  # an ASTModel, without its classifier
+        if not _any_begins(names, "embeddings.", "encoder.layer."):
+            raise InputError(
+                f"{source}: neither an AST nor a distilled DeiT by the names of its "
+                f"{len(tensors)} tensors (the first is {next(iter(tensors))}); give another file"
+            )
+        names = {k: f"{HUGGINGFACE_PREFIX}.{name}" for k, name in names.items()}
+    return _renamed(tensors, names, source), "huggingface"
 
 
-def _renamed(tensors: Tensors, names: dict[str, str]) -> Tensors:
-    return {names[name]: tensor for name, tensor in tensors.items()}
+def _any_begins(names: dict[str, str], *prefixes: str) -> bool:
+    return any(name.startswith(prefixes) for name in names.values())
 
 
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yields a place beside `path` to write a file or folder to, renamed to `path` at the end.
-
-    Raises:
-        InputError: `path` exists already. Whatever fails, nothing half-written is left.
-    """
-    if path.exists():
-        raise InputError(f"{path}: exists already; choose another output or remove it first")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    place = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield place
-        place.rename(path)
-    finally:
-        if place.is_dir():
-            shutil.rmtree(place)
-        place.unlink(missing_ok=True)
+def _renamed(tensors: Tensors, names: dict[str, str], source: str) -> Tensors:
+    renamed: dict[str, str] = {}
+    for old, new in names.items():
+        if new in renamed:
+            raise InputError(
+                f"{source}: tensors {renamed[new]} and {old} are two for one place; remove one"
+            )
+        renamed[new] = old
+    return {new: tensors[old] for new, old in renamed.items()}

@@ -1,9 +1,10 @@
 """What a checkpoint's tensors say about its configuration."""
 
 import math
+import re
 from typing import Any
 
-from ast_jax.convert.names import TABLE, Layout, Tensors
+from ast_jax.convert.names import Layout, Tensors, tensor_name
 from ast_jax.errors import InputError
 from ast_jax.labels import BY_NUM_LABELS, id2label
 from ast_jax.models.config import HUGGINGFACE_LAYER_NORM_EPS, ASTConfig
@@ -32,10 +33,10 @@ def infer_config(
     fields |= _infer_geometry(patches, fields["patch_size"], geometry, source)
     if layout == "huggingface":
         fields["layer_norm_eps"] = fields["head_layer_norm_eps"] = HUGGINGFACE_LAYER_NORM_EPS
-    if _name(layout, "classifier/dense/kernel") in tensors:
+    if tensor_name("classifier/dense/kernel", layout) in tensors:
         num_labels = _shape(tensors, layout, "classifier/dense/kernel", 2, source)[0]
         fields |= label_fields(num_labels)
-    return ASTConfig().replace(**fields)
+    return configured(fields, source)
 
 
 def infer_encoder(tensors: Tensors, layout: Layout, source: str) -> dict[str, Any]:
@@ -43,11 +44,11 @@ def infer_encoder(tensors: Tensors, layout: Layout, source: str) -> dict[str, An
     width = _shape(tensors, layout, "ast/embeddings/cls_token", 3, source)[2]
     kernel = _shape(tensors, layout, "ast/embeddings/patch_projection/kernel", 4, source)
     mlp = _shape(tensors, layout, "ast/encoder/layers/mlp/fc1/kernel", 2, source)
-    first = _name(layout, "ast/encoder/layers/layernorm_before/scale")
-    layers = 0
-    while first.replace("{i}", str(layers)) in tensors:
-        layers += 1
-    qkv_bias = _name(layout, "ast/encoder/layers/attention/qkv/bias")
+    # Any tensor of a layer counts it, so that one which lacks others is seen to lack them.
+    prefix = tensor_name("ast/encoder/layers/layernorm_before/scale", layout).split("{i}")[0]
+    layer = re.compile(re.escape(prefix) + r"(\d+)\.")
+    layers = {match[1] for match in map(layer.match, tensors) if match}
+    qkv_bias = tensor_name("ast/encoder/layers/attention/qkv/bias", layout)
     if width % HEAD_WIDTH:
         raise InputError(
             f"{source}: its width {width} is no multiple of {HEAD_WIDTH}, so the number of "
@@ -55,7 +56,7 @@ def infer_encoder(tensors: Tensors, layout: Layout, source: str) -> dict[str, An
         )
     return {
         "hidden_size": width,
-        "num_hidden_layers": layers,
+        "num_hidden_layers": len(layers),
         "num_attention_heads": width // HEAD_WIDTH,
         "intermediate_size": mlp[0],
         "patch_size": kernel[2],
@@ -66,7 +67,8 @@ def infer_encoder(tensors: Tensors, layout: Layout, source: str) -> dict[str, An
 def label_fields(num_labels: int) -> dict[str, Any]:
     """Labels and problem type of the benchmark with that many classes, where there is one."""
     fields: dict[str, Any] = {
-        "num_labels": num_labels, "problem_type": "single_label_classification"
+        "num_labels": num_labels,
+        "problem_type": "single_label_classification",
     }
     if benchmark := BY_NUM_LABELS.get(num_labels):
         fields["id2label"] = id2label(benchmark.class_list)
@@ -74,60 +76,70 @@ def label_fields(num_labels: int) -> dict[str, Any]:
     return fields
 
 
-def square_grid(patches: int, source: str) -> tuple[int, int]:
-    """The grid of an ImageNet checkpoint, whose images are square."""
-    side = math.isqrt(patches)
-    if side * side != patches:
-        raise InputError(f"{source}: tensor pos_embed has {patches} patches, which is no square")
+def square_grid(tensors: Tensors, layout: Layout, width: int, source: str) -> tuple[int, int]:
+    """The grid of an ImageNet checkpoint's positional embedding, whose images are square."""
+    ours = "ast/embeddings/position_embeddings"
+    shape = _shape(tensors, layout, ours, 3, source)
+    side = math.isqrt(max(0, shape[1] - 2))
+    if side == 0 or shape != (1, 2 + side * side, width):
+        raise InputError(
+            f"{source}: tensor {tensor_name(ours, layout)} has shape {shape}, not (1, 2 + a "
+            f"square number, {width}); give a distilled DeiT's file"
+        )
     return side, side
+
+
+def configured(fields: dict[str, Any], source: str) -> ASTConfig:
+    """The configuration with these fields; `InputError` names `source` if there is none."""
+    try:
+        return ASTConfig().replace(**fields)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
 
 
 def _infer_geometry(
     patches: int, patch_size: int, known: dict[str, int], source: str
 ) -> dict[str, int]:
     """The one geometry that agrees with `known` and has that many patches."""
-    strides = [
-        (known.get("frequency_stride", stride), known.get("time_stride", stride))
-        for stride in STRIDES
-    ]
+    # Strides are equal unless the caller says otherwise.
+    told = [known[name] for name in ("frequency_stride", "time_stride") if name in known]
+    strides = [(told[0], told[-1])] if told else [(stride, stride) for stride in STRIDES]
     lengths = (known["max_length"],) if "max_length" in known else LENGTHS
-    candidates = {
+    candidates = [
         (*stride, length, known.get("num_mel_bins", MEL_BINS))
         for stride in strides
         for length in lengths
-        # Equal strides, unless the caller says otherwise.
-        if stride[0] == stride[1] or {"frequency_stride", "time_stride"} <= known.keys()
-    }
+    ]
     fitting = []
-    for candidate in sorted(candidates):
+    for candidate in candidates:
         fields = dict(zip(GEOMETRY, candidate, strict=True))
-        frequency, time = ASTConfig().replace(patch_size=patch_size, **fields).grid
+        frequency, time = configured(fields | {"patch_size": patch_size}, source).grid
         if frequency * time == patches:
             fitting.append(fields)
     if len(fitting) == 1:
         return fitting[0]
-    given = ", ".join(f"{name} {value}" for name, value in known.items())
+    given = " and ".join(f"{name} {value}" for name, value in known.items())
+    examples = " or ".join(
+        f"strides {f['frequency_stride']} and {f['time_stride']} over {f['max_length']} frames"
+        for f in fitting
+    )
     raise InputError(
         f"{source}: its {patches} patches fit "
-        + (f"{len(fitting)} inputs" if fitting else "no usual input")
+        + (f"several inputs ({examples})" if fitting else "no usual input")
         + (f" with {given}" if given else "")
         + "; say which it is with --frequency-stride, --time-stride, --max-length and "
-        "--num-mel-bins"
+        "--num-mel-bins of convert_torch_weights.py"
     )
 
 
-def _name(layout: Layout, ours: str) -> str:
-    row = next(row for row in TABLE if row[0] == ours)
-    return row[1] if layout == "original" else row[2]
-
-
-def _shape(
-    tensors: Tensors, layout: Layout, ours: str, ndim: int, source: str
-) -> tuple[int, ...]:
-    name = _name(layout, ours).replace("{i}", "0")
+def _shape(tensors: Tensors, layout: Layout, ours: str, ndim: int, source: str) -> tuple[int, ...]:
+    name = tensor_name(ours, layout).replace("{i}", "0")
     if name not in tensors:
-        raise InputError(f"{source}: tensor {name} is missing")
+        raise InputError(f"{source}: tensor {name} is missing; give a whole checkpoint")
     shape = tensors[name].shape
     if len(shape) != ndim or 0 in shape:
-        raise InputError(f"{source}: tensor {name} has shape {shape}, not {ndim} dimensions")
+        raise InputError(
+            f"{source}: tensor {name} has shape {shape}, which has not {ndim} dimensions of one "
+            f"or more; give a whole checkpoint"
+        )
     return shape

@@ -1,5 +1,7 @@
 """The one table of names: our parameters, the original's tensors, Hugging Face's tensors.
 
+DeiT's own files have the original's names without the leading `v.`.
+
 Read in either direction by `params_from_tensors` and `tensors_from_params`, so that what one
 reads the other writes.
 """
@@ -7,7 +9,6 @@ reads the other writes.
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -15,7 +16,7 @@ from ast_jax.errors import InputError
 from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig
 
-Layout = Literal["original", "huggingface"]
+Layout = Literal["original", "huggingface", "deit"]
 Tensors = dict[str, np.ndarray]
 
 
@@ -35,7 +36,7 @@ CONV = Transform(  # (out, in, height, width) ↔ (height, width, in, out)
 # Ours, below ast/ or classifier/ │ the original │ Hugging Face's files │ transform.
 # {i} is the layer: our arrays stack it on a leading axis. {qkv} stands for query, key and
 # value, which Hugging Face keeps apart and the others have in one tensor.
-_HF = "audio_spectrogram_transformer"
+HUGGINGFACE_PREFIX = _HF = "audio_spectrogram_transformer"
 _HF_LAYER = f"{_HF}.encoder.layer.{{i}}"
 _HF_QKV = f"{_HF_LAYER}.attention.attention.{{qkv}}"
 TABLE: tuple[tuple[str, str, str, Transform], ...] = (
@@ -68,6 +69,14 @@ TABLE: tuple[tuple[str, str, str, Transform], ...] = (
 IGNORED = ("v.head.weight", "v.head.bias", "v.head_dist.weight", "v.head_dist.bias")
 
 
+def tensor_name(ours: str, layout: Layout) -> str:
+    """What a parameter of ours is called in files of a layout, with {i} and {qkv} in it."""
+    row = next(row for row in TABLE if row[0] == ours)
+    if layout == "huggingface":
+        return row[2]
+    return row[1].removeprefix("v.") if layout == "deit" else row[1]
+
+
 def params_from_tensors(
     tensors: Tensors, layout: Layout, config: ASTConfig, source: str
 ) -> tuple[dict[str, Any], list[str]]:
@@ -83,34 +92,31 @@ def params_from_tensors(
         InputError: a tensor is missing, unknown, of another shape, or not finite numbers.
     """
     wanted = traverse_util.flatten_dict(param_shapes(config), sep="/")
+    has_head = _has_head(tensors, layout)
     params: dict[str, np.ndarray] = {}
     unused = dict.fromkeys(tensors)
-    for ours, original, huggingface, transform in TABLE:
-        if ours not in wanted:
-            continue  # a model without qkv_bias
-        name = original if layout == "original" else huggingface
-        shape = wanted[ours].shape
-        if ours.startswith("classifier/") and not _has_head(tensors, layout):
-            continue
-        layers = config.num_hidden_layers if "{i}" in name else 1
-        arrays = []
-        for layer in range(layers):
-            parts = [_take(tensors, part, source, unused) for part in _parts(name, layer)]
-            array = transform.to_flax(np.concatenate(parts))
-            expected = shape[1:] if "{i}" in name else shape
-            if array.shape != expected:
-                raise InputError(
-                    f"{source}: tensor {_parts(name, layer)[0]} has shape {parts[0].shape}, "
-                    f"which does not fit the model's {ours} {expected}"
-                )
-            arrays.append(array)
-        params[ours] = np.stack(arrays) if "{i}" in name else np.ascontiguousarray(arrays[0])
-    ignored = [name for name in unused if layout == "original" and name in IGNORED]
+    for ours, _, _, transform in TABLE:
+        if ours not in wanted or (ours.startswith("classifier/") and not has_head):
+            continue  # a model without qkv_bias, or without a head
+        name, shape = tensor_name(ours, layout), wanted[ours].shape
+        if "{i}" in name:
+            layers = range(config.num_hidden_layers)
+            arrays = [_take(tensors, _parts(name, i), transform, shape[1:], source) for i in layers]
+            params[ours] = np.stack(arrays)
+        else:
+            layers = range(1)
+            array = _take(tensors, [name], transform, shape, source)
+            params[ours] = np.ascontiguousarray(array)
+        for part in (part for i in layers for part in _parts(name, i)):
+            unused.pop(part)
+    ignorable = [n.removeprefix("v.") for n in IGNORED] if layout == "deit" else IGNORED
+    ignored = [name for name in unused if layout != "huggingface" and name in ignorable]
     unknown = [name for name in unused if name not in ignored]
     if unknown:
         raise InputError(
             f"{source}: tensor {unknown[0]} has no place in the model"
             + (f", nor have {len(unknown) - 1} others" if len(unknown) > 1 else "")
+            + "; remove it from the file if it is not needed"
         )
     return traverse_util.unflatten_dict(params, sep="/"), ignored
 
@@ -119,11 +125,10 @@ def tensors_from_params(params: dict[str, Any], layout: Layout) -> Tensors:
     """The parameters as the tensors of the original's or Hugging Face's checkpoint files."""
     flat = traverse_util.flatten_dict(params, sep="/")
     tensors = {}
-    for ours, original, huggingface, transform in TABLE:
+    for ours, _, _, transform in TABLE:
         if ours not in flat:
             continue
-        name = original if layout == "original" else huggingface
-        array = np.asarray(flat[ours])
+        name, array = tensor_name(ours, layout), np.asarray(flat[ours])
         for layer in range(len(array) if "{i}" in name else 1):
             tensor = transform.to_torch(array[layer] if "{i}" in name else array)
             names = _parts(name, layer)
@@ -132,8 +137,25 @@ def tensors_from_params(params: dict[str, Any], layout: Layout) -> Tensors:
     return tensors
 
 
+def finite_float32(tensors: Tensors, name: str, source: str) -> np.ndarray:
+    """A tensor as float32; half precisions fit exactly.
+
+    Raises:
+        InputError: the tensor is missing, or holds anything but finite numbers.
+    """
+    if name not in tensors:
+        raise InputError(f"{source}: tensor {name} is missing; give a whole checkpoint")
+    with np.errstate(over="ignore"):  # a float64 too large becomes an infinity, caught below
+        array = tensors[name].astype(np.float32)
+    if not np.isfinite(array).all():
+        raise InputError(
+            f"{source}: tensor {name} holds NaN or infinite values; give another checkpoint"
+        )
+    return array
+
+
 def _has_head(tensors: Tensors, layout: Layout) -> bool:
-    prefix = "mlp_head." if layout == "original" else "classifier."
+    prefix = "classifier." if layout == "huggingface" else "mlp_head."
     return any(name.startswith(prefix) for name in tensors)
 
 
@@ -144,14 +166,17 @@ def _parts(name: str, layer: int) -> list[str]:
     return names
 
 
-def _take(tensors: Tensors, name: str, source: str, unused: dict[str, None]) -> np.ndarray:
-    if name not in tensors:
-        raise InputError(f"{source}: tensor {name} is missing")
-    unused.pop(name, None)
-    array = tensors[name]
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise InputError(f"{source}: tensor {name} holds {array.dtype}, not floating-point numbers")
-    array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        raise InputError(f"{source}: tensor {name} holds NaN or infinite values")
-    return array
+def _take(
+    tensors: Tensors, names: list[str], transform: Transform, shape: tuple[int, ...], source: str
+) -> np.ndarray:
+    """One parameter of ours, of the given shape, from the tensors that make it up."""
+    whole = transform.to_torch(np.broadcast_to(np.float32(0), shape)).shape
+    expected = (whole[0] // len(names), *whole[1:])
+    arrays = [finite_float32(tensors, name, source) for name in names]
+    for name, array in zip(names, arrays, strict=True):
+        if array.shape != expected:
+            raise InputError(
+                f"{source}: tensor {name} has shape {array.shape}, and a model of this "
+                f"configuration takes {expected}; correct the configuration or the tensor"
+            )
+    return transform.to_flax(np.concatenate(arrays))

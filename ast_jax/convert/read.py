@@ -3,17 +3,27 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ast_jax.audio.feature_extractor import ASTFeatureExtractor
-from ast_jax.checkpoint import Checkpoint
+import numpy as np
+
+from ast_jax.audio.feature_extractor import FILE_NAME, ASTFeatureExtractor
+from ast_jax.checkpoint import Checkpoint, check_agreement
 from ast_jax.convert.files import read_tensors, to_file_names
-from ast_jax.convert.infer import GEOMETRY, infer_config, infer_encoder, label_fields, square_grid
-from ast_jax.convert.names import Tensors, params_from_tensors
+from ast_jax.convert.infer import (
+    GEOMETRY,
+    configured,
+    infer_config,
+    infer_encoder,
+    label_fields,
+    square_grid,
+)
+from ast_jax.convert.names import Tensors, finite_float32, params_from_tensors, tensor_name
 from ast_jax.errors import InputError
 from ast_jax.labels import AUDIOSET, BY_NUM_LABELS
 from ast_jax.models.adapt import resize_position_embeddings
 from ast_jax.models.config import ASTConfig, read_json
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of a Hugging Face folder
+NAMED = {"original": "the original's", "huggingface": "Hugging Face's", "deit": "DeiT's"}
 
 
 class Converted(NamedTuple):
@@ -42,28 +52,26 @@ def read_torch_checkpoint(
     path, source_fields = Path(path), dict(source_fields or {})
     folder = path.is_dir()
     file = _weights(path) if folder else path
-    tensors, layout, imagenet = to_file_names(read_tensors(file), str(file))
-    notes = [f"{file}: {len(tensors)} tensors, {'DeiT' if imagenet else layout} names"]
-    if imagenet:
-        config = _ast_from_imagenet(tensors, target_fields or {}, source_fields, str(file))
+    tensors, layout = to_file_names(read_tensors(file), str(file))
+    notes = [f"{file}: {len(tensors)} tensors, named as {NAMED[layout]}"]
+    if layout == "deit":
+        fields = source_fields | (target_fields or {})
+        config = _ast_from_imagenet(tensors, fields, str(file))
+        notes.append(f"inferred: {_summary(config)}")
         notes.append("an ImageNet checkpoint, the start of a training: it has no classifier")
     elif folder:
         config = _config_of_folder(path, source_fields)
+        notes.append(f"config.json: {_summary(config)}")
     else:
         config = infer_config(tensors, layout, source_fields, str(file))
         notes.append(f"inferred: {_summary(config)}")
     params, ignored = params_from_tensors(tensors, layout, config, str(file))
-    notes.append(f"ignored: {', '.join(ignored) or 'nothing'}")
-    if folder and (path / "preprocessor_config.json").exists():
+    notes.append(f"ignored tensors: {', '.join(ignored) or 'none'}")
+    if folder and (path / FILE_NAME).exists():
         extractor = ASTFeatureExtractor.from_pretrained(path)
+        check_agreement(config, extractor, str(path))
     else:
         extractor = _published_extractor(config, notes)
-    for name in ("max_length", "num_mel_bins"):
-        if getattr(extractor, name) != getattr(config, name):
-            raise InputError(
-                f"{path}: {name} is {getattr(config, name)} in config.json and "
-                f"{getattr(extractor, name)} in preprocessor_config.json; correct one of them"
-            )
     return Converted(Checkpoint(config, extractor, params), notes)
 
 
@@ -71,17 +79,24 @@ def _weights(folder: Path) -> Path:
     for name in WEIGHTS:
         if (folder / name).exists():
             return folder / name
-    raise InputError(f"{folder}: no checkpoint: it holds neither {' nor '.join(WEIGHTS)}")
+    raise InputError(
+        f"{folder}: no checkpoint, as it holds neither a checkpoint of ours nor "
+        f"{' nor '.join(WEIGHTS)}; give the folder or file of one"
+    )
 
 
 def _config_of_folder(folder: Path, source_fields: dict[str, int]) -> ASTConfig:
-    fields = read_json(folder / "config.json")
-    config = ASTConfig.from_dict(fields, source=str(folder / "config.json"))
+    file = folder / "config.json"
+    fields = read_json(file)
+    if isinstance(fields, dict):
+        # There it is the precision of the stored weights; ours is the encoder's, chosen anew.
+        fields.pop("dtype", None)
+    config = ASTConfig.from_dict(fields, source=str(file))
     for name, value in source_fields.items():
         if getattr(config, name) != value:
             raise InputError(
-                f"{folder / 'config.json'}: {name} is {getattr(config, name)}, not {value}; "
-                f"leave the flag out"
+                f"{file}: {name} is {getattr(config, name)}, not {value}; leave "
+                f"--{name.replace('_', '-')} out"
             )
     benchmark = label_fields(config.num_labels)
     # Hugging Face's files do not say that AudioSet's classes are not exclusive.
@@ -90,25 +105,24 @@ def _config_of_folder(folder: Path, source_fields: dict[str, int]) -> ASTConfig:
     return config
 
 
-def _ast_from_imagenet(
-    tensors: Tensors, target: dict[str, Any], source_fields: dict[str, int], source: str
-) -> ASTConfig:
-    """Makes the tensors those of an AST, in place: one channel, and the target's positions.
+def _ast_from_imagenet(tensors: Tensors, fields: dict[str, Any], source: str) -> ASTConfig:
+    """Makes the tensors those of an AST, in place: one channel, and positions for `fields`.
 
     As the original's `ASTModel.__init__`: the patch embedding is the sum over RGB.
     """
-    config = ASTConfig().replace(
-        **infer_encoder(tensors, "original", source) | source_fields | target
-    )
-    name = "v.patch_embed.proj.weight"
-    if tensors[name].shape[1] != 3:
+    config = configured(infer_encoder(tensors, "deit", source) | fields, source)
+    name = tensor_name("ast/embeddings/patch_projection/kernel", "deit")
+    kernel = finite_float32(tensors, name, source)
+    if kernel.shape[1] != 3:
         raise InputError(
-            f"{source}: tensor {name} has shape {tensors[name].shape}; an ImageNet checkpoint "
-            f"has three channels"
+            f"{source}: tensor {name} has shape {kernel.shape} and not three channels, which an "
+            f"ImageNet checkpoint has; give a distilled DeiT's file"
         )
-    tensors[name] = tensors[name].sum(axis=1, keepdims=True)
-    grid = square_grid(tensors["v.pos_embed"].shape[1] - 2, source)
-    tensors["v.pos_embed"] = resize_position_embeddings(tensors["v.pos_embed"], grid, config.grid)
+    tensors[name] = kernel.sum(axis=1, keepdims=True)
+    grid = square_grid(tensors, "deit", config.hidden_size, source)
+    name = tensor_name("ast/embeddings/position_embeddings", "deit")
+    positions = resize_position_embeddings(finite_float32(tensors, name, source), grid, config.grid)
+    tensors[name] = np.asarray(positions)
     return config
 
 
@@ -116,8 +130,9 @@ def _published_extractor(config: ASTConfig, notes: list[str]) -> ASTFeatureExtra
     """The statistics a file without preprocessor_config.json was most likely trained with."""
     benchmark = BY_NUM_LABELS.get(config.num_labels, AUDIOSET)
     notes.append(
-        f"no preprocessor_config.json: mean {benchmark.mean} and std {benchmark.std}, "
-        f"those of {benchmark.class_list}"
+        f"no {FILE_NAME}: mean {benchmark.mean} and std {benchmark.std}, "
+        f"those of {benchmark.class_list}; "
+        f"--mean and --std change them"
     )
     return ASTFeatureExtractor(
         num_mel_bins=config.num_mel_bins,

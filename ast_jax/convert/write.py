@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from ast_jax.checkpoint import Checkpoint
-from ast_jax.convert.files import import_torch, written_whole
+from ast_jax.checkpoint import Checkpoint, written_whole
+from ast_jax.convert.files import import_torch
 from ast_jax.convert.names import tensors_from_params
 
 
@@ -12,10 +12,11 @@ def write_original(path: str | Path, checkpoint: Checkpoint) -> None:
     """Writes a `.pth` as the original saves it, every name behind `module.`.
 
     The two unused ImageNet heads are not in it: the original's class loads it with
-    `strict=False`, as it loads its own AudioSet checkpoint.
+    `strict=False`, as it loads its own AudioSet checkpoint. Nor is the configuration: that
+    class has its own epsilons, 1e-6 in the encoder and 1e-5 in the head.
 
     Raises:
-        InputError: `path` exists, or PyTorch is not installed.
+        InputError: `path` exists or cannot be made, or PyTorch is not installed.
     """
     torch = import_torch(f"writing {path}")
     tensors = tensors_from_params(checkpoint.params, "original")
@@ -26,15 +27,21 @@ def write_original(path: str | Path, checkpoint: Checkpoint) -> None:
 def write_huggingface(path: str | Path, checkpoint: Checkpoint) -> None:
     """Writes a folder that Hugging Face's `from_pretrained` loads, config and frontend included.
 
+    Its class has one epsilon for all layer norms, and uses the encoder's in the head too.
+
     Raises:
-        InputError: `path` exists already.
+        InputError: `path` exists or cannot be made.
     """
     from safetensors.numpy import save_file
 
     tensors = tensors_from_params(checkpoint.params, "huggingface")
+    # There, dtype is the precision of the stored weights.
+    config = checkpoint.config.to_dict() | {"dtype": "float32"}
+    if "classifier" not in checkpoint.params:
+        config["architectures"] = ["ASTModel"]
     with written_whole(Path(path)) as place:
         place.mkdir()
         save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
-        config = json.dumps(checkpoint.config.to_dict(), indent=2)
-        (place / "config.json").write_text(config + "\n", encoding="utf-8")
+        text = json.dumps(config, indent=2)
+        (place / "config.json").write_text(text + "\n", encoding="utf-8")
         checkpoint.feature_extractor.save_pretrained(place)

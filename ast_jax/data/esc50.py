@@ -54,7 +54,9 @@ def _read_meta(file: Path) -> list[tuple[str, int, int, str]]:
                 raise InputError(f"{file}: the first line names no column '{column}'")
         for row in reader:
             try:
-                rows.append((row["filename"], int(row["fold"]), int(row["target"]), row["category"]))
+                rows.append(
+                    (row["filename"], int(row["fold"]), int(row["target"]), row["category"])
+                )
             except (TypeError, ValueError):
                 raise InputError(
                     f"{file}, line {reader.line_num}: fold and target must be whole numbers"

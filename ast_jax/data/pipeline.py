@@ -52,6 +52,7 @@ def _inputs(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(input values, indices) batch by batch, computed ahead on all cores."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it speaks up, and no TF op computes here
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's

@@ -35,9 +35,7 @@ class AudioClassifier:
             else jax.nn.softmax
         )
         self._probabilities = jax.jit(
-            lambda params, input_values: to_probabilities(
-                nnx.merge(graphdef, params)(input_values)
-            )
+            lambda params, input_values: to_probabilities(nnx.merge(graphdef, params)(input_values))
         )
 
     @property
@@ -51,7 +49,7 @@ class AudioClassifier:
         """The likeliest labels of a sound, best first.
 
         Args:
-            audio: a sound file of any rate, or a waveform (samples,) in [-1, 1].
+            audio: a sound file of any rate, or one waveform (samples,) in [-1, 1].
             top_k: how many labels.
             sampling_rate: of a waveform, in Hz; a file knows its own.
 
@@ -68,8 +66,17 @@ class AudioClassifier:
             audio = load_audio(audio, self.feature_extractor.sampling_rate)
             sampling_rate = self.feature_extractor.sampling_rate
         elif sampling_rate is None:
-            raise InputError("give the waveform's sampling_rate in Hz")
+            raise InputError("sampling_rate is not given; say the waveform's, in Hz")
+        elif np.ndim(audio) != 1:
+            raise InputError(
+                f"the waveform has shape {np.shape(audio)}; give one channel of shape (samples,)"
+            )
         probabilities = self.probabilities(self.feature_extractor(audio, sampling_rate))[0]
+        if not np.isfinite(probabilities).all():
+            raise InputError(
+                "the model's output is not finite, so that the checkpoint must be damaged; use "
+                "another"
+            )
         best = np.argsort(-probabilities, kind="stable")[:top_k]
         return [{"label": self.labels[i], "score": float(probabilities[i])} for i in best]
 

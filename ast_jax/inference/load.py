@@ -25,40 +25,54 @@ def read_checkpoint(path: str | Path, *, head_seed: int = 0, **changes: Any) -> 
     """
     path = Path(path)
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
-    if is_checkpoint(path):
-        checkpoint = load_checkpoint(path)
-    elif steps := run_steps(path):
-        checkpoint = load_checkpoint(steps[-1])
+        raise InputError(f"{path}: no such file or folder; give the path of a checkpoint")
+    if ours := find_checkpoint(path):
+        checkpoint = load_checkpoint(ours)
     else:
         checkpoint = read_torch_checkpoint(path, target_fields=changes).checkpoint
-    return change(checkpoint, changes, head_seed)
+    checkpoint = change(checkpoint, changes, head_seed)
+    if "classifier" not in checkpoint.params:
+        raise InputError(
+            f"{path}: has no classification head; train one, or give num_labels to make an "
+            f"untrained one"
+        )
+    return checkpoint
 
 
 def change(checkpoint: Checkpoint, changes: dict[str, Any], head_seed: int = 0) -> Checkpoint:
     """The checkpoint with other configuration fields, its parameters adapted to them.
 
+    A checkpoint without a head gets one where `num_labels` or `id2label` asks for it. A new
+    head's classes have the names that `id2label` gives them, or none.
+
     Raises:
-        InputError: the checkpoint lacks a classifier and no `num_labels` asks for a new one.
+        InputError: there is no such field, or it cannot have that value.
     """
-    old = checkpoint.config
-    asked = "num_labels" in changes or "id2label" in changes
-    headless = "classifier" not in checkpoint.params
-    num_labels = changes.get("num_labels", old.num_labels)
-    if num_labels != old.num_labels or headless:
-        changes = label_fields(num_labels) | changes
+    old, params = checkpoint.config, checkpoint.params
     new = old.replace(**changes)
-    if headless and not asked:
-        raise InputError(
-            "the checkpoint has no classification head; give num_labels to make a new one"
-        )
+    headless = "classifier" not in params
+    if (headless or new.num_labels != old.num_labels) and "problem_type" not in changes:
+        new = new.replace(problem_type=label_fields(new.num_labels)["problem_type"])
     extractor = dataclasses.replace(
         checkpoint.feature_extractor, max_length=new.max_length, num_mel_bins=new.num_mel_bins
     )
-    return Checkpoint(new, extractor, adapt_params(checkpoint.params, old, new, head_seed))
+    params = adapt_params(params, old, new, head_seed)
+    if headless and not changes.keys() & {"num_labels", "id2label"}:
+        del params["classifier"]
+    return Checkpoint(new, extractor, params)
+
+
+def find_checkpoint(path: Path) -> Path | None:
+    """The folder of ours that `path` means: itself, a training run's newest, or none."""
+    if is_checkpoint(path):
+        return path
+    steps = run_steps(path)
+    return steps[-1] if steps else None
 
 
 def run_steps(path: Path) -> list[Path]:
     """The checkpoint folders of a training run, oldest first."""
-    steps = [step for step in (path / "checkpoints").glob("[0-9]*") if is_checkpoint(step)]
+    folders = (path / "checkpoints").glob("[0-9]*")
+    # Orbax writes a step under a longer name and renames it once it is whole.
+    steps = [step for step in folders if step.name.isdecimal() and is_checkpoint(step)]
     return sorted(steps, key=lambda step: int(step.name))

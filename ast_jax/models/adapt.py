@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from ast_jax.errors import InputError
@@ -45,7 +46,7 @@ def adapt_params(
 
 
 def resize_position_embeddings(
-    embeddings: jax.Array, old_grid: tuple[int, int], new_grid: tuple[int, int]
+    embeddings: jax.Array | np.ndarray, old_grid: tuple[int, int], new_grid: tuple[int, int]
 ) -> jax.Array:
     """Adapts (1, 2 + f·t, hidden) from one (frequency, time) grid to another.
 
@@ -65,5 +66,5 @@ def _resize_axis(grid: jax.Array, axis: int, new: int) -> jax.Array:
     if new <= old:
         start = old // 2 - new // 2
         return jax.lax.slice_in_dim(grid, start, start + new, axis=axis)
-    shape = grid.shape[:axis] + (new,) + grid.shape[axis + 1 :]
+    shape = (*grid.shape[:axis], new, *grid.shape[axis + 1 :])
     return jax.image.resize(grid, shape, "linear", antialias=False)

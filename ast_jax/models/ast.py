@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ast_jax.models.config import ASTConfig
-from ast_jax.models.encoder import Encoder, layer_norm
+from ast_jax.models.encoder import Encoder
+from ast_jax.models.layers import layer_norm
 
 
 class ASTOutput(NamedTuple):

@@ -5,26 +5,25 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ast_jax.models.config import ASTConfig
+from ast_jax.models.layers import linear
 
 
 class Attention(nnx.Module):
     """Self-attention with query, key and value from one product (timm's `Attention`)."""
 
     def __init__(self, config: ASTConfig, *, rngs: nnx.Rngs):
-        linear = {
-            "kernel_init": nnx.initializers.normal(config.initializer_range),
-            "dtype": jnp.dtype(config.dtype),
-            "rngs": rngs,
-        }
         width = config.hidden_size
         self.num_heads = config.num_attention_heads
-        self.qkv = nnx.Linear(width, 3 * width, use_bias=config.qkv_bias, **linear)
-        self.output = nnx.Linear(width, width, **linear)
+        self.qkv = linear(config, width, 3 * width, rngs, use_bias=config.qkv_bias)
+        self.output = linear(config, width, width, rngs)
 
-    def __call__(self, x: jax.Array, with_weights: bool = False) -> tuple[jax.Array, jax.Array | None]:
+    def __call__(
+        self, x: jax.Array, with_weights: bool = False
+    ) -> tuple[jax.Array, jax.Array | None]:
         """(batch, tokens, hidden) → the same, and on request weights (batch, heads, to, from)."""
         batch, tokens, width = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
+        qkv = self.qkv(x.reshape(batch * tokens, width))
+        qkv = qkv.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
         query, key, value = (qkv[:, :, i] for i in range(3))  # (batch, tokens, heads, head width)
         if with_weights:
             weights = attention_weights(query, key)
@@ -32,7 +31,8 @@ class Attention(nnx.Module):
         else:
             weights = None
             y = dot_product_attention(query, key, value)
-        return self.output(y.reshape(batch, tokens, width)), weights
+        y = self.output(y.reshape(batch * tokens, width))
+        return y.reshape(batch, tokens, width), weights
 
 
 def attention_weights(query: jax.Array, key: jax.Array) -> jax.Array:
@@ -57,13 +57,21 @@ def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array) ->
 
 
 def _attention_by_head(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """One head at a time, so that a head's scores stay in cache: on a CPU three times faster."""
+    """One head of one clip at a time, so that its scores stay in a CPU's cache.
 
+    The backward pass computes the weights anew rather than write them to memory and read them
+    back. Beside the plain product of all heads this takes half the time.
+    """
+    batch, tokens, heads, width = query.shape
+
+    @jax.checkpoint
     def one_head(qkv: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        q, k, v = qkv  # (batch, tokens, width)
-        scores = jnp.einsum("btk,bsk->bts", q, k, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(scores * q.shape[-1] ** -0.5).astype(q.dtype)
-        return jnp.einsum("bts,bsk->btk", weights, v)
+        q, k, v = qkv  # (tokens, width)
+        scores = jnp.dot(q * width**-0.5, k.T, preferred_element_type=jnp.float32)
+        return jnp.dot(jax.nn.softmax(scores).astype(v.dtype), v)
 
-    heads_first = tuple(jnp.moveaxis(x, 2, 0) for x in (query, key, value))
-    return jnp.moveaxis(jax.lax.map(one_head, heads_first), 0, 2)
+    def heads_first(x: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x, 2, 1).reshape(batch * heads, tokens, width)
+
+    y = jax.lax.map(one_head, (heads_first(query), heads_first(key), heads_first(value)))
+    return jnp.moveaxis(y.reshape(batch, heads, tokens, width), 1, 2)

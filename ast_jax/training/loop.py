@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
@@ -83,7 +84,9 @@ def fit(config: TrainConfig) -> Scores:
         batches = evaluation_batches(data.evaluation, extractor, config.batch_size)
         logits = predict_all(predict, params, batches, parallel)
         targets = data.evaluation.targets
-        return evaluate_scores(logits, targets, float(loss(logits, targets))), logits
+        return evaluate_scores(
+            logits, targets, float(loss(jnp.asarray(logits), jnp.asarray(targets)))
+        ), logits
 
     state = parallel.replicate(step.init_state(start.params, optimizer))
     checkpoints = RunCheckpoints(workdir, describe(start.config, extractor))
@@ -102,9 +105,14 @@ def fit(config: TrainConfig) -> Scores:
     with EpochBar(console, config.num_epochs) as bar:
         for epoch in range(progress.epochs + 1, config.num_epochs + 1):
             bar.start(epoch, epoch_steps)
-            for state, value in run_steps(train_step, state, islice(batches, epoch_steps), parallel):
-                losses.append(value)
-                bar.step(value, config.batch_size)
+            state, epoch_losses = run_steps(
+                train_step,
+                state,
+                islice(batches, epoch_steps),
+                parallel,
+                lambda loss: bar.step(loss, config.batch_size),
+            )
+            losses += epoch_losses
             rate = bar.end()
             if epoch % config.evaluate_every == 0 or epoch == config.num_epochs:
                 scores, _ = evaluate(state.params)
@@ -168,32 +176,39 @@ def make_augment(config: TrainConfig, extractor: ASTFeatureExtractor) -> step.Au
 
 
 def run_steps(
-    train_step: Callable, state: step.TrainState, batches: Iterator[Batch], parallel: DataParallel
-) -> Iterator[tuple[step.TrainState, float]]:
-    """Takes a step for each batch; yields the state and the loss *before* it.
+    train_step: Callable,
+    state: step.TrainState,
+    batches: Iterable[Batch],
+    parallel: DataParallel,
+    on_loss: Callable[[float], None],
+) -> tuple[step.TrainState, list[float]]:
+    """Takes a step for each batch and tells `on_loss` of each step's loss, as it returns them.
 
     A loss is read once the next step is under way, so that the devices need not wait.
 
     Raises:
-        InputError: the loss is not a finite number.
+        InputError: a loss is not a finite number.
     """
+    losses: list[float] = []
+
+    def read(pending: jax.Array) -> None:
+        losses.append(float(pending))
+        if not math.isfinite(losses[-1]):
+            raise InputError(
+                f"the loss is {losses[-1]} after {len(losses)} steps of this epoch; lower "
+                f"--config.optimizer.learning_rate"
+            )
+        on_loss(losses[-1])
+
     pending = None
     for batch in batches:
         state, metrics = train_step(state, parallel.put(batch))
         if pending is not None:
-            yield state, _finite(pending, int(state.step) - 1)
+            read(pending)
         pending = metrics["loss"]
     if pending is not None:
-        yield state, _finite(pending, int(state.step))
-
-
-def _finite(loss: jax.Array, number: int) -> float:
-    value = float(loss)
-    if not math.isfinite(value):
-        raise InputError(
-            f"the loss is {value} at step {number}; lower --config.optimizer.learning_rate"
-        )
-    return value
+        read(pending)
+    return state, losses
 
 
 def predict_all(

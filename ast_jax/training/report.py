@@ -46,7 +46,9 @@ def draw_confusion(matrix: np.ndarray, labels: list[str], file: Path) -> None:
     """A confusion matrix, true classes down, predicted across, as a PNG."""
     size = 3 + 0.4 * len(labels)
     figure, axes = _subplots(1, 1, (size, size))
-    axes.imshow(matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(
+        matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1
+    )
     ticks = range(len(labels))
     axes.set_xticks(ticks, labels, rotation=90)
     axes.set_yticks(ticks, labels)

@@ -1,0 +1,166 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx, traverse_util
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ast_jax.errors import InputError
+from ast_jax.models.ast import ASTForAudioClassification, init_params, param_shapes
+from ast_jax.models.config import ASTConfig
+
+TINY = ASTConfig(
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=64,
+    max_length=48,
+    num_mel_bins=32,
+    num_labels=3,
+)
+
+
+def model_of(config, seed=0):
+    return ASTForAudioClassification.from_params(config, init_params(config, seed))
+
+
+def test_the_base_size_has_the_originals_active_parameters(golden):
+    entry = next(entry for entry in golden["models"] if entry["name"] == "audioset_10_10")
+    unused = ("v.head.", "v.head_dist.")  # ImageNet's heads
+    expected = sum(
+        int(np.prod(shape))
+        for name, shape in entry["tensors"].items()
+        if not name.startswith(unused)
+    )
+    shapes = param_shapes(ASTConfig.from_size("base384"))
+    count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
+    assert count == expected
+    assert round(count / 1e6, 3) == 86.594
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    strides=st.tuples(st.integers(1, 16), st.integers(1, 16)),
+    size=st.tuples(st.integers(16, 40), st.integers(16, 60)),
+)
+def test_any_stride_mel_bins_and_length_gives_the_grid_of_a_valid_convolution(strides, size):
+    config = TINY.replace(
+        frequency_stride=strides[0],
+        time_stride=strides[1],
+        num_mel_bins=size[0],
+        max_length=size[1],
+    )
+    x = jnp.zeros((2, config.max_length, config.num_mel_bins))
+    shapes = jax.eval_shape(lambda x: model_of(config).ast(x), x)
+    frequency = len(range(0, size[0] - 15, strides[0]))
+    time = len(range(0, size[1] - 15, strides[1]))
+    assert config.grid == (frequency, time)
+    assert shapes.last_hidden_state.shape == (2, 2 + frequency * time, 32)
+
+
+def test_hidden_states_and_attentions_come_on_request_and_change_nothing():
+    model = model_of(TINY)
+    x = jax.random.normal(jax.random.key(1), (2, 48, 32))
+    plain = model.ast(x)
+    full = model.ast(x, output_hidden_states=True, output_attentions=True)
+    assert plain.hidden_states is None
+    assert plain.attentions is None
+    tokens = TINY.num_tokens
+    assert full.hidden_states.shape == (3, 2, tokens, 32)
+    assert full.attentions.shape == (2, 2, 4, tokens, tokens)
+    np.testing.assert_allclose(full.attentions.sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(full.last_hidden_state, plain.last_hidden_state, atol=1e-5)
+    np.testing.assert_array_equal(full.hidden_states[0], model.ast.embeddings(x))
+
+
+def test_tokens_are_frequency_major():
+    config = TINY.replace(frequency_stride=16, time_stride=16)
+    model = model_of(config)
+    x = np.zeros((1, 48, 32), np.float32)
+    before = model.ast.embeddings(x)
+    x[:, 16:32, :16] = 1  # the second patch in time, the first in frequency
+    changed = np.flatnonzero(np.abs(model.ast.embeddings(x) - before).max(axis=(0, 2)))
+    assert changed.tolist() == [2 + 1]
+    x[:] = 0
+    x[:, :16, 16:] = 1  # the first patch in time, the second in frequency
+    changed = np.flatnonzero(np.abs(model.ast.embeddings(x) - before).max(axis=(0, 2)))
+    assert changed.tolist() == [2 + 3]
+
+
+def test_a_clip_does_not_depend_on_the_others_of_its_batch():
+    model = model_of(TINY)
+    x = jax.random.normal(jax.random.key(1), (3, 48, 32))
+    np.testing.assert_allclose(model(x)[1], model(x[1:2])[0], atol=1e-5)
+
+
+def test_an_input_of_another_size_is_refused_by_its_shape():
+    with pytest.raises(ValueError, match=r"\(1, 50, 32\).*\(batch, 48, 32\)"):
+        model_of(TINY)(jnp.zeros((1, 50, 32)))
+
+
+def test_initialisation_is_the_originals():
+    config = ASTConfig.from_size("tiny224")
+    params = traverse_util.flatten_dict(init_params(config, seed=3), sep="/")
+    for name, array in params.items():
+        spread, middle = float(array.std()), float(array.mean())
+        if name.endswith("scale"):
+            assert (array == 1).all(), name
+        elif name.startswith(("classifier/dense", "ast/embeddings/patch_projection")):
+            fan_in = 192 if name.startswith("classifier") else 256
+            assert np.abs(array).max() <= fan_in**-0.5, name
+            assert spread == pytest.approx((fan_in * 3) ** -0.5, rel=0.1), name
+        elif name.endswith("bias"):
+            assert (array == 0).all(), name
+        else:
+            assert spread == pytest.approx(0.02, rel=0.15), name
+            assert abs(middle) < 0.005, name
+
+
+def test_layers_of_the_stack_start_differently_and_seeds_matter():
+    kernel = init_params(TINY, seed=0)["ast"]["encoder"]["layers"]["mlp"]["fc1"]["kernel"]
+    assert kernel.shape == (2, 32, 64)
+    assert not np.allclose(kernel[0], kernel[1])
+    other = init_params(TINY, seed=1)["ast"]["encoder"]["layers"]["mlp"]["fc1"]["kernel"]
+    assert not np.allclose(kernel, other)
+
+
+def test_parameters_make_a_plain_dict_and_back():
+    params = init_params(TINY)
+    assert type(params) is dict
+    model = ASTForAudioClassification.from_params(TINY, params)
+    again = nnx.to_pure_dict(nnx.split(model)[1])
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"hiden_size": 3}, "hiden_size"),
+        ({"hidden_size": 30}, "hidden_size 30"),
+        ({"max_length": 8}, "max_length 8"),
+        ({"time_stride": 0}, "time_stride"),
+        ({"num_labels": -1}, "num_labels"),
+        ({"layer_norm_eps": 0.0}, "layer_norm_eps"),
+        ({"dtype": "float16"}, "dtype"),
+        ({"problem_type": "regression"}, "problem_type"),
+        ({"id2label": {0: "a", 2: "b"}}, "id2label"),
+        ({"qkv_bias": 1}, "qkv_bias"),
+    ],
+)
+def test_an_impossible_configuration_is_refused_by_its_field(changes, named):
+    with pytest.raises(InputError, match=named):
+        TINY.replace(**changes)
+
+
+def test_config_json_round_trips_and_means_the_same_to_hugging_face():
+    from transformers import ASTConfig as HuggingFaceConfig
+
+    config = TINY.replace(id2label={0: "dog", 1: "rain", 2: "sea"}, layer_norm_eps=1e-5)
+    theirs = HuggingFaceConfig(**config.to_dict())
+    for field in ("hidden_size", "frequency_stride", "max_length", "num_mel_bins", "num_labels"):
+        assert getattr(theirs, field) == getattr(config, field), field
+    assert theirs.id2label == config.id2label
+    assert ASTConfig.from_dict(config.to_dict()) == config
+    back = ASTConfig.from_dict(theirs.to_dict())
+    assert back == config

@@ -1,0 +1,78 @@
+"""The model's logits are the original's, for every published layout."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rule
+from flax import nnx
+
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor, pad_or_cut
+from ast_jax.convert.names import params_from_tensors
+from ast_jax.models.ast import ASTForAudioClassification
+from ast_jax.models.config import ASTConfig
+
+NAMES = ["audioset_10_10", "audioset_16_16", "speechcommands_10_10", "tiny224_esc"]
+
+
+def load(entry):
+    """The model of a golden entry, its weights made by the rule."""
+    kwargs = entry["kwargs"]
+    config = ASTConfig.from_size(
+        kwargs["model_size"],
+        frequency_stride=kwargs["fstride"],
+        time_stride=kwargs["tstride"],
+        max_length=kwargs["input_tdim"],
+        num_labels=kwargs["label_dim"],
+    )
+    tensors = {
+        name: rule.tensor(name, tuple(shape), entry["seed"])
+        for name, shape in entry["tensors"].items()
+    }
+    params, _ = params_from_tensors(tensors, "original", config, entry["name"])
+    return config, params
+
+
+def inputs(golden, entry, config):
+    log_mels = [
+        pad_or_cut(golden["arrays"][f"fbank_{clip}"], config.max_length) for clip in entry["clips"]
+    ]
+    return ASTFeatureExtractor(mean=entry["mean"], std=entry["std"]).normalize(np.stack(log_mels))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_equal_the_originals(golden, name):
+    entry = next(entry for entry in golden["models"] if entry["name"] == name)
+    config, params = load(entry)
+    model = ASTForAudioClassification.from_params(config, params)
+    logits = nnx.jit(model)(inputs(golden, entry, config))
+    np.testing.assert_allclose(logits, golden["arrays"][f"logits_{name}"], rtol=0, atol=1e-4)
+
+
+def test_sound_to_logits_equals_the_original_from_the_waveform_on(golden):
+    entry = next(entry for entry in golden["models"] if entry["name"] == "tiny224_esc")
+    config, params = load(entry)
+    extractor = ASTFeatureExtractor(max_length=512, mean=entry["mean"], std=entry["std"])
+    waveforms = [golden["arrays"][f"waveform_{clip}"] / 32768.0 for clip in entry["clips"]]
+    input_values = extractor([x - x.mean() for x in waveforms], 16000)
+    logits = ASTForAudioClassification.from_params(config, params)(input_values)
+    # Float32 rounding in the frontend reaches 1e-2 in log-mel where a pure tone leaves silence.
+    np.testing.assert_allclose(
+        logits, golden["arrays"]["logits_tiny224_esc"], rtol=0, atol=1e-3
+    )
+
+
+def test_bfloat16_keeps_float32_parameters_and_logits_and_comes_close(golden):
+    entry = next(entry for entry in golden["models"] if entry["name"] == "tiny224_esc")
+    config, params = load(entry)
+    expected = golden["arrays"]["logits_tiny224_esc"]
+    model = ASTForAudioClassification.from_params(config.replace(dtype="bfloat16"), params)
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(nnx.split(model)[1])}
+    assert dtypes == {jnp.dtype("float32")}
+    input_values = inputs(golden, entry, config)
+    assert model.ast(input_values).last_hidden_state.dtype == jnp.bfloat16
+    logits = model(input_values)
+    assert logits.dtype == jnp.float32
+    # bfloat16 has 8 bits: 2^-8 of the logits' size, which is about 4, through 12 layers.
+    error = np.abs(logits - expected)
+    assert 1e-4 < error.max() < 0.15
