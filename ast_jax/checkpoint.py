@@ -76,30 +76,31 @@ def written_whole(path: Path) -> Iterator[Path]:
     """Yields a place beside `path` to write a file or folder to, renamed to `path` at the end.
 
     Raises:
-        InputError: `path` exists already, or its parent cannot be made. Whatever fails,
-            nothing half-written is left.
+        InputError: `path` exists already or cannot be written. Whatever fails, nothing
+            half-written is left.
     """
     check_free(path)
     made = [parent for parent in path.parents if not parent.exists()]
     place = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"{path}: its folder cannot be made ({error.strerror}); choose another output"
-            ) from None
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield place
         place.rename(path)
-    except BaseException:
-        for leftover in path.parent.glob(f"{glob.escape(place.name)}*"):
-            if leftover.is_dir():
-                shutil.rmtree(leftover)
-            else:
-                leftover.unlink()
+    except BaseException as error:
+        if path.parent.is_dir():
+            # Orbax itself writes to a longer name first.
+            for leftover in path.parent.glob(f"{glob.escape(place.name)}*"):
+                if leftover.is_dir():
+                    shutil.rmtree(leftover)
+                else:
+                    leftover.unlink()
         for parent in made:  # the innermost first
             with suppress(OSError):
                 parent.rmdir()
+        if isinstance(error, OSError):
+            raise InputError(
+                f"{path}: cannot be written ({error.strerror or error}); choose another output"
+            ) from None
         raise
 
 

@@ -155,6 +155,8 @@ def finite_float32(tensors: Tensors, name: str, source: str) -> np.ndarray:
 
 
 def _has_head(tensors: Tensors, layout: Layout) -> bool:
+    if layout == "deit":
+        return False  # its heads are for ImageNet's classes
     prefix = "classifier." if layout == "huggingface" else "mlp_head."
     return any(name.startswith(prefix) for name in tensors)
 

@@ -20,8 +20,9 @@ def write_original(path: str | Path, checkpoint: Checkpoint) -> None:
     """
     torch = import_torch(f"writing {path}")
     tensors = tensors_from_params(checkpoint.params, "original")
-    with written_whole(Path(path)) as place:
-        torch.save({f"module.{k}": torch.from_numpy(v.copy()) for k, v in tensors.items()}, place)
+    content = {f"module.{k}": torch.from_numpy(v.copy()) for k, v in tensors.items()}
+    with written_whole(Path(path)) as place, place.open("wb") as file:
+        torch.save(content, file)
 
 
 def write_huggingface(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -32,7 +33,7 @@ def write_huggingface(path: str | Path, checkpoint: Checkpoint) -> None:
     Raises:
         InputError: `path` exists or cannot be made.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tensors = tensors_from_params(checkpoint.params, "huggingface")
     # There, dtype is the precision of the stored weights.
@@ -41,7 +42,7 @@ def write_huggingface(path: str | Path, checkpoint: Checkpoint) -> None:
         config["architectures"] = ["ASTModel"]
     with written_whole(Path(path)) as place:
         place.mkdir()
-        save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
+        (place / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
         text = json.dumps(config, indent=2)
         (place / "config.json").write_text(text + "\n", encoding="utf-8")
         checkpoint.feature_extractor.save_pretrained(place)

@@ -30,7 +30,7 @@ def claim_workdir(config: TrainConfig) -> Path:
         InputError: the folder holds something else, or a run of another configuration.
     """
     workdir = Path(config.workdir).absolute()
-    fields = {k: v for k, v in config.to_dict().items() if k not in ("workdir", "num_epochs")}
+    fields = {k: v for k, v in config.to_dict().items() if k != "workdir"}
     fields = json.loads(json.dumps(fields))
     file = workdir / RUN_FILE
     if file.exists():

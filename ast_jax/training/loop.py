@@ -202,10 +202,10 @@ def run_steps(
 
     pending = None
     for batch in batches:
-        state, metrics = train_step(state, parallel.put(batch))
+        state, loss = train_step(state, parallel.put(batch))
         if pending is not None:
             read(pending)
-        pending = metrics["loss"]
+        pending = loss
     if pending is not None:
         read(pending)
     return state, losses

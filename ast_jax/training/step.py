@@ -56,16 +56,15 @@ def make_gradient_fn(graphdef: nnx.GraphDef, loss: Loss, augment: Augment) -> Gr
 
 def make_train_step(
     gradient_fn: GradientFn, optimizer: optax.GradientTransformation, key: jax.Array
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """(state, a device's batch) → the next state and {'loss', 'gradient_norm'}."""
+) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
+    """(state, a device's batch) → the next state and the loss before it."""
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
         step_key = jax.random.fold_in(key, state.step)
         loss, gradients = gradient_fn(state.params, batch, step_key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "gradient_norm": optax.global_norm(gradients)}
-        return TrainState(params, opt_state, state.step + 1), metrics
+        return TrainState(params, opt_state, state.step + 1), loss
 
     return train_step
 

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 import rule
 
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.checkpoint import Checkpoint
+from ast_jax.convert.names import params_from_tensors
 from ast_jax.models.config import ASTConfig
 
 # The golden tiny224's widths to those of something smaller still.
@@ -65,6 +68,15 @@ def small_config():
         max_length=128,
         num_labels=5,
     )
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(original_tensors, small_config):
+    """What `original_tensors` makes as a checkpoint of ours, with named classes."""
+    names = dict(enumerate(["rain", "wind", "sea", "bird", "owl"]))
+    params, _ = params_from_tensors(original_tensors(), "original", small_config, "rule")
+    extractor = ASTFeatureExtractor(max_length=128, mean=-3.0, std=2.0)
+    return Checkpoint(small_config.replace(id2label=names), extractor, params)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,119 @@
+"""Eight devices compute what one does."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ast_jax.errors import InputError
+from ast_jax.models.ast import graphdef, init_params
+from ast_jax.models.config import ASTConfig
+from ast_jax.training import step
+from ast_jax.training.parallel import DataParallel
+
+CONFIG = ASTConfig(
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=64,
+    frequency_stride=16,
+    time_stride=16,
+    max_length=64,
+    num_mel_bins=32,
+    num_labels=5,
+)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    return {
+        "input_values": rng.standard_normal((16, 64, 32), dtype=np.float32),
+        "targets": rng.dirichlet(np.ones(5), size=16).astype(np.float32),
+    }
+
+
+def gradients(how, devices, batch, dtype="float32"):
+    config = CONFIG.replace(dtype=dtype)
+    parallel = DataParallel(how, jax.devices()[:devices])
+    gradient_fn = parallel.map(
+        step.make_gradient_fn(graphdef(config), step.cross_entropy, lambda key, x: x),
+        split=(False, True, False),
+    )
+    return gradient_fn(init_params(config), parallel.put(batch), jax.random.key(0))
+
+
+@pytest.mark.parametrize("how", ["shard_map", "pmap"])
+def test_eight_devices_give_one_devices_loss_and_gradients(how, batch):
+    loss, expected = gradients("shard_map", 1, batch)
+    loss_8, ours = gradients(how, 8, batch)
+    assert float(loss_8) == pytest.approx(float(loss), rel=1e-6)
+    norm = float(optax.tree.norm(expected))
+    difference = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), ours, expected)
+    assert float(optax.tree.norm(difference)) <= 1e-6 * norm
+    for (path, a), b in zip(
+        jax.tree.leaves_with_path(ours), jax.tree.leaves(expected), strict=True
+    ):
+        # Each tensor by itself too, but for rounding in gradients that are nothing else.
+        error = np.linalg.norm(np.asarray(a) - np.asarray(b))
+        assert error <= 1e-5 * np.linalg.norm(b) + 1e-7 * norm, path
+
+
+@pytest.mark.parametrize("how", ["shard_map", "pmap"])
+def test_the_train_step_runs_donates_and_counts(how, batch):
+    parallel = DataParallel(how)
+    optimizer = optax.sgd(0.02)
+    gradient_fn = step.make_gradient_fn(graphdef(CONFIG), step.cross_entropy, lambda key, x: x)
+    train_step = parallel.map(
+        step.make_train_step(gradient_fn, optimizer, jax.random.key(0)),
+        split=(False, True),
+        donate=(0,),
+    )
+    state = parallel.replicate(step.init_state(init_params(CONFIG), optimizer))
+    given = state.params["classifier"]["dense"]["kernel"]
+    losses = []
+    for _ in range(5):
+        state, loss = train_step(state, parallel.put(batch))
+        losses.append(float(loss))
+    assert losses == sorted(losses, reverse=True)
+    assert int(state.step) == 5
+    assert given.is_deleted()
+
+
+@pytest.mark.parametrize("how", ["shard_map", "pmap"])
+def test_predictions_keep_the_order_of_the_batch(how, batch):
+    parallel = DataParallel(how)
+    predict = parallel.map(
+        step.make_predict(graphdef(CONFIG)), split=(False, True), split_result=True
+    )
+    params = init_params(CONFIG)
+    logits = predict(params, parallel.put(batch["input_values"]))
+    assert logits.shape == (16, 5)
+    single = DataParallel(how, jax.devices()[:1]).map(
+        step.make_predict(graphdef(CONFIG)), split=(False, True), split_result=True
+    )
+    expected = single(params, jnp.asarray(batch["input_values"]))
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_each_device_augments_with_a_key_of_its_own(batch):
+    def drop_at_random(key, input_values):
+        return input_values * jax.random.bernoulli(key, 0.5, input_values.shape)
+
+    def first_layer_gradient(devices):
+        parallel = DataParallel("shard_map", jax.devices()[:devices])
+        gradient_fn = parallel.map(
+            step.make_gradient_fn(graphdef(CONFIG), step.cross_entropy, drop_at_random),
+            split=(False, True, False),
+        )
+        # The same two clips on every device, so that only the keys can tell them apart.
+        same = {name: np.concatenate([rows[:2]] * devices) for name, rows in batch.items()}
+        return gradient_fn(init_params(CONFIG), same, jax.random.key(0))[0]
+
+    assert float(first_layer_gradient(1)) != pytest.approx(float(first_layer_gradient(2)), rel=1e-6)
+
+
+def test_a_batch_that_does_not_split_is_refused():
+    with pytest.raises(InputError, match="batch_size 12 does not split over 8 devices"):
+        DataParallel().check_batch(12)
