@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from ast_jax.checkpoint import Checkpoint, check_free, load_checkpoint, save_checkpoint
 from ast_jax.convert.infer import GEOMETRY
 from ast_jax.convert.read import read_torch_checkpoint
@@ -39,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--mean", type=float, help="of the log-mels the model was trained on")
     parser.add_argument("--std", type=float, help="their standard deviation")
     arguments = parser.parse_args(argv)
+    # Orbax logs with a traceback what is said below in a sentence.
+    logging.set_verbosity(logging.FATAL)
     try:
         convert(arguments)
     except InputError as error:

@@ -1,7 +1,10 @@
 """Trains a model: python train.py --config=configs/demo.py [--config.FIELD=VALUE ...]."""
 
+import dataclasses
+import difflib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -21,9 +24,11 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(f"train.py: '{argv[1]}' is no flag; fields are set as --config.FIELD=VALUE")
     config = _CONFIG.value
     if not isinstance(config, TrainConfig):
+        flag = flags.FLAGS["config"]
+        file = f" not {config_flags.get_config_filename(flag)}," if flag.present else ""
         sys.exit(
-            "train.py: --config must be a Python file whose get_config() returns a TrainConfig, "
-            "such as configs/demo.py"
+            f"train.py: --config takes a Python file whose get_config() returns a TrainConfig,"
+            f"{file} such as configs/demo.py"
         )
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file otherwise
     try:
@@ -37,10 +42,27 @@ def main(argv: Sequence[str]) -> None:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Absl's flags, with a misspelt or ill-typed field as one sentence and no traceback."""
+    for argument in argv[1:]:
+        if argument.startswith("--config."):
+            check_field(argument.removeprefix("--").partition("=")[0])
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         sys.exit(f"train.py: {error.args[0] if error.args else error}")
+
+
+def check_field(flag: str) -> None:
+    """Exits with the nearest name if `config.a.b` is no field of `TrainConfig`."""
+    place: Any = TrainConfig
+    parent = "config"
+    for name in flag.split(".")[1:]:
+        names = {field.name: field.type for field in dataclasses.fields(place)}
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1) or sorted(names)
+            sys.exit(f"train.py: {parent} has no field '{name}'; did you mean {', '.join(near)}?")
+        parent, place = f"{parent}.{name}", names[name]
+        if not dataclasses.is_dataclass(place):
+            break
 
 
 if __name__ == "__main__":

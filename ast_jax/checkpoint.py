@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 from flax import traverse_util
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
@@ -62,13 +63,16 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     )
     description = describe(checkpoint.config, checkpoint.feature_extractor)
     with written_whole(Path(path).absolute()) as place, ocp.Checkpointer(handler) as checkpointer:
-        checkpointer.save(
-            place,
-            args=ocp.args.Composite(
-                config=ocp.args.JsonSave(description),
-                params=ocp.args.StandardSave(checkpoint.params),
-            ),
-        )
+        try:
+            checkpointer.save(
+                place,
+                args=ocp.args.Composite(
+                    config=ocp.args.JsonSave(description),
+                    params=ocp.args.StandardSave(checkpoint.params),
+                ),
+            )
+        except ValueError as error:  # TensorStore's, for a full disk too
+            raise OSError(first_line(error)) from error
 
 
 @contextmanager
@@ -102,6 +106,11 @@ def written_whole(path: Path) -> Iterator[Path]:
                 f"{path}: cannot be written ({error.strerror or error}); choose another output"
             ) from None
         raise
+
+
+def first_line(error: Exception) -> str:
+    """What another library's error says, short enough for our own sentence."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
 def check_free(path: Path) -> None:
@@ -145,6 +154,7 @@ def _restore(path: Path, config: ASTConfig) -> dict[str, Any]:
     wanted = param_shapes(config)
     handler = ocp.PyTreeCheckpointHandler()
     try:
+        _read_through(path)
         found = dict(handler.metadata(path).tree)
         if "classifier" not in found:
             del wanted["classifier"]
@@ -155,13 +165,28 @@ def _restore(path: Path, config: ASTConfig) -> dict[str, Any]:
         raise
     except Exception as error:
         # Orbax and TensorStore raise many kinds for a file cut short or missing.
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
         raise InputError(
-            f"{path}: damaged or incomplete ({reason}); restore the checkpoint from a copy"
+            f"{path}: damaged or incomplete ({first_line(error)}); restore the checkpoint from a "
+            f"copy"
         ) from None
     flat = traverse_util.flatten_dict(params, sep="/")
     flat = {name: _finite_float32(path, name, array) for name, array in flat.items()}
     return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _read_through(path: Path) -> None:
+    """Raises TensorStore's error if a file of the parameters is cut short or missing.
+
+    Orbax reads many arrays at a time, and where one fails leaves the others to write
+    tracebacks to the terminal.
+    """
+    if not (path / "manifest.ocdbt").exists():
+        raise FileNotFoundError("manifest.ocdbt is missing")
+    base = {"driver": "file", "path": f"{path}/"}
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    for key in store.list().result():
+        if not store.read(key).result().value:  # which is how it reads from a missing file
+            raise FileNotFoundError(f"the file with {key.decode()} is missing")
 
 
 def _check_shapes(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ command line as `--config.optimizer.learning_rate=2e-5`.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 
 from ast_jax.errors import InputError
@@ -60,10 +61,14 @@ class AugmentConfig:
     Attributes:
         frequency_mask: widest SpecAugment mask, in mel bins; 0 for none.
         time_mask: widest SpecAugment mask, in frames; 0 for none.
+        roll: farthest a clip is shifted around in time, in frames; 0 for none.
+        mixup: share of the clips that are mixed with another, 0 to 1.
     """
 
     frequency_mask: int = 0
     time_mask: int = 0
+    roll: int = 0
+    mixup: float = 0.0
 
 
 @dataclass
@@ -124,33 +129,32 @@ class TrainConfig:
         self.model.validate()
         if not self.workdir:
             raise InputError("workdir is not set; say where the run goes with --config.workdir")
-        choices = {
-            "data.kind": (self.data.kind, DATA_KINDS),
-            "loss": (self.loss, LOSSES),
-            "optimizer.schedule": (self.optimizer.schedule, SCHEDULES),
-            "parallel": (self.parallel, PARALLEL),
-        }
-        for name, (value, allowed) in choices.items():
-            if value not in allowed:
-                raise InputError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
-        positive = {
-            "batch_size": self.batch_size,
-            "num_epochs": self.num_epochs,
-            "evaluate_every": self.evaluate_every,
-            "frontend.sampling_rate": self.frontend.sampling_rate,
-            "data.train_clips": self.data.train_clips,
-            "data.evaluation_clips": self.data.evaluation_clips,
-        }
-        for name, value in positive.items():
-            if value < 1:
-                raise InputError(f"{name} is {value}; it must be 1 or more")
-        limits = {
-            "augment.frequency_mask": (self.augment.frequency_mask, self.model.num_mel_bins),
-            "augment.time_mask": (self.augment.time_mask, self.model.max_length),
-        }
-        for name, (value, limit) in limits.items():
-            if not 0 <= value <= limit:
-                raise InputError(f"{name} is {value}; it must lie between 0 and {limit}")
+        for name, choice, allowed in (
+            ("data.kind", self.data.kind, DATA_KINDS),
+            ("loss", self.loss, LOSSES),
+            ("optimizer.schedule", self.optimizer.schedule, SCHEDULES),
+            ("parallel", self.parallel, PARALLEL),
+        ):
+            if choice not in allowed:
+                raise InputError(f"{name} is {choice!r}; it must be one of {', '.join(allowed)}")
+        for name, value, low, high in (
+            ("batch_size", self.batch_size, 1, math.inf),
+            ("num_epochs", self.num_epochs, 1, math.inf),
+            ("evaluate_every", self.evaluate_every, 1, math.inf),
+            ("frontend.sampling_rate", self.frontend.sampling_rate, 1000, math.inf),
+            ("data.train_clips", self.data.train_clips, 1, math.inf),
+            ("data.evaluation_clips", self.data.evaluation_clips, 1, math.inf),
+            ("optimizer.learning_rate", self.optimizer.learning_rate, 0, math.inf),
+            ("optimizer.warmup_steps", self.optimizer.warmup_steps, 0, math.inf),
+            ("optimizer.weight_decay", self.optimizer.weight_decay, 0, math.inf),
+            ("augment.frequency_mask", self.augment.frequency_mask, 0, self.model.num_mel_bins),
+            ("augment.time_mask", self.augment.time_mask, 0, self.model.max_length),
+            ("augment.roll", self.augment.roll, 0, self.model.max_length),
+            ("augment.mixup", self.augment.mixup, 0, 1),
+        ):
+            if not low <= value <= high:
+                limits = f"between {low} and {high}" if high < math.inf else f"{low} or more"
+                raise InputError(f"{name} is {value}; it must be {limits}")
         if self.data.kind != "synthetic" and not self.data.dir:
             raise InputError("data.dir is not set; say where the recordings are, --config.data.dir")
 

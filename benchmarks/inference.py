@@ -86,9 +86,7 @@ def main() -> None:
                 times[i, j] = time.perf_counter() - start
         low, middle, high = np.percentile(times[:, 1] / times[:, 0], [25, 50, 75])
         mine, peer = np.median(times, axis=0)
-        print(
-            f"{batch:5} {mine:7.3f} s {peer:7.3f} s {middle:12.2f}x ({low:.2f} to {high:.2f})"
-        )
+        print(f"{batch:5} {mine:7.3f} s {peer:7.3f} s {middle:12.2f}x ({low:.2f} to {high:.2f})")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,23 @@ def spec_augment(
     return jnp.where(masked, jnp.asarray(fill, input_values.dtype), input_values)
 
 
+def roll(key: jax.Array, input_values: jax.Array, max_shift: int) -> jax.Array:
+    """Shifts each clip in time, what leaves at one end coming in at the other.
+
+    As the original does for Speech Commands (dataloader.py): by an integer in
+    [-max_shift, max_shift - 1], uniformly.
+
+    Args:
+        key: one key for the batch.
+        input_values: (batch, frames, mel_bins).
+        max_shift: in frames; 0 for none.
+    """
+    if not max_shift:
+        return input_values
+    shifts = jax.random.randint(key, (len(input_values),), -max_shift, max_shift)
+    return jax.vmap(lambda clip, shift: jnp.roll(clip, shift, axis=0))(input_values, shifts)
+
+
 def _mask(key: jax.Array, batch: int, total: int, size: int) -> jax.Array:
     """(batch, total) bools, true within a random interval."""
     width_key, start_key = jax.random.split(key)

@@ -38,23 +38,23 @@ def load_audio(path: str | os.PathLike[str], sampling_rate: int = 16000) -> np.n
             or NaN or infinite ones.
     """
     if sampling_rate != int(sampling_rate) or sampling_rate <= 0:
-        raise InputError(f"sampling_rate is {sampling_rate}: give a positive whole number of Hz.")
+        raise InputError(f"sampling_rate is {sampling_rate}: give a positive whole number of Hz")
     path = Path(path)
     if path.is_dir():
-        raise InputError(f"{path} is a folder: give the path of a sound file.")
+        raise InputError(f"{path} is a folder: give the path of a sound file")
     if not path.exists():
-        raise InputError(f"{path} does not exist: give the path of a sound file.")
+        raise InputError(f"{path} does not exist: give the path of a sound file")
     if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty: restore it or leave it out.")
+        raise InputError(f"{path} is empty: restore it or leave it out")
 
     audio, rate = _decode(path)
     if not len(audio):
-        raise InputError(f"{path} holds no samples: restore it or leave it out.")
+        raise InputError(f"{path} holds no samples: restore it or leave it out")
     # A NaN or an infinity in any channel leaves one in the mean, of which the check tells.
     with np.errstate(all="ignore"):
         mono = audio.mean(axis=1)
     if not np.isfinite(mono).all():
-        raise InputError(f"{path} holds NaN or infinite samples: repair it or leave it out.")
+        raise InputError(f"{path} holds NaN or infinite samples: repair it or leave it out")
     return _resample(mono, rate, int(sampling_rate))
 
 
@@ -68,22 +68,22 @@ def _decode(path: Path) -> tuple[np.ndarray, int]:
     except soundfile.LibsndfileError as error:
         raise InputError(
             f"{path} cannot be read as audio, being damaged or of an unknown format "
-            f"(libsndfile says: {error.error_string.rstrip('.')}): restore it or convert it to WAV."
+            f"(libsndfile says: {error.error_string.rstrip('.')}): restore it or convert it to WAV"
         ) from error
     except TypeError as error:  # how soundfile refuses *.raw
         raise InputError(
-            f"{path} has no header that gives its sampling rate: convert it to WAV."
+            f"{path} has no header that gives its sampling rate: convert it to WAV"
         ) from error
     except (MemoryError, ValueError) as error:
         raise InputError(
             f"{path} does not say how long it is, or says more ({promised} samples a channel) "
-            "than fits in memory: convert it to WAV, in parts if it is so long."
+            "than fits in memory: convert it to WAV, in parts if it is so long"
         ) from error
 
     if len(audio) < promised or _is_cut_short(log):
         raise InputError(
             f"{path} is truncated, with only {len(audio)} samples a channel left: restore it "
-            "or convert it to WAV as it is."
+            "or convert it to WAV as it is"
         )
     return audio, rate
 

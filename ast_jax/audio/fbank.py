@@ -65,17 +65,17 @@ def fbank(
     """
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
-        raise InputError(f"dtype is {dtype}: choose float32 or float64.")
+        raise InputError(f"dtype is {dtype}: choose float32 or float64")
     frame_size, shift = frame_sizes(sampling_rate, frame_length, frame_shift)
     fft_size = next_power_of_two(frame_size)
     filters = _sparse_mel_bank(num_mel_bins, fft_size, sampling_rate, low_freq, high_freq, dtype)
     taper = window(window_type, frame_size).astype(dtype)[:, None]
     if not 0 <= preemphasis <= 1:
-        raise InputError(f"preemphasis is {preemphasis}: give a number from 0 to 1.")
+        raise InputError(f"preemphasis is {preemphasis}: give a number from 0 to 1")
     if not 0 <= dither < np.inf:
-        raise InputError(f"dither is {dither}: give 0 or a positive number.")
+        raise InputError(f"dither is {dither}: give 0 or a positive number")
     if dither and rng is None:
-        raise InputError("dither needs a source of noise: pass rng=np.random.default_rng(seed).")
+        raise InputError("dither needs a source of noise: pass rng=np.random.default_rng(seed)")
 
     centred = _centred(waveform, frame_size, dtype)
     frames = np.lib.stride_tricks.sliding_window_view(centred, frame_size)[::shift]
@@ -109,18 +109,18 @@ def frame_sizes(sampling_rate: int, frame_length: float, frame_shift: float) -> 
         InputError: the rate is not positive, or a length is under one (the frame's: two) samples.
     """
     if sampling_rate != int(sampling_rate) or sampling_rate <= 0:
-        raise InputError(f"sampling_rate is {sampling_rate}: give a positive whole number of Hz.")
+        raise InputError(f"sampling_rate is {sampling_rate}: give a positive whole number of Hz")
     size = int(sampling_rate * frame_length / 1000)
     shift = int(sampling_rate * frame_shift / 1000)
     if size < 2:
         raise InputError(
             f"frame_length is {frame_length} ms, under two samples at {sampling_rate} Hz: "
-            "give a longer one."
+            "give a longer one"
         )
     if shift < 1:
         raise InputError(
             f"frame_shift is {frame_shift} ms, under one sample at {sampling_rate} Hz: "
-            "give a longer one."
+            "give a longer one"
         )
     return size, shift
 
@@ -152,7 +152,7 @@ def window(window_type: str, size: int) -> np.ndarray:
         case _:
             raise InputError(
                 f"window_type is {window_type!r}: choose hanning, hamming, povey, blackman or "
-                "rectangular."
+                "rectangular"
             )
     values.setflags(write=False)
     return values
@@ -178,12 +178,12 @@ def mel_bank(
     nyquist = sampling_rate / 2
     highest = high_freq if high_freq > 0 else nyquist + high_freq
     if num_mel_bins < 1:
-        raise InputError(f"num_mel_bins is {num_mel_bins}: give a positive number.")
+        raise InputError(f"num_mel_bins is {num_mel_bins}: give a positive number")
     if not 0 <= low_freq < highest <= nyquist:
         raise InputError(
             f"low_freq {low_freq} and high_freq {high_freq} do not make a range within 0 to "
             f"{nyquist:g} Hz: give a low_freq under high_freq, and a high_freq up to half the "
-            "sampling rate (0 or less counts from there)."
+            "sampling rate (0 or less counts from there)"
         )
     lowest_mel, highest_mel = _mel(low_freq), _mel(highest)
     width = (highest_mel - lowest_mel) / (num_mel_bins + 1)  # half a triangle's, in mel
@@ -223,21 +223,21 @@ def _centred(waveform: npt.ArrayLike, frame_size: int, dtype: np.dtype) -> np.nd
     samples = np.asarray(waveform)
     if samples.ndim != 1:
         raise InputError(
-            f"the waveform has shape {samples.shape}: give one channel of shape (samples,)."
+            f"the waveform has shape {samples.shape}: give one channel of shape (samples,)"
         )
     if not np.issubdtype(samples.dtype, np.floating):
         raise InputError(
             f"the waveform is {samples.dtype}: give floats in [-1, 1], which 16-bit integers "
-            "become when divided by 32768."
+            "become when divided by 32768"
         )
     if len(samples) < frame_size:
         raise InputError(
             f"the waveform has {len(samples)} samples and a frame takes {frame_size}: give a "
-            "longer one, or pad it with zeros."
+            "longer one, or pad it with zeros"
         )
     with np.errstate(all="ignore"):  # the error below tells, in one sentence
         samples = samples.astype(dtype, copy=False)
         mean = samples.mean()
     if not np.isfinite(mean):  # as it is not where a sample is not: one pass checks them all
-        raise InputError("the waveform holds NaN or infinite samples: repair it or leave it out.")
+        raise InputError("the waveform holds NaN or infinite samples: repair it or leave it out")
     return samples - mean

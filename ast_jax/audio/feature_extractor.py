@@ -74,7 +74,7 @@ class ASTFeatureExtractor:
             raise InputError(
                 f"the waveforms have a sampling rate of {sampling_rate} Hz and the model takes "
                 f"{self.sampling_rate} Hz: read them by load_audio(path, {self.sampling_rate}), "
-                "which resamples."
+                "which resamples"
             )
         clips = _as_clips(waveforms)
         inputs = np.empty((len(clips), self.max_length, self.num_mel_bins), np.float32)
@@ -124,20 +124,20 @@ class ASTFeatureExtractor:
         """
         if not isinstance(entries, Mapping):
             raise InputError(
-                f"{source} holds a {type(entries).__name__}: it must hold a JSON object of fields."
+                f"{source} holds a {type(entries).__name__}: it must hold a JSON object of fields"
             )
         kind = entries.get("feature_extractor_type", cls.__name__)
         if kind != cls.__name__:
             raise InputError(
                 f"{source} has feature_extractor_type {kind!r}: give one of {cls.__name__}, "
-                "whose features an AST was trained on."
+                "whose features an AST was trained on"
             )
         names = [field.name for field in fields(cls)]
         missing = [name for name in names if name not in entries]
         for entry in entries:
             if entry not in names and (close := difflib.get_close_matches(entry, missing, 1, 0.75)):
                 raise InputError(
-                    f"{source} has no field {close[0]} but {entry}: rename {entry} to {close[0]}."
+                    f"{source} has no field {close[0]} but {entry}: rename {entry} to {close[0]}"
                 )
         known = {name: entries[name] for name in names if name in entries}
         _check_fields(known, source)
@@ -152,7 +152,7 @@ class ASTFeatureExtractor:
         """
         file = Path(path) / FILE_NAME
         if not file.is_file():
-            raise InputError(f"{file} does not exist: give the path of a folder that holds it.")
+            raise InputError(f"{file} does not exist: give the path of a folder that holds it")
         try:
             entries = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:  # not JSON, or not UTF-8
@@ -166,7 +166,7 @@ class ASTFeatureExtractor:
             InputError: the path is a file's.
         """
         if Path(path).is_file():
-            raise InputError(f"{path} is a file: give the path of a folder, new or old.")
+            raise InputError(f"{path} is a file: give the path of a folder, new or old")
         Path(path).mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True)
         (Path(path) / FILE_NAME).write_text(text + "\n", encoding="utf-8")
@@ -187,7 +187,7 @@ def _as_clips(waveforms: npt.ArrayLike | Sequence[npt.ArrayLike]) -> list[np.nda
     """Waveforms in any of the forms that the extractor takes, as a list of one array each."""
     is_list = isinstance(waveforms, list | tuple)
     if is_list and not waveforms:
-        raise InputError("there are no waveforms: give at least one.")
+        raise InputError("there are no waveforms: give at least one")
     try:
         if is_list and np.ndim(waveforms[0]):  # type: ignore[index]
             return [np.asarray(waveform) for waveform in waveforms]  # type: ignore[union-attr]
@@ -195,12 +195,12 @@ def _as_clips(waveforms: npt.ArrayLike | Sequence[npt.ArrayLike]) -> list[np.nda
     except ValueError as error:
         raise InputError(
             "the waveforms are lists of no even shape: give (samples,), (batch, samples) or a list "
-            "of (samples,)."
+            "of (samples,)"
         ) from error
     if array.ndim not in (1, 2) or not len(array):
         raise InputError(
             f"the waveforms have shape {array.shape}: give (samples,), (batch, samples) or a list "
-            "of (samples,)."
+            "of (samples,)"
         )
     return [array] if array.ndim == 1 else list(array)
 
@@ -227,4 +227,4 @@ def _check_fields(values: Mapping[str, Any], source: str) -> None:
             case "padding_value":
                 good, wanted = is_number and value == 0, "0, as the model was trained with"
         if not good:
-            raise InputError(f"{source} has {name} {value!r}: set it to {wanted}.")
+            raise InputError(f"{source} has {name} {value!r}: set it to {wanted}")

@@ -8,6 +8,7 @@ from types import ModuleType
 import jax.numpy as jnp
 import numpy as np
 
+from ast_jax.checkpoint import first_line
 from ast_jax.convert.names import HUGGINGFACE_PREFIX, Layout, Tensors
 from ast_jax.errors import InputError
 
@@ -56,9 +57,8 @@ def _read_safetensors(path: Path) -> Tensors:
     try:
         entries = deserialize(path.read_bytes())
     except SafetensorError as error:
-        reason = _first_line(error)
         raise InputError(
-            f"{path}: not a whole safetensors file ({reason}); fetch or save it anew"
+            f"{path}: not a whole safetensors file ({first_line(error)}); fetch or save it anew"
         ) from None
     tensors = {}
     for name, entry in entries:
@@ -84,9 +84,8 @@ def _read_torch(path: Path) -> Tensors:
         ) from None
     except Exception as error:
         # A damaged pickle or archive can make the unpickler raise anything.
-        reason = _first_line(error)
         raise InputError(
-            f"{path}: not a whole PyTorch file ({reason}); fetch or save it anew"
+            f"{path}: not a whole PyTorch file ({first_line(error)}); fetch or save it anew"
         ) from None
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -108,10 +107,6 @@ def _read_torch(path: Path) -> Tensors:
         # Half precisions fit float32 exactly; bfloat16 is no type of NumPy's.
         tensors[str(name)] = tensor.detach().float().contiguous().numpy()
     return tensors
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
 def _not_floating(path: Path, name: object, kind: str) -> InputError:

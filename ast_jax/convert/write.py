@@ -1,5 +1,6 @@
 """From our checkpoint back to PyTorch: the original's `.pth` or a Hugging Face folder."""
 
+import io
 import json
 from pathlib import Path
 
@@ -21,8 +22,11 @@ def write_original(path: str | Path, checkpoint: Checkpoint) -> None:
     torch = import_torch(f"writing {path}")
     tensors = tensors_from_params(checkpoint.params, "original")
     content = {f"module.{k}": torch.from_numpy(v.copy()) for k, v in tensors.items()}
-    with written_whole(Path(path)) as place, place.open("wb") as file:
-        torch.save(content, file)
+    with written_whole(Path(path)) as place:
+        # By way of memory, as its own writing ends a full disk in an error that hides the cause.
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        place.write_bytes(buffer.getbuffer())
 
 
 def write_huggingface(path: str | Path, checkpoint: Checkpoint) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 from rich.progress import Progress
 
 from ast_jax.audio.decode import load_audio
+from ast_jax.audio.fbank import frame_sizes
+from ast_jax.errors import InputError
 
 
 class Clips(NamedTuple):
@@ -48,12 +50,23 @@ def read_clips(
     Memory: 4 bytes a sample, 640 kB for ten seconds at 16 kHz.
 
     Raises:
-        InputError: a file cannot be used; the message names it.
+        InputError: a file cannot be used, or is shorter than one frame; the message names it.
     """
+    frame, _ = frame_sizes(sampling_rate, frame_length=25.0, frame_shift=10.0)
+
+    def read(path: Path) -> np.ndarray:
+        waveform = load_audio(path, sampling_rate)
+        if len(waveform) < frame:
+            raise InputError(
+                f"{path}: lasts {1e3 * len(waveform) / sampling_rate:.0f} ms, less than one frame "
+                f"of 25 ms; leave it out or pad it with silence"
+            )
+        return waveform
+
     targets = np.eye(num_labels, dtype=np.float32)[[recording.label for recording in recordings]]
     paths = [recording.path for recording in recordings]
     with ThreadPoolExecutor() as pool, Progress(transient=True) as progress:
-        decoded = pool.map(lambda path: load_audio(path, sampling_rate), paths)
+        decoded = pool.map(read, paths)
         waveforms = list(_shown(decoded, progress, f"reading {what}", len(paths)))
     return Clips(waveforms, targets, [str(path) for path in paths])
 

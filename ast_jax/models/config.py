@@ -82,7 +82,7 @@ class ASTConfig:
         """The configuration of one of the original's sizes, e.g. `from_size("tiny224")`."""
         if size not in SIZES:
             raise InputError(f"model size '{size}' is not one of {', '.join(SIZES)}")
-        return cls(**SIZES[size]).replace(**changes)
+        return cls().replace(**SIZES[size] | changes)
 
     @property
     def grid(self) -> tuple[int, int]:

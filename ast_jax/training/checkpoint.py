@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 from ast_jax.checkpoint import CONFIG_FILE
 from ast_jax.config import TrainConfig
 from ast_jax.errors import InputError
+from ast_jax.models.config import read_json
 from ast_jax.training.step import TrainState
 
 RUN_FILE = "run.json"
@@ -23,35 +24,47 @@ class Progress(NamedTuple):
     history: list[dict[str, Any]]
 
 
-def claim_workdir(config: TrainConfig) -> Path:
-    """The run's folder, new or of this very run.
+def check_workdir(config: TrainConfig) -> Path:
+    """The run's folder, if it is free or of this very run; writes nothing.
 
     Raises:
         InputError: the folder holds something else, or a run of another configuration.
     """
     workdir = Path(config.workdir).absolute()
-    fields = {k: v for k, v in config.to_dict().items() if k != "workdir"}
-    fields = json.loads(json.dumps(fields))
     file = workdir / RUN_FILE
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"{workdir}: is a file; choose another --config.workdir")
     if file.exists():
-        try:
-            before = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            raise InputError(f"{file}: damaged; remove {workdir} or choose another") from None
-        if before != fields:
-            name = _first_difference(before, fields)
+        before, now = read_json(file), _run_fields(config)
+        if before != now:
             raise InputError(
-                f"{workdir}: holds a run with another {name}; choose another --config.workdir, "
-                f"or remove this one"
+                f"{workdir}: holds a run with another {_first_difference(before, now)}; choose "
+                f"another --config.workdir, or remove this one"
             )
-    elif workdir.is_dir() and any(workdir.iterdir()):
+    elif workdir.exists() and any(workdir.iterdir()):
         raise InputError(f"{workdir}: exists and is no run of ours; choose another folder")
-    elif workdir.exists() and not workdir.is_dir():
-        raise InputError(f"{workdir}: is a file; choose another folder")
-    else:
-        workdir.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
     return workdir
+
+
+def claim_workdir(workdir: Path, config: TrainConfig) -> None:
+    """Makes the run's folder and writes down whose it is.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        fields = json.dumps(_run_fields(config), indent=2)
+        (workdir / RUN_FILE).write_text(fields + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{workdir}: cannot be written ({error.strerror})") from None
+
+
+def _run_fields(config: TrainConfig) -> dict[str, Any]:
+    """What makes a run this run, as JSON gives it back."""
+    fields = config.to_dict()
+    del fields["workdir"]
+    return json.loads(json.dumps(fields))
 
 
 def _first_difference(before: Any, now: Any) -> str:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from ast_jax.audio.augment import spec_augment
+from ast_jax.audio.augment import roll, spec_augment
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint import Checkpoint, describe
 from ast_jax.config import TrainConfig
@@ -25,7 +25,7 @@ from ast_jax.errors import InputError
 from ast_jax.inference.load import read_checkpoint
 from ast_jax.models.ast import graphdef, init_params
 from ast_jax.training import report, step
-from ast_jax.training.checkpoint import Progress, RunCheckpoints, claim_workdir
+from ast_jax.training.checkpoint import Progress, RunCheckpoints, check_workdir, claim_workdir
 from ast_jax.training.metrics import Scores, confusion_matrix, evaluate_scores
 from ast_jax.training.optimizer import make_optimizer
 from ast_jax.training.parallel import DataParallel
@@ -53,7 +53,7 @@ def fit(config: TrainConfig) -> Scores:
     console = Console(soft_wrap=True)
     parallel = DataParallel(config.parallel)
     parallel.check_batch(config.batch_size)
-    workdir = claim_workdir(config)
+    workdir = check_workdir(config)
     data = load_data(config)
     if len(data.train.waveforms) < config.batch_size:
         raise InputError(
@@ -88,6 +88,7 @@ def fit(config: TrainConfig) -> Scores:
             logits, targets, float(loss(jnp.asarray(logits), jnp.asarray(targets)))
         ), logits
 
+    claim_workdir(workdir, config)
     state = parallel.replicate(step.init_state(start.params, optimizer))
     checkpoints = RunCheckpoints(workdir, describe(start.config, extractor))
     state, progress = checkpoints.restore(state)
@@ -100,6 +101,7 @@ def fit(config: TrainConfig) -> Scores:
         first_step=int(state.step),
         last_step=num_steps,
         batch_size=config.batch_size,
+        mixup=config.augment.mixup,
     )
     losses: list[float] = []
     with EpochBar(console, config.num_epochs) as bar:
@@ -164,13 +166,15 @@ def make_augment(config: TrainConfig, extractor: ASTFeatureExtractor) -> step.Au
     """The configuration's augmentation as a function of (key, input values)."""
 
     def augment(key: jax.Array, input_values: jax.Array) -> jax.Array:
-        return spec_augment(
-            key,
+        mask_key, roll_key = jax.random.split(key)
+        masked = spec_augment(
+            mask_key,
             input_values,
             frequency_mask=config.augment.frequency_mask,
             time_mask=config.augment.time_mask,
             fill=-extractor.mean / (2 * extractor.std),
         )
+        return roll(roll_key, masked, config.augment.roll)
 
     return augment
 

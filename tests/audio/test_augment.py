@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ast_jax.audio.augment import spec_augment
+from ast_jax.audio.augment import roll, spec_augment
 
 
 def masks(key, shape, frequency_mask, time_mask):
@@ -64,3 +64,21 @@ def test_clips_and_keys_differ_and_a_key_repeats():
 
 def test_a_batch_of_one_works():
     assert masks(6, (1, 50, 30), 12, 20).shape == (1, 50, 30)
+
+
+def test_roll_shifts_whole_clips_uniformly_between_its_bounds():
+    frames, clips = 50, 20000
+    clip = jnp.arange(frames, dtype=jnp.float32)[:, None] * jnp.ones((1, 2))
+    rolled = np.asarray(roll(jax.random.key(0), jnp.tile(clip, (clips, 1, 1)), 10))
+    shifts = (rolled[:, 0, 0].astype(int) * -1) % frames
+    shifts = np.where(shifts >= frames // 2, shifts - frames, shifts)
+    for row, shift in zip(rolled[:200], shifts[:200], strict=True):
+        np.testing.assert_array_equal(row, np.roll(clip, shift, axis=0))
+    counts = np.bincount(shifts + 10, minlength=20)
+    assert len(counts) == 20  # -10 to 9, as the original's randint(-10, 10)
+    np.testing.assert_allclose(counts / clips, 1 / 20, atol=0.006)
+
+
+def test_no_roll_is_nothing_at_all():
+    x = jnp.ones((2, 4, 3))
+    assert roll(jax.random.key(0), x, 0) is x

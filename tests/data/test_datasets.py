@@ -131,6 +131,12 @@ def test_a_folder_that_cannot_be_trained_on_is_refused(tmp_path, make, said):
         read_folder(tmp_path, 0.2, 16000)
 
 
+def test_a_recording_shorter_than_one_frame_is_named(folder):
+    write_sound(folder / "dog" / "short.flac", seconds=0.01)
+    with pytest.raises(InputError, match=r"short\.flac: lasts 10 ms"):
+        read_folder(folder, 0.2, 16000)
+
+
 def test_a_missing_folder_is_named(tmp_path):
     config = TrainConfig(data=DataConfig(kind="folder", dir=str(tmp_path / "none")))
     with pytest.raises(InputError, match="none: no such folder"):

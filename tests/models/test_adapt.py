@@ -50,7 +50,9 @@ def test_resizing_equals_pytorchs_bilinear_interpolation_and_the_originals_cut(o
 
 def test_the_same_grid_is_left_bit_for_bit():
     embeddings = np.random.default_rng(0).standard_normal((1, 2 + 6, 4), dtype=np.float32)
-    np.testing.assert_array_equal(resize_position_embeddings(embeddings, (2, 3), (2, 3)), embeddings)
+    np.testing.assert_array_equal(
+        resize_position_embeddings(embeddings, (2, 3), (2, 3)), embeddings
+    )
 
 
 def test_new_classes_get_a_new_head_and_leave_the_rest():

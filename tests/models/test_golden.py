@@ -57,9 +57,7 @@ def test_sound_to_logits_equals_the_original_from_the_waveform_on(golden):
     input_values = extractor([x - x.mean() for x in waveforms], 16000)
     logits = ASTForAudioClassification.from_params(config, params)(input_values)
     # Float32 rounding in the frontend reaches 1e-2 in log-mel where a pure tone leaves silence.
-    np.testing.assert_allclose(
-        logits, golden["arrays"]["logits_tiny224_esc"], rtol=0, atol=1e-3
-    )
+    np.testing.assert_allclose(logits, golden["arrays"]["logits_tiny224_esc"], rtol=0, atol=1e-3)
 
 
 def test_bfloat16_keeps_float32_parameters_and_logits_and_comes_close(golden):

@@ -84,9 +84,7 @@ def test_a_run_cut_off_goes_on_to_the_same_parameters_bit_for_bit(finished, tmp_
     assert not (tmp_path / "run" / "history.json").exists()
     scores = fit(small(tmp_path / "run"))
     assert scores == finished[1]
-    jax.tree.map(
-        np.testing.assert_array_equal, params_of(tmp_path / "run"), params_of(finished[0])
-    )
+    jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "run"), params_of(finished[0]))
 
 
 def test_a_finished_run_is_reported_again_and_not_trained_again(finished):

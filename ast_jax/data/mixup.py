@@ -1,0 +1,39 @@
+"""Mixup of waveforms, as the original does it before the log-mel (src/dataloader.py)."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+ALPHA = 10.0  # of the Beta distribution that a mix's share is drawn from
+
+
+class Draw(NamedTuple):
+    """Which clip to mix in, and how much of the first remains; no partner, no mix."""
+
+    partner: int | None
+    share: float
+
+
+def draw(seed: int, position: int, rate: float, num_clips: int) -> Draw:
+    """The mix of the clip at one position of a training, a function of (seed, position).
+
+    With probability `rate` a partner drawn uniformly over the whole set, and
+    λ ~ Beta(10, 10).
+    """
+    rng = np.random.default_rng([seed, position])
+    if rng.random() >= rate:
+        return Draw(None, 1.0)
+    return Draw(int(rng.integers(num_clips)), float(rng.beta(ALPHA, ALPHA)))
+
+
+def mix(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
+    """`share` of the first waveform and the rest of the second, float32 (samples of the first,).
+
+    The second is zero-padded or cut to the first's length. Each has its mean removed before,
+    and the mix afterwards.
+    """
+    padded = np.zeros_like(first)
+    length = min(len(first), len(second))
+    padded[:length] = second[:length] - second.mean()
+    mixed = share * (first - first.mean()) + (1 - share) * padded
+    return (mixed - mixed.mean()).astype(np.float32)

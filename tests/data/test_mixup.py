@@ -1,0 +1,36 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ast_jax.data.mixup import draw, mix
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.floats(0, 1))
+def test_a_mix_has_the_firsts_length_and_no_mean(first, second, share):
+    rng = np.random.default_rng(0)
+    a = rng.uniform(-1, 1, first).astype(np.float32)
+    b = rng.uniform(-1, 1, second).astype(np.float32)
+    mixed = mix(a, b, share)
+    assert mixed.shape == a.shape
+    assert mixed.dtype == np.float32
+    assert abs(mixed.mean()) < 1e-6
+
+
+def test_a_mix_is_the_weighted_sum_with_the_shorter_padded():
+    a, b = np.float32([1, -1, 3, -3]), np.float32([2, -2])
+    np.testing.assert_allclose(mix(a, b, 0.75), [1.25, -1.25, 2.25, -2.25])
+    np.testing.assert_allclose(mix(b, a, 0.75), [1.5 + 0.25, -1.5 - 0.25])
+
+
+def test_draws_follow_the_rate_are_uniform_over_partners_and_repeat():
+    draws = [draw(0, position, 0.4, 5) for position in range(4000)]
+    mixed = [d for d in draws if d.partner is not None]
+    assert abs(len(mixed) / 4000 - 0.4) < 0.03
+    counts = np.bincount([d.partner for d in mixed], minlength=5)
+    np.testing.assert_allclose(counts / len(mixed), 0.2, atol=0.04)
+    shares = np.array([d.share for d in mixed])
+    assert abs(shares.mean() - 0.5) < 0.01
+    assert abs(shares.std() - (1 / 84) ** 0.5) < 0.01  # of Beta(10, 10)
+    assert draws == [draw(0, position, 0.4, 5) for position in range(4000)]
+    assert draw(0, 7, 0.0, 5).partner is None
+    assert draw(0, 7, 1.0, 5).partner is not None
