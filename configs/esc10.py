@@ -1,6 +1,6 @@
 """ESC-10 from random initialisation, on two cores."""
 
-from ast_jax.config import AugmentConfig, DataConfig, FrontendConfig, OptimizerConfig, TrainConfig
+from ast_jax.config import AugmentConfig, DataConfig, OptimizerConfig, TrainConfig
 from ast_jax.models.config import ASTConfig
 
 
@@ -16,10 +16,10 @@ def get_config() -> TrainConfig:
             frequency_stride=16,
             time_stride=16,
             max_length=512,
+            num_mel_bins=64,
         ),
-        frontend=FrontendConfig(mean=-6.6268077, std=5.358466),
         data=DataConfig(kind="esc50", dir="../shared/data/esc10", fold=1),
-        augment=AugmentConfig(frequency_mask=24, time_mask=96),
+        augment=AugmentConfig(frequency_mask=12, time_mask=96),
         optimizer=OptimizerConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=100),
         batch_size=16,
         num_epochs=60,

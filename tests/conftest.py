@@ -14,6 +14,29 @@ TESTS = Path(__file__).parent
 sys.path.insert(0, str(TESTS / "golden"))
 
 
+FIGURES: dict[str, tuple[float, float]] = {}
+
+
+@pytest.fixture(scope="session")
+def within():
+    """`within(what, error, bound)` asserts a bound of parity, and tells of it at the end."""
+
+    def check(what: str, error: float, bound: float) -> None:
+        worst = max(float(error), FIGURES.get(what, (0.0, bound))[0])
+        FIGURES[what] = (worst, bound)
+        assert error <= bound, f"{what}: {error} exceeds {bound}"
+
+    return check
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The parity table, as the README has it."""
+    if FIGURES:
+        terminalreporter.section("parity")
+        for what, (error, bound) in sorted(FIGURES.items()):
+            terminalreporter.write_line(f"{what:78} {error:8.1e}  (bound {bound:.1e})")
+
+
 @pytest.fixture(scope="session")
 def golden():
     """Golden outputs of the original model: its JSON as a dict, its arrays under 'arrays'."""

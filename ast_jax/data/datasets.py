@@ -7,7 +7,8 @@ from ast_jax.config import TrainConfig
 from ast_jax.data.clips import Clips, DataSet
 from ast_jax.data.esc50 import read_esc50
 from ast_jax.data.folder import read_folder
-from ast_jax.data.synthetic import make_synthetic
+from ast_jax.data.synthetic import SAMPLING_RATE, make_synthetic
+from ast_jax.errors import InputError
 
 
 def load_data(config: TrainConfig) -> DataSet:
@@ -18,6 +19,8 @@ def load_data(config: TrainConfig) -> DataSet:
     """
     data, rate = config.data, config.frontend.sampling_rate
     if data.kind == "synthetic":
+        if rate != SAMPLING_RATE:
+            raise InputError(f"frontend.sampling_rate is {rate}; synthetic clips are at 16000 Hz")
         return make_synthetic(data.train_clips, data.evaluation_clips, config.seed)
     if data.kind == "esc50":
         return read_esc50(data.dir, data.fold, rate)

@@ -125,7 +125,9 @@ def test_a_deit_can_be_given_a_head(convert, deit_tensors, save_torch, tmp_path)
     assert "a new classifier of 7 classes, untrained" in printed
 
 
-def test_flags_say_what_the_tensors_leave_open(convert, refused, original_tensors, save_torch, tmp_path):
+def test_flags_say_what_the_tensors_leave_open(
+    convert, refused, original_tensors, save_torch, tmp_path
+):
     source = save_torch(original_tensors(patches=64), tmp_path / "x.pth")
     message = refused(source, tmp_path / "out")
     assert message.startswith(f"{source}: its 64 patches fit several inputs")

@@ -179,7 +179,7 @@ def test_an_added_tensor_is_named(original_tensors, small_config, name):
 
 def test_several_added_tensors_are_counted(original_tensors, small_config):
     tensors = original_tensors() | {f"v.extra{i}": np.zeros(1, np.float32) for i in range(3)}
-    with pytest.raises(InputError, match="tensor v.extra0 has no place .* nor have 2 others"):
+    with pytest.raises(InputError, match=r"tensor v\.extra0 has no place .* nor have 2 others"):
         params_from_tensors(tensors, "original", small_config, "x.pth")
 
 

@@ -302,7 +302,10 @@ def test_a_malformed_configuration_is_refused_by_field(folder, entries, complain
 @pytest.mark.parametrize(
     ("entries", "tensor"),
     [
-        ({"num_hidden_layers": 3}, "audio_spectrogram_transformer.encoder.layer.2.layernorm_before"),
+        (
+            {"num_hidden_layers": 3},
+            "audio_spectrogram_transformer.encoder.layer.2.layernorm_before",
+        ),
         ({"num_hidden_layers": 1}, "audio_spectrogram_transformer.encoder.layer.1"),
         ({"intermediate_size": 100}, "intermediate.dense.weight"),
         ({"time_stride": 16}, "audio_spectrogram_transformer.embeddings.position_embeddings"),

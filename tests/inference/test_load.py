@@ -88,9 +88,7 @@ def test_from_pretrained_makes_the_changed_model(places):
 def test_of_a_runs_steps_the_newest_counts(tmp_path):
     for step in (9, 10, 100):
         params = random_params(CONFIG, seed=step)
-        save_checkpoint(
-            tmp_path / "checkpoints" / str(step), CHECKPOINT._replace(params=params)
-        )
+        save_checkpoint(tmp_path / "checkpoints" / str(step), CHECKPOINT._replace(params=params))
     steps = run_steps(tmp_path)
     assert [step.name for step in steps] == ["9", "10", "100"]
     assert find_checkpoint(tmp_path) == steps[-1]

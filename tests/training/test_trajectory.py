@@ -40,7 +40,7 @@ def batch(golden_training, number):
 
 
 @pytest.mark.parametrize("criterion", ["bce", "ce"])
-def test_gradient_norms_at_step_0_are_the_originals(golden_training, start, criterion):
+def test_gradient_norms_at_step_0_are_the_originals(golden_training, start, within, criterion):
     parallel = DataParallel(devices=jax.devices()[:1])
     gradient_fn = parallel.map(
         step.make_gradient_fn(graphdef(CONFIG), LOSSES[criterion], no_augmentation),
@@ -56,12 +56,12 @@ def test_gradient_norms_at_step_0_are_the_originals(golden_training, start, crit
         if name in unused:
             assert norm == 0
             continue
-        # The key's bias shifts all scores alike, so its gradient is rounding alone.
-        assert np.linalg.norm(ours[name]) == pytest.approx(norm, rel=1e-3), name
+        error = abs(np.linalg.norm(ours[name]) - norm) / norm
+        within(f"gradient norms ({criterion}) against the original, relative", error, 1e-3)
 
 
 @pytest.mark.parametrize("criterion", ["bce", "ce"])
-def test_24_steps_of_adam_follow_the_original(golden_training, start, criterion):
+def test_24_steps_of_adam_follow_the_original(golden_training, start, within, criterion):
     settings = golden_training["optimizer"]
     optimizer = make_optimizer(
         OptimizerConfig(
@@ -90,9 +90,11 @@ def test_24_steps_of_adam_follow_the_original(golden_training, start, criterion)
         state, loss = train_step(state, parallel.put(batch(golden_training, number)))
         losses.append(float(loss))
     arrays = golden_training["arrays"]
-    np.testing.assert_allclose(losses, arrays[f"losses_{criterion}"], rtol=1e-4)
-    logits = predict(state.params, arrays["inputs"])
-    np.testing.assert_allclose(logits, arrays[f"final_logits_{criterion}"], atol=1e-3)
+    expected = arrays[f"losses_{criterion}"]
+    error = np.abs(np.array(losses) / expected - 1).max()
+    within(f"24 losses of training ({criterion}) against the original, relative", error, 1e-4)
+    error = np.abs(predict(state.params, arrays["inputs"]) - arrays[f"final_logits_{criterion}"])
+    within(f"logits after training ({criterion}) against the original", error.max(), 1e-3)
     assert int(state.step) == 24
     assert traverse_util.flatten_dict(state.params).keys() == (
         traverse_util.flatten_dict(start).keys()
