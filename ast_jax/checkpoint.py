@@ -24,8 +24,9 @@ from flax import traverse_util
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.errors import InputError
+from ast_jax.json_file import read_json
 from ast_jax.models.ast import param_shapes
-from ast_jax.models.config import ASTConfig, read_json
+from ast_jax.models.config import ASTConfig
 
 CONFIG_FILE = "config.json"
 

@@ -60,6 +60,7 @@ def load_audio(path: str | os.PathLike[str], sampling_rate: int = 16000) -> np.n
 
 def _decode(path: Path) -> tuple[np.ndarray, int]:
     """The file's samples, float32 (frames, channels), and its sampling rate in Hz."""
+    promised = 0
     try:
         # One read: MP3 decoded in parts differs, as soundfile seeks between the parts.
         with soundfile.SoundFile(path) as file:
@@ -73,6 +74,10 @@ def _decode(path: Path) -> tuple[np.ndarray, int]:
     except TypeError as error:  # how soundfile refuses *.raw
         raise InputError(
             f"{path} has no header that gives its sampling rate: convert it to WAV"
+        ) from error
+    except UnicodeError as error:
+        raise InputError(
+            f"{path!r} has a name that is no UTF-8, which libsndfile cannot open: rename it"
         ) from error
     except (MemoryError, ValueError) as error:
         raise InputError(

@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -14,8 +13,10 @@ import numpy.typing as npt
 
 from ast_jax.audio.fbank import fbank
 from ast_jax.errors import InputError
+from ast_jax.json_file import read_json
 
 FILE_NAME = "preprocessor_config.json"
+LARGEST = 1e30  # of a mean or a standard deviation; beyond it float32 ends
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class ASTFeatureExtractor:
             try:
                 log_mel = fbank(clip, self.sampling_rate, num_mel_bins=self.num_mel_bins)
             except InputError as error:
-                raise InputError(f"waveform {i} of {len(clips)} (from 0): {error}") from error
+                which = f"waveform {i} of {len(clips)} (from 0): " if len(clips) > 1 else ""
+                raise InputError(f"{which}{error}") from error
             inputs[i] = self.normalize(pad_or_cut(log_mel, self.max_length))
         return inputs
 
@@ -151,13 +153,7 @@ class ASTFeatureExtractor:
             InputError: there is no such file, or it is not JSON, or as for `from_dict`.
         """
         file = Path(path) / FILE_NAME
-        if not file.is_file():
-            raise InputError(f"{file} does not exist: give the path of a folder that holds it")
-        try:
-            entries = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:  # not JSON, or not UTF-8
-            raise InputError(f"{file} is not JSON ({error}): repair or replace it.") from error
-        return cls.from_dict(entries, str(file))
+        return cls.from_dict(read_json(file), str(file))
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Writes `preprocessor_config.json`, which Hugging Face's class reads too, to a folder.
@@ -214,9 +210,9 @@ def _check_fields(values: Mapping[str, Any], source: str) -> None:
                 good = is_number and isinstance(value, int) and value > 0
                 wanted = "a positive whole number"
             case "mean":
-                good, wanted = is_number and math.isfinite(value), "a finite number"
+                good, wanted = is_number and abs(value) < LARGEST, "a finite number"
             case "std":
-                good = is_number and math.isfinite(value) and value > 0
+                good = is_number and abs(value) < LARGEST and value > 0
                 wanted = "a positive number"
             case "do_normalize":
                 good, wanted = isinstance(value, bool), "true or false"

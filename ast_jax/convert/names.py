@@ -111,7 +111,7 @@ def params_from_tensors(
             unused.pop(part)
     ignorable = [n.removeprefix("v.") for n in IGNORED] if layout == "deit" else IGNORED
     ignored = [name for name in unused if layout != "huggingface" and name in ignorable]
-    unknown = [name for name in unused if name not in ignored]
+    unknown = sorted(name for name in unused if name not in ignored)
     if unknown:
         raise InputError(
             f"{source}: tensor {unknown[0]} has no place in the model"

@@ -18,9 +18,10 @@ from ast_jax.convert.infer import (
 )
 from ast_jax.convert.names import Tensors, finite_float32, params_from_tensors, tensor_name
 from ast_jax.errors import InputError
+from ast_jax.json_file import read_json
 from ast_jax.labels import AUDIOSET, BY_NUM_LABELS
 from ast_jax.models.adapt import resize_position_embeddings
-from ast_jax.models.config import ASTConfig, read_json
+from ast_jax.models.config import ASTConfig
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of a Hugging Face folder
 NAMED = {"original": "the original's", "huggingface": "Hugging Face's", "deit": "DeiT's"}

@@ -5,10 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
+from flax import nnx, traverse_util
 
 from ast_jax.errors import InputError
-from ast_jax.models.ast import init_params, param_shapes
+from ast_jax.models.ast import Classifier, param_shapes
 from ast_jax.models.config import ASTConfig
 
 
@@ -33,7 +33,8 @@ def adapt_params(
         params["ast"] = params["ast"] | {"embeddings": embeddings}
     renamed = old.id2label is not None and old.id2label != new.id2label
     if "classifier" not in params or renamed or old.num_labels != new.num_labels:
-        params["classifier"] = init_params(new, seed)["classifier"]
+        head = Classifier(new, rngs=nnx.Rngs(seed))
+        params["classifier"] = nnx.to_pure_dict(nnx.split(head)[1])
     wanted = traverse_util.flatten_dict(param_shapes(new), sep="/")
     for name, array in traverse_util.flatten_dict(params, sep="/").items():
         if name not in wanted or array.shape != wanted[name].shape:

@@ -1,8 +1,7 @@
 """The model's configuration, in Hugging Face's terms."""
 
 import dataclasses
-import json
-from pathlib import Path
+import difflib
 from typing import Any, Self
 
 from ast_jax.errors import InputError
@@ -17,6 +16,8 @@ SIZES = {
     "base224": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
     "base384": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
 }
+
+LARGEST = 10**6  # of a whole number; beyond it lies a mistake, not a model
 
 # What Hugging Face's class assumes where a config.json is silent and our default differs.
 HUGGINGFACE_LAYER_NORM_EPS = 1e-12
@@ -113,7 +114,10 @@ class ASTConfig:
         fields = {field.name for field in dataclasses.fields(self)}
         for name in changes:
             if name not in fields:
-                raise InputError(f"'{name}' is no field of ASTConfig; it has {sorted(fields)}")
+                near = difflib.get_close_matches(name, fields, 1) or sorted(fields)
+                raise InputError(
+                    f"'{name}' is no field of ASTConfig; did you mean {', '.join(near)}?"
+                )
         if changes.get("id2label"):
             changes.setdefault("num_labels", len(changes["id2label"]))
         elif self.id2label and changes.get("num_labels", self.num_labels) != self.num_labels:
@@ -127,13 +131,17 @@ class ASTConfig:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             is_bool = isinstance(value, bool)
-            if field.type is int and (not isinstance(value, int) or is_bool or value < 1):
-                raise InputError(f"{field.name} must be a positive whole number, not {value!r}")
+            if field.type is int and (
+                not isinstance(value, int) or is_bool or not 1 <= value <= LARGEST
+            ):
+                raise InputError(
+                    f"{field.name} must be a whole number from 1 to {LARGEST}, not {value!r}"
+                )
             if field.type is bool and not is_bool:
                 raise InputError(f"{field.name} must be true or false, not {value!r}")
             number = isinstance(value, int | float) and not is_bool
-            if field.type is float and not (number and 0 < value < float("inf")):
-                raise InputError(f"{field.name} must be a positive number, not {value!r}")
+            if field.type is float and not (number and 0 < value <= 1):
+                raise InputError(f"{field.name} must be a positive number up to 1, not {value!r}")
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"hidden_size {self.hidden_size} does not divide into "
@@ -213,17 +221,7 @@ class ASTConfig:
             raise InputError(f"{source}: id2label must map class indices to names") from None
 
 
-def read_json(path: str | Path) -> Any:
-    """The content of a JSON file; `InputError` names the file if it is missing or malformed."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
-
-
 def _square(patch_size: list[int] | tuple[int, ...], source: str) -> int:
-    if len(set(patch_size)) != 1:
+    if not patch_size or any(side != patch_size[0] for side in patch_size):
         raise InputError(f"{source}: patch_size {list(patch_size)} is not square")
     return patch_size[0]

@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 from ast_jax.checkpoint import CONFIG_FILE
 from ast_jax.config import TrainConfig
 from ast_jax.errors import InputError
-from ast_jax.models.config import read_json
+from ast_jax.json_file import read_json
 from ast_jax.training.step import TrainState
 
 RUN_FILE = "run.json"

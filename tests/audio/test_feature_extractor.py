@@ -256,14 +256,14 @@ def test_a_misspelt_field_is_refused(misspelt, field):
 
 @pytest.mark.parametrize("text", ["", "{", "{'mean': 1}", "\ufeff{}", "not json"])
 def test_a_file_that_is_not_json_is_refused(tmp_path, text):
-    with pytest.raises(InputError, match="is not JSON") as caught:
+    with pytest.raises(InputError, match="cannot be read as JSON") as caught:
         ASTFeatureExtractor.from_pretrained(write(tmp_path, text))
     assert str(tmp_path / FILE_NAME) in str(caught.value)
 
 
 def test_a_file_of_other_bytes_is_refused(tmp_path):
     (tmp_path / FILE_NAME).write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="is not JSON"):
+    with pytest.raises(InputError, match="cannot be read as JSON"):
         ASTFeatureExtractor.from_pretrained(tmp_path)
 
 

@@ -55,12 +55,18 @@ def inputs_for(config):
     return np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
 
 
-def assert_close(ours, expected):
-    assert ours.dtype == jnp.float32
-    np.testing.assert_allclose(np.asarray(ours), expected.numpy(), rtol=0, atol=1e-4)
+@pytest.fixture
+def assert_close(within):
+    def check(ours, expected, what="logits"):
+        assert ours.dtype == jnp.float32
+        assert ours.shape == expected.shape
+        error = np.abs(np.asarray(ours) - expected.numpy()).max()
+        within(f"{what} against Hugging Face's, random weights", error, 1e-4)
+
+    return check
 
 
-def assert_same_encoder(ours, their_model, input_values):
+def assert_same_encoder(assert_close, ours, their_model, input_values):
     out = ours.ast(jnp.asarray(input_values), output_hidden_states=True, output_attentions=True)
     encoder = getattr(their_model, "audio_spectrogram_transformer", their_model)
     with torch.no_grad():
@@ -69,12 +75,12 @@ def assert_same_encoder(ours, their_model, input_values):
         )
     assert len(out.hidden_states) == len(expected.hidden_states) == 4
     for actual, wanted in zip(out.hidden_states, expected.hidden_states, strict=True):
-        assert_close(actual, wanted)
+        assert_close(actual, wanted, "hidden states")
     assert len(out.attentions) == len(expected.attentions) == 3
     for actual, wanted in zip(out.attentions, expected.attentions, strict=True):
-        assert_close(actual, wanted)
-    assert_close(out.last_hidden_state, expected.last_hidden_state)
-    assert_close(out.pooler_output, expected.pooler_output)
+        assert_close(actual, wanted, "attention weights")
+    assert_close(out.last_hidden_state, expected.last_hidden_state, "hidden states")
+    assert_close(out.pooler_output, expected.pooler_output, "pooled output")
 
 
 def logits(model, input_values):
@@ -83,22 +89,22 @@ def logits(model, input_values):
 
 
 @pytest.mark.parametrize("fields", GEOMETRIES.values(), ids=GEOMETRIES.keys())
-def test_everything_the_model_returns_equals_theirs(tmp_path, fields):
+def test_everything_the_model_returns_equals_theirs(assert_close, tmp_path, fields):
     model = theirs(transformers.ASTForAudioClassification, **fields)
     model.save_pretrained(tmp_path)
     ours = ASTForAudioClassification.from_pretrained(tmp_path)
     input_values = inputs_for(model.config)
-    assert_same_encoder(ours, model, input_values)
+    assert_same_encoder(assert_close, ours, model, input_values)
     assert_close(ours(jnp.asarray(input_values)), logits(model, input_values))
 
 
-def test_a_model_without_a_classifier_equals_theirs_and_asks_for_a_head(tmp_path):
+def test_a_model_without_a_classifier_equals_theirs_and_asks_for_a_head(assert_close, tmp_path):
     model = theirs(transformers.ASTModel)
     model.save_pretrained(tmp_path)
     with pytest.raises(InputError, match=f"^{tmp_path}: has no classification head; .*num_labels"):
         ASTForAudioClassification.from_pretrained(tmp_path)
     ours = ASTForAudioClassification.from_pretrained(tmp_path, num_labels=4)
-    assert_same_encoder(ours, model, inputs_for(model.config))
+    assert_same_encoder(assert_close, ours, model, inputs_for(model.config))
     assert ours(jnp.zeros((1, 100, 128))).shape == (1, 4)
 
 
@@ -115,7 +121,9 @@ def test_a_state_dict_with_their_names_in_memory_is_read(tmp_path):
     )
 
 
-def test_a_model_they_store_in_bfloat16_is_read_exactly_and_computed_in_float32(tmp_path):
+def test_a_model_they_store_in_bfloat16_is_read_exactly_and_computed_in_float32(
+    assert_close, tmp_path
+):
     model = theirs(transformers.ASTForAudioClassification).to(torch.bfloat16)
     model.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
@@ -127,7 +135,9 @@ def test_a_model_they_store_in_bfloat16_is_read_exactly_and_computed_in_float32(
 # ---- and back
 
 
-def test_they_load_what_we_write_and_give_the_same_logits(tmp_path, original_tensors, save_torch):
+def test_they_load_what_we_write_and_give_the_same_logits(
+    assert_close, tmp_path, original_tensors, save_torch
+):
     path = save_torch(original_tensors(), tmp_path / "x.pth", prefix="module.")
     checkpoint = read_checkpoint(path)
     write_huggingface(tmp_path / "folder", checkpoint)
