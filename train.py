@@ -35,6 +35,8 @@ def main(argv: Sequence[str]) -> None:
         fit(config)
     except InputError as error:
         sys.exit(f"train.py: {error}")
+    except OSError as error:  # a full disk, no permission, a name too long
+        sys.exit(f"train.py: {error.filename or config.workdir}: {error.strerror or error}")
     except KeyboardInterrupt:
         print(f"\ntrain.py: stopped; the same command goes on in {config.workdir}", file=sys.stderr)
         sys.exit(130)
@@ -47,8 +49,10 @@ def parse_flags(argv: list[str]) -> list[str]:
             check_field(argument.removeprefix("--").partition("=")[0])
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        sys.exit(f"train.py: {error.args[0] if error.args else error}")
+    except flags.Error as error:
+        sys.exit(f"train.py: {error}")
+    except Exception as error:  # whatever the configuration's file raises
+        sys.exit(f"train.py: the --config file cannot be used ({type(error).__name__}: {error})")
 
 
 def check_field(flag: str) -> None:
@@ -62,7 +66,8 @@ def check_field(flag: str) -> None:
             sys.exit(f"train.py: {parent} has no field '{name}'; did you mean {', '.join(near)}?")
         parent, place = f"{parent}.{name}", names[name]
         if not dataclasses.is_dataclass(place):
-            break
+            return
+    sys.exit(f"train.py: {parent} is a group of fields; set one of them, --{parent}.FIELD=VALUE")
 
 
 if __name__ == "__main__":

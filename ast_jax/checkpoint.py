@@ -155,7 +155,7 @@ def _restore(path: Path, config: ASTConfig) -> dict[str, Any]:
     wanted = param_shapes(config)
     handler = ocp.PyTreeCheckpointHandler()
     try:
-        _read_through(path)
+        read_through(path)
         found = dict(handler.metadata(path).tree)
         if "classifier" not in found:
             del wanted["classifier"]
@@ -175,7 +175,7 @@ def _restore(path: Path, config: ASTConfig) -> dict[str, Any]:
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def _read_through(path: Path) -> None:
+def read_through(path: Path) -> None:
     """Raises TensorStore's error if a file of the parameters is cut short or missing.
 
     Orbax reads many arrays at a time, and where one fails leaves the others to write

@@ -15,6 +15,7 @@ DATA_KINDS = ("synthetic", "esc50", "folder")
 LOSSES = ("cross_entropy", "binary_cross_entropy")
 SCHEDULES = ("constant", "cosine")
 PARALLEL = ("shard_map", "pmap")
+BELOW_ONE = 1 - 1e-9
 
 
 @dataclass
@@ -100,7 +101,8 @@ class TrainConfig:
 
     Attributes:
         workdir: the run's folder, made if it is missing; a run that was cut off goes on there.
-        init_from: a checkpoint to start from, or '' for random weights.
+        init_from: a checkpoint to start from, or '' for random weights. Its size must be the
+            model's; strides, length, mel bins and classes may differ, see `adapt_params`.
         model: the model; its labels come from the data.
         loss: 'cross_entropy' for one class a clip, 'binary_cross_entropy' for any number.
         batch_size: clips a step, over all devices.
@@ -147,6 +149,13 @@ class TrainConfig:
             ("optimizer.learning_rate", self.optimizer.learning_rate, 0, math.inf),
             ("optimizer.warmup_steps", self.optimizer.warmup_steps, 0, math.inf),
             ("optimizer.weight_decay", self.optimizer.weight_decay, 0, math.inf),
+            ("optimizer.b1", self.optimizer.b1, 0, BELOW_ONE),
+            ("optimizer.b2", self.optimizer.b2, 0, BELOW_ONE),
+            ("optimizer.eps", self.optimizer.eps, 1e-30, 1),
+            ("frontend.std", 1 if self.frontend.std is None else self.frontend.std, 1e-6, 1e6),
+            ("frontend.mean", self.frontend.mean or 0, -1e6, 1e6),
+            ("data.holdout", self.data.holdout, 1e-6, BELOW_ONE),
+            ("seed", self.seed, 0, 2**31 - 1),
             ("augment.frequency_mask", self.augment.frequency_mask, 0, self.model.num_mel_bins),
             ("augment.time_mask", self.augment.time_mask, 0, self.model.max_length),
             ("augment.roll", self.augment.roll, 0, self.model.max_length),

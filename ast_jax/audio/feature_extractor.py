@@ -147,12 +147,18 @@ class ASTFeatureExtractor:
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str]) -> "ASTFeatureExtractor":
-        """Reads `preprocessor_config.json`, ours or Hugging Face's, from a folder.
+        """Reads a checkpoint's extractor: Hugging Face's `preprocessor_config.json`, or ours.
 
         Raises:
             InputError: there is no such file, or it is not JSON, or as for `from_dict`.
         """
         file = Path(path) / FILE_NAME
+        if not file.exists():
+            # Imported here because checkpoints build on this class, not the other way round.
+            from ast_jax.inference.load import find_checkpoint, load_checkpoint
+
+            if ours := find_checkpoint(Path(path)):
+                return load_checkpoint(ours).feature_extractor
         return cls.from_dict(read_json(file), str(file))
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:

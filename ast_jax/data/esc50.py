@@ -25,8 +25,15 @@ def read_esc50(folder: str | Path, fold: int, sampling_rate: int) -> DataSet:
     """
     if fold not in FOLDS:
         raise InputError(f"data.fold is {fold}; ESC-50 has folds 1 to 5")
-    rows = _read_meta(Path(folder) / "meta" / "esc50.csv")
-    categories = {target: category for _, _, target, category in rows}
+    file = Path(folder) / "meta" / "esc50.csv"
+    rows = _read_meta(file)
+    categories: dict[int, str] = {}
+    for _, _, target, category in rows:
+        if categories.setdefault(target, category) != category:
+            raise InputError(
+                f"{file}: target {target} is both '{categories[target]}' and '{category}'; give "
+                f"each class a target of its own"
+            )
     order = {target: index for index, target in enumerate(sorted(categories))}
     audio = Path(folder) / "audio"
     held_out = [Recording(audio / name, order[target]) for name, f, target, _ in rows if f == fold]
@@ -34,7 +41,7 @@ def read_esc50(folder: str | Path, fold: int, sampling_rate: int) -> DataSet:
     if not held_out or not train:
         raise InputError(f"{folder}: fold {fold} or the folds beside it have no recordings")
     return DataSet(
-        [categories[target].replace("_", " ") for target in order],
+        [categories[target] for target in order],
         read_clips(train, len(order), sampling_rate, "training recordings"),
         read_clips(held_out, len(order), sampling_rate, f"fold {fold}"),
     )
@@ -46,19 +53,35 @@ def _read_meta(file: Path) -> list[tuple[str, int, int, str]]:
         raise InputError(
             f"{file}: no such file; data.dir must be a folder laid out as the ESC-50 repository"
         )
-    rows = []
-    with file.open(encoding="utf-8", newline="") as lines:
-        reader = csv.DictReader(lines)
-        for column in COLUMNS:
-            if column not in (reader.fieldnames or ()):
-                raise InputError(f"{file}: the first line names no column '{column}'")
-        for row in reader:
-            try:
-                rows.append(
-                    (row["filename"], int(row["fold"]), int(row["target"]), row["category"])
-                )
-            except (TypeError, ValueError):
-                raise InputError(
-                    f"{file}, line {reader.line_num}: fold and target must be whole numbers"
-                ) from None
-    return rows
+    try:
+        # utf-8-sig: spreadsheet programs put a byte order mark before the first column's name.
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines)
+            for column in COLUMNS:
+                if column not in (reader.fieldnames or ()):
+                    raise InputError(
+                        f"{file}: the first line names no column '{column}'; take ESC-50's list"
+                    )
+            return [_read_row(row, f"{file}, line {reader.line_num}") for row in reader]
+    except (UnicodeError, csv.Error) as error:
+        raise InputError(f"{file}: not a CSV file in UTF-8 ({error}); save it as one") from None
+
+
+def _read_row(row: dict[str, str | None], where: str) -> tuple[str, int, int, str]:
+    # DictReader fills a short row with None.
+    values = {column: (row[column] or "").strip() for column in COLUMNS}
+    for column, value in values.items():
+        if not value:
+            raise InputError(f"{where}: {column} is empty; fill it in or leave the line out")
+    name = values["filename"]
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InputError(
+            f"{where}: filename '{name}' leads out of the folder audio; name a file within it"
+        )
+    try:
+        return name, int(values["fold"]), int(values["target"]), values["category"]
+    except ValueError:
+        raise InputError(
+            f"{where}: fold and target must be whole numbers, not '{values['fold']}' and "
+            f"'{values['target']}'; correct the line"
+        ) from None

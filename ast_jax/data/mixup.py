@@ -20,7 +20,7 @@ def draw(seed: int, position: int, rate: float, num_clips: int) -> Draw:
     With probability `rate` a partner drawn uniformly over the whole set, and
     λ ~ Beta(10, 10).
     """
-    rng = np.random.default_rng([seed, position])
+    rng = np.random.default_rng([seed, 1, position])
     if rng.random() >= rate:
         return Draw(None, 1.0)
     return Draw(int(rng.integers(num_clips)), float(rng.beta(ALPHA, ALPHA)))

@@ -101,7 +101,7 @@ def make_synthetic(train_clips: int, evaluation_clips: int, seed: int) -> DataSe
     labels = list(SOUNDS)
     sides = []
     for side, count in enumerate((train_clips, evaluation_clips)):
-        rng = np.random.default_rng([seed, side])
+        rng = np.random.default_rng([seed, 2, side])
         made = [(label, i) for i in range(count) for label in labels]
         waveforms = [synthesize(label, rng) for label, _ in made]
         targets = np.eye(len(labels), dtype=np.float32)[np.arange(len(made)) % len(labels)]
@@ -112,6 +112,6 @@ def make_synthetic(train_clips: int, evaluation_clips: int, seed: int) -> DataSe
 def write_unseen(folder: Path, seed: int) -> None:
     """Writes one WAV of each class that `make_synthetic` did not make from the same seed."""
     folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng([seed, 2])
+    rng = np.random.default_rng([seed, 2, 2])
     for label in SOUNDS:
         soundfile.write(folder / f"{label}.wav", synthesize(label, rng), SAMPLING_RATE)

@@ -161,8 +161,11 @@ class ASTForAudioClassification(nnx.Module):
 
     @classmethod
     def from_params(cls, config: ASTConfig, params: dict[str, Any]) -> Self:
-        """The model of a configuration with the given nested dict of parameters."""
-        return nnx.merge(graphdef(config), params)
+        """The model of a configuration with the given nested dict of parameters.
+
+        NumPy arrays are put on the device here, once and not at every call.
+        """
+        return nnx.merge(graphdef(config), jax.tree.map(jnp.asarray, params))
 
 
 def graphdef(config: ASTConfig) -> nnx.GraphDef:

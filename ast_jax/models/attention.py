@@ -45,11 +45,15 @@ def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array) ->
     """Attention of (batch, tokens, heads, width) arrays, by what is fastest on the backend."""
     if jax.default_backend() == "cpu":
         return _attention_by_head(query, key, value)
-    # cuDNN's fused kernel takes half precision only, and no odd number of tokens in training.
+    # cuDNN's fused kernel takes half precision and some widths only, and no odd number of
+    # tokens in training.
+    tokens, width = query.shape[1], query.shape[3]
     fused = (
         jax.default_backend() == "gpu"
         and query.dtype in (jnp.bfloat16, jnp.float16)
-        and query.shape[1] % 2 == 0
+        and tokens % 2 == 0
+        and width % 8 == 0
+        and width <= 128
     )
     return jax.nn.dot_product_attention(
         query, key, value, implementation="cudnn" if fused else "xla"

@@ -1,5 +1,6 @@
 """A run's folder: its configuration, and checkpoints to go on from."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from ast_jax.checkpoint import CONFIG_FILE
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.checkpoint import CONFIG_FILE, first_line, read_through
 from ast_jax.config import TrainConfig
+from ast_jax.data.clips import DataSet
 from ast_jax.errors import InputError
 from ast_jax.json_file import read_json
 from ast_jax.training.step import TrainState
@@ -24,43 +27,76 @@ class Progress(NamedTuple):
     history: list[dict[str, Any]]
 
 
-def check_workdir(config: TrainConfig) -> Path:
-    """The run's folder, if it is free or of this very run; writes nothing.
+def open_workdir(config: TrainConfig) -> tuple[Path, dict[str, Any] | None]:
+    """The run's folder and what it says of the run, None if it is new; writes nothing.
 
     Raises:
         InputError: the folder holds something else, or a run of another configuration.
     """
+    if "://" in config.workdir:
+        raise InputError(f"workdir {config.workdir} is remote; runs go to a folder of this machine")
     workdir = Path(config.workdir).absolute()
     file = workdir / RUN_FILE
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir}: is a file; choose another --config.workdir")
-    if file.exists():
-        before, now = read_json(file), _run_fields(config)
-        if before != now:
-            raise InputError(
-                f"{workdir}: holds a run with another {_first_difference(before, now)}; choose "
-                f"another --config.workdir, or remove this one"
-            )
-    elif workdir.exists() and any(workdir.iterdir()):
-        raise InputError(f"{workdir}: exists and is no run of ours; choose another folder")
-    return workdir
+    if not file.exists():
+        if workdir.exists() and any(workdir.iterdir()):
+            raise InputError(f"{workdir}: exists and is no run of ours; choose another folder")
+        return workdir, None
+    run = read_json(file)
+    if not isinstance(run, dict) or not {"config", "data", "feature_extractor"} <= run.keys():
+        raise InputError(f"{file}: damaged; remove {workdir} or choose another --config.workdir")
+    if run["config"] != _fields(config):
+        raise InputError(
+            f"{workdir}: holds a run with another "
+            f"{_first_difference(run['config'], _fields(config))}; choose another "
+            f"--config.workdir, or remove this one"
+        )
+    return workdir, run
 
 
-def claim_workdir(workdir: Path, config: TrainConfig) -> None:
+def claim_workdir(
+    workdir: Path, config: TrainConfig, data: DataSet, extractor: ASTFeatureExtractor
+) -> None:
     """Makes the run's folder and writes down whose it is.
 
     Raises:
         InputError: it cannot be written.
     """
+    run = {
+        "config": _fields(config),
+        "data": describe_data(data),
+        "feature_extractor": extractor.to_dict(),
+    }
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        fields = json.dumps(_run_fields(config), indent=2)
-        (workdir / RUN_FILE).write_text(fields + "\n", encoding="utf-8")
+        (workdir / RUN_FILE).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"{workdir}: cannot be written ({error.strerror})") from None
 
 
-def _run_fields(config: TrainConfig) -> dict[str, Any]:
+def check_data(workdir: Path, run: dict[str, Any], data: DataSet) -> None:
+    """Raises `InputError` if a run would go on with other clips than it began with."""
+    before, now = run["data"], describe_data(data)
+    if before != now:
+        raise InputError(
+            f"{workdir}: its run began with other recordings ({_first_difference(before, now)} "
+            f"differs); choose another --config.workdir, or bring the recordings back"
+        )
+
+
+def describe_data(data: DataSet) -> dict[str, Any]:
+    """The classes, and the number and a digest of the clips on either side."""
+    description: dict[str, Any] = {"labels": data.labels}
+    for side, clips in (("train", data.train), ("evaluation", data.evaluation)):
+        digest = hashlib.sha256(clips.targets.tobytes())
+        for name, waveform in zip(clips.names, clips.waveforms, strict=True):
+            digest.update(f"{Path(name).name} {len(waveform)} ".encode())
+        description[side] = {"clips": len(clips.names), "digest": digest.hexdigest()}
+    return description
+
+
+def _fields(config: TrainConfig) -> dict[str, Any]:
     """What makes a run this run, as JSON gives it back."""
     fields = config.to_dict()
     del fields["workdir"]
@@ -83,12 +119,13 @@ class RunCheckpoints:
 
     def __init__(self, workdir: Path, description: dict[str, Any]):
         self.description = description
+        self.folder = workdir / "checkpoints"
         handlers = ocp.DefaultCheckpointHandlerRegistry()
         json_file = ocp.JsonCheckpointHandler(filename=CONFIG_FILE)
         handlers.add("config", ocp.args.JsonSave, json_file)
         handlers.add("config", ocp.args.JsonRestore, json_file)
         self.manager = ocp.CheckpointManager(
-            workdir / "checkpoints",
+            self.folder,
             options=ocp.CheckpointManagerOptions(max_to_keep=1),
             handler_registry=handlers,
         )
@@ -106,19 +143,32 @@ class RunCheckpoints:
         )
 
     def restore(self, start: TrainState) -> tuple[TrainState, Progress]:
-        """The newest checkpoint, laid out over devices as `start`; `start` if there is none."""
+        """The newest checkpoint, laid out over devices as `start`; `start` if there is none.
+
+        Raises:
+            InputError: the checkpoint is damaged.
+        """
         step = self.manager.latest_step()
         if step is None:
             return start, Progress(0, [])
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, start)
-        restored = self.manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(abstract.params),
-                opt_state=ocp.args.StandardRestore(abstract.opt_state),
-                progress=ocp.args.JsonRestore(),
-            ),
-        )
+        folder = self.folder / str(step)
+        try:
+            for part in ("params", "opt_state"):
+                read_through(folder / part)
+            restored = self.manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardRestore(abstract.params),
+                    opt_state=ocp.args.StandardRestore(abstract.opt_state),
+                    progress=ocp.args.JsonRestore(),
+                ),
+            )
+        except Exception as error:  # of many kinds, see `load_checkpoint`
+            raise InputError(
+                f"{folder}: damaged or incomplete ({first_line(error)}); remove it and the run "
+                f"goes on from the checkpoint before, or from the start"
+            ) from None
         count = jax.device_put(jnp.asarray(step, jnp.int32), start.step.sharding)
         state = TrainState(restored.params, restored.opt_state, count)
         return state, Progress(**restored.progress)
@@ -127,3 +177,8 @@ class RunCheckpoints:
         """Waits until everything is written."""
         self.manager.wait_until_finished()
         self.manager.close()
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was saved yet."""
+        return self.manager.latest_step() is None

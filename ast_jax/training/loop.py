@@ -2,7 +2,9 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,13 @@ from ast_jax.errors import InputError
 from ast_jax.inference.load import read_checkpoint
 from ast_jax.models.ast import graphdef, init_params
 from ast_jax.training import report, step
-from ast_jax.training.checkpoint import Progress, RunCheckpoints, check_workdir, claim_workdir
+from ast_jax.training.checkpoint import (
+    Progress,
+    RunCheckpoints,
+    check_data,
+    claim_workdir,
+    open_workdir,
+)
 from ast_jax.training.metrics import Scores, confusion_matrix, evaluate_scores
 from ast_jax.training.optimizer import make_optimizer
 from ast_jax.training.parallel import DataParallel
@@ -35,6 +43,12 @@ LOSSES = {
     "cross_entropy": step.cross_entropy,
     "binary_cross_entropy": step.binary_cross_entropy,
 }
+
+
+DIVERGED = (
+    "{}: training diverged; lower --config.optimizer.learning_rate, and give another "
+    "--config.workdir if this one holds checkpoints"
+)
 
 
 def fit(config: TrainConfig) -> Scores:
@@ -50,26 +64,37 @@ def fit(config: TrainConfig) -> Scores:
         InputError: a field, a recording or the folder cannot be used, or the loss diverged.
     """
     config.validate()
+    if jax.process_count() > 1:
+        raise InputError("this trains on the devices of one process; start one process only")
     console = Console(soft_wrap=True)
     parallel = DataParallel(config.parallel)
     parallel.check_batch(config.batch_size)
-    workdir = check_workdir(config)
+    workdir, run = open_workdir(config)
     data = load_data(config)
     if len(data.train.waveforms) < config.batch_size:
         raise InputError(
             f"batch_size is {config.batch_size} and there are {len(data.train.waveforms)} "
             f"training clips; lower --config.batch_size"
         )
-    start = initial_checkpoint(config, data)
-    extractor = start.feature_extractor
+    epoch_steps = steps_per_epoch(len(data.train.waveforms), config.batch_size)
+    num_steps = epoch_steps * config.num_epochs
+    if config.optimizer.warmup_steps >= num_steps:
+        raise InputError(
+            f"optimizer.warmup_steps is {config.optimizer.warmup_steps} and the run has "
+            f"{num_steps} steps; lower --config.optimizer.warmup_steps"
+        )
+    if run is None:
+        extractor = make_extractor(config, data)
+    else:
+        check_data(workdir, run, data)
+        extractor = ASTFeatureExtractor.from_dict(run["feature_extractor"], str(workdir))
+    start = initial_checkpoint(config, data, extractor)
     console.print(
         f"{len(data.train.waveforms)} clips to train on, {len(data.evaluation.waveforms)} held "
         f"out, {len(data.labels)} classes; {_size(start.params):,} parameters, "
         f"{start.config.num_tokens} tokens; {len(parallel.devices)} {jax.default_backend()} devices"
     )
 
-    epoch_steps = steps_per_epoch(len(data.train.waveforms), config.batch_size)
-    num_steps = epoch_steps * config.num_epochs
     optimizer = make_optimizer(config.optimizer, num_steps)
     graph, loss = graphdef(start.config), LOSSES[config.loss]
     gradient_fn = step.make_gradient_fn(graph, loss, make_augment(config, extractor))
@@ -83,70 +108,108 @@ def fit(config: TrainConfig) -> Scores:
     def evaluate(params: step.Params) -> tuple[Scores, np.ndarray]:
         batches = evaluation_batches(data.evaluation, extractor, config.batch_size)
         logits = predict_all(predict, params, batches, parallel)
+        if not np.isfinite(logits).all():
+            raise InputError(DIVERGED.format("the model's output is not finite"))
         targets = data.evaluation.targets
-        return evaluate_scores(
-            logits, targets, float(loss(jnp.asarray(logits), jnp.asarray(targets)))
-        ), logits
+        value = float(loss(jnp.asarray(logits), jnp.asarray(targets)))
+        return evaluate_scores(logits, targets, value), logits
 
-    claim_workdir(workdir, config)
     state = parallel.replicate(step.init_state(start.params, optimizer))
-    checkpoints = RunCheckpoints(workdir, describe(start.config, extractor))
-    state, progress = checkpoints.restore(state)
-    if progress.epochs:
-        console.print(f"going on after epoch {progress.epochs}")
-    batches = train_batches(
-        data.train,
-        extractor,
-        seed=config.seed,
-        first_step=int(state.step),
-        last_step=num_steps,
-        batch_size=config.batch_size,
-        mixup=config.augment.mixup,
-    )
-    losses: list[float] = []
-    with EpochBar(console, config.num_epochs) as bar:
-        for epoch in range(progress.epochs + 1, config.num_epochs + 1):
-            bar.start(epoch, epoch_steps)
-            state, epoch_losses = run_steps(
-                train_step,
-                state,
-                islice(batches, epoch_steps),
-                parallel,
-                lambda loss: bar.step(loss, config.batch_size),
-            )
-            losses += epoch_losses
-            rate = bar.end()
-            if epoch % config.evaluate_every == 0 or epoch == config.num_epochs:
-                scores, _ = evaluate(state.params)
-                row = {"epoch": epoch, "training_loss": float(np.mean(losses)), **scores._asdict()}
+    with run_checkpoints(workdir, run, config, data, start) as checkpoints:
+        state, progress = checkpoints.restore(state)
+        if progress.epochs:
+            console.print(f"going on after epoch {progress.epochs}")
+        batches = train_batches(
+            data.train,
+            extractor,
+            seed=config.seed,
+            first_step=int(state.step),
+            last_step=num_steps,
+            batch_size=config.batch_size,
+            mixup=config.augment.mixup,
+        )
+        losses: list[float] = []
+        results = None
+        with EpochBar(console, config.num_epochs) as bar:
+            for epoch in range(progress.epochs + 1, config.num_epochs + 1):
+                bar.start(epoch, epoch_steps)
+                state, epoch_losses = run_steps(
+                    train_step,
+                    state,
+                    islice(batches, epoch_steps),
+                    parallel,
+                    lambda loss: bar.step(loss, config.batch_size),
+                )
+                losses += epoch_losses
+                rate = bar.end()
+                if epoch % config.evaluate_every and epoch < config.num_epochs:
+                    continue
+                results = evaluate(state.params)
+                row = {"epoch": epoch, "training_loss": float(np.mean(losses))}
+                row |= results[0]._asdict()
                 progress = Progress(epoch, [*progress.history, row])
                 losses = []
                 checkpoints.save(state, progress)
-                console.print(
-                    f"epoch {epoch}/{config.num_epochs}: training loss "
-                    f"{row['training_loss']:.4f}, held out: loss {scores.loss:.4f}, accuracy "
-                    f"{scores.accuracy:.1%}, mAP {scores.mean_average_precision:.3f} "
-                    f"({rate:.1f} clips/s)"
-                )
-    checkpoints.close()
-    scores, logits = evaluate(state.params)
+                console.print(_line(row, config.num_epochs, rate))
+        scores, logits = results or evaluate(state.params)
     write_report(workdir, config, data, progress.history, logits, console)
     return scores
 
 
-def initial_checkpoint(config: TrainConfig, data: DataSet) -> Checkpoint:
-    """What training starts from: random parameters, or `init_from` with the data's classes."""
-    model, frontend = config.model, config.frontend
-    mean, std = frontend.mean, frontend.std
+@contextmanager
+def run_checkpoints(
+    workdir: Path,
+    run: dict[str, Any] | None,
+    config: TrainConfig,
+    data: DataSet,
+    start: Checkpoint,
+) -> Iterator[RunCheckpoints]:
+    """The run's checkpoints; whatever ends the run, those begun are finished.
+
+    A new run that ends before its first checkpoint leaves no folder behind.
+    """
+    extractor = start.feature_extractor
+    new_folder = not workdir.exists()
+    if run is None:
+        claim_workdir(workdir, config, data, extractor)
+    checkpoints = RunCheckpoints(workdir, describe(start.config, extractor))
+    try:
+        yield checkpoints
+    finally:
+        empty = checkpoints.empty
+        checkpoints.close()
+        if run is None and empty:
+            shutil.rmtree(workdir)
+            if not new_folder:
+                workdir.mkdir()
+
+
+def make_extractor(config: TrainConfig, data: DataSet) -> ASTFeatureExtractor:
+    """The configuration's frontend; a mean or std it leaves open is the training clips'."""
+    mean, std = config.frontend.mean, config.frontend.std
     if mean is None or std is None:
-        mean, std = log_mel_statistics(data.train, frontend.sampling_rate, model.num_mel_bins)
-    extractor = ASTFeatureExtractor(
-        sampling_rate=frontend.sampling_rate,
-        num_mel_bins=model.num_mel_bins,
-        max_length=model.max_length,
+        measured = log_mel_statistics(
+            data.train, config.frontend.sampling_rate, config.model.num_mel_bins
+        )
+        mean = measured[0] if mean is None else mean
+        std = measured[1] if std is None else std
+    return ASTFeatureExtractor(
+        sampling_rate=config.frontend.sampling_rate,
+        num_mel_bins=config.model.num_mel_bins,
+        max_length=config.model.max_length,
         mean=mean,
         std=std,
     )
+
+
+def initial_checkpoint(
+    config: TrainConfig, data: DataSet, extractor: ASTFeatureExtractor
+) -> Checkpoint:
+    """What training starts from: random parameters, or `init_from` with the data's classes.
+
+    Raises:
+        InputError: `init_from` cannot be used, or is of another size than the model.
+    """
     kind = "single" if config.loss == "cross_entropy" else "multi"
     changes: dict[str, Any] = {
         "id2label": dict(enumerate(data.labels)),
@@ -154,11 +217,18 @@ def initial_checkpoint(config: TrainConfig, data: DataSet) -> Checkpoint:
         "problem_type": f"{kind}_label_classification",
     }
     if not config.init_from:
-        model = model.replace(**changes)
+        model = config.model.replace(**changes)
         return Checkpoint(model, extractor, init_params(model, config.seed))
     for name in ("frequency_stride", "time_stride", "max_length", "num_mel_bins", "dtype"):
-        changes[name] = getattr(model, name)
+        changes[name] = getattr(config.model, name)
     source = read_checkpoint(config.init_from, head_seed=config.seed, **changes)
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size"):
+        found, wanted = getattr(source.config, name), getattr(config.model, name)
+        if found != wanted:
+            raise InputError(
+                f"{config.init_from}: has {name} {found} and the configuration {wanted}; set "
+                f"--config.model.{name}={found}"
+            )
     return source._replace(feature_extractor=extractor)
 
 
@@ -198,10 +268,7 @@ def run_steps(
     def read(pending: jax.Array) -> None:
         losses.append(float(pending))
         if not math.isfinite(losses[-1]):
-            raise InputError(
-                f"the loss is {losses[-1]} after {len(losses)} steps of this epoch; lower "
-                f"--config.optimizer.learning_rate"
-            )
+            raise InputError(DIVERGED.format(f"the loss is {losses[-1]}"))
         on_loss(losses[-1])
 
     pending = None
@@ -246,6 +313,14 @@ def write_report(
         sounds = f"{config.workdir}/unseen/*.wav"
     console.print(f"loss.png, confusion.png and checkpoints are in {config.workdir}")
     console.print(f"to use it: ast-jax classify {sounds} --checkpoint {config.workdir}")
+
+
+def _line(row: dict[str, Any], num_epochs: int, rate: float) -> str:
+    return (
+        f"epoch {row['epoch']}/{num_epochs}: training loss {row['training_loss']:.4f}, held out: "
+        f"loss {row['loss']:.4f}, accuracy {row['accuracy']:.1%}, "
+        f"mAP {row['mean_average_precision']:.3f} ({rate:.1f} clips/s)"
+    )
 
 
 def _size(params: step.Params) -> int:

@@ -9,6 +9,9 @@ from rich.table import Table
 
 History = list[dict[str, Any]]
 
+MOST_INCHES = 20
+MOST_NAMED = 60  # classes whose names and counts are still legible within MOST_INCHES
+
 
 def print_table(console: Console, history: History, rows: int = 10) -> None:
     """The last evaluations as a table."""
@@ -43,17 +46,21 @@ def draw_loss(history: History, file: Path) -> None:
 
 
 def draw_confusion(matrix: np.ndarray, labels: list[str], file: Path) -> None:
-    """A confusion matrix, true classes down, predicted across, as a PNG."""
-    size = 3 + 0.4 * len(labels)
+    """A confusion matrix, true classes down, predicted across, as a PNG.
+
+    More than `MOST_NAMED` classes are drawn without their names and counts.
+    """
+    size = min(3 + 0.4 * len(labels), MOST_INCHES)
     figure, axes = _subplots(1, 1, (size, size))
     axes.imshow(
         matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1
     )
-    ticks = range(len(labels))
-    axes.set_xticks(ticks, labels, rotation=90)
-    axes.set_yticks(ticks, labels)
     axes.set(xlabel="predicted", ylabel="true")
-    if len(labels) <= 50:
+    if len(labels) <= MOST_NAMED:
+        ticks = range(len(labels))
+        # parse_math=False: a '$' in a name is a '$' and begins no formula.
+        axes.set_xticks(ticks, labels, rotation=90, parse_math=False)
+        axes.set_yticks(ticks, labels, parse_math=False)
         for true, predicted in zip(*np.nonzero(matrix), strict=True):
             dark = matrix[true, predicted] > matrix[true].sum() / 2
             axes.text(

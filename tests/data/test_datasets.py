@@ -1,4 +1,7 @@
 import csv
+import shutil
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,7 +42,7 @@ def esc(tmp_path):
 
 def test_esc50_holds_one_fold_out_and_numbers_the_classes_that_occur(esc):
     data = read_esc50(esc, fold=2, sampling_rate=16000)
-    assert data.labels == ["rooster call", "chainsaw"]  # by target
+    assert data.labels == ["rooster_call", "chainsaw"]  # by target
     assert len(data.train.waveforms) == 8
     assert len(data.evaluation.waveforms) == 2
     assert all("/2-1-A-" in name for name in data.evaluation.names)
@@ -62,10 +65,50 @@ def test_esc50_names_the_list_when_the_folder_is_another(tmp_path):
         read_esc50(tmp_path, 1, 16000)
 
 
-def test_esc50_names_the_line_of_a_malformed_row(esc):
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("3-1-A-7.wav,three,7,rooster_call", "fold and target must be whole numbers, not 'three'"),
+        ("3-1-A-7.wav,3", "target is empty"),
+        ("3-1-A-7.wav,3,7", "category is empty"),
+        (",3,7,rooster_call", "filename is empty"),
+        ("../3-1-A-7.wav,3,7,rooster_call", r"filename '\.\./3-1-A-7\.wav' leads out of"),
+        ("/3-1-A-7.wav,3,7,rooster_call", "filename '/3-1-A-7.wav' leads out of"),
+    ],
+)
+def test_esc50_names_the_line_of_a_malformed_row(esc, row, said):
     file = esc / "meta" / "esc50.csv"
-    file.write_text(file.read_text().replace("3-1-A-7.wav,3,7", "3-1-A-7.wav,three,7"))
-    with pytest.raises(InputError, match=r"esc50\.csv, line 7: fold and target"):
+    lines = file.read_text().splitlines()
+    assert lines[6].startswith("3-1-A-7.wav,3,7,")
+    lines[6] = row
+    file.write_text("\n".join(lines))
+    with pytest.raises(InputError, match=rf"esc50\.csv, line 7: {said}"):
+        read_esc50(esc, 1, 16000)
+
+
+def test_esc50_refuses_a_target_of_two_categories(esc):
+    file = esc / "meta" / "esc50.csv"
+    file.write_text(file.read_text().replace("3,7,rooster_call", "3,7,hen"))
+    with pytest.raises(InputError, match=r"esc50\.csv: target 7 is both 'rooster_call' and 'hen'"):
+        read_esc50(esc, 1, 16000)
+
+
+def test_esc50_reads_a_list_that_a_spreadsheet_saved(esc):
+    file = esc / "meta" / "esc50.csv"
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert read_esc50(esc, 1, 16000).labels == ["rooster_call", "chainsaw"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "filename,fold,target,category\n1.wav,1,0,café\n".encode("latin-1"),
+        b"filename,fold,target,category\n" + b"x" * (csv.field_size_limit() + 1),
+    ],
+)
+def test_esc50_names_a_list_that_is_no_csv_in_utf8(esc, content):
+    (esc / "meta" / "esc50.csv").write_bytes(content)
+    with pytest.raises(InputError, match=r"esc50\.csv: not a CSV file in UTF-8"):
         read_esc50(esc, 1, 16000)
 
 
@@ -91,7 +134,7 @@ def test_the_real_esc10_has_320_clips_to_train_on_and_80_held_out(esc10):
 
 @pytest.fixture
 def folder(tmp_path):
-    for label, count in (("dog", 5), ("cat", 10)):
+    for label, count in (("dog", 10), ("cat", 20)):
         for i in range(count):
             write_sound(tmp_path / label / f"{i}.flac")
     (tmp_path / "dog" / "notes.txt").write_text("not a sound")
@@ -101,17 +144,64 @@ def folder(tmp_path):
 def test_a_folder_gives_a_class_a_folder_and_holds_some_of_each_out(folder):
     data = read_folder(folder, holdout=0.2, sampling_rate=16000)
     assert data.labels == ["cat", "dog"]
-    assert data.evaluation.targets.sum(axis=0).tolist() == [2, 1]
-    assert data.train.targets.sum(axis=0).tolist() == [8, 4]
+    low = [zlib.crc32(f"{i}.flac".encode()) < 0.2 * 2**32 for i in range(20)]
+    held_out = [sum(low), sum(low[:10])]
+    assert data.evaluation.targets.sum(axis=0).tolist() == held_out == [4, 2]
+    assert data.train.targets.sum(axis=0).tolist() == [20 - held_out[0], 10 - held_out[1]]
     assert not set(data.train.names) & set(data.evaluation.names)
 
 
+def sides(folder, holdout=0.2):
+    """Label and name of every file trained on, and of every one held out."""
+    data = read_folder(folder, holdout, 16000)
+    return [{Path(name).parts[-2:] for name in clips.names} for clips in data[1:]]
+
+
 def test_a_file_stays_on_its_side_when_the_folder_moves(folder, tmp_path_factory):
-    before = read_folder(folder, 0.2, 16000)
-    moved = folder.rename(tmp_path_factory.mktemp("elsewhere") / "sounds")
-    after = read_folder(moved, 0.2, 16000)
-    tails = [[name.split("/")[-2:] for name in data.evaluation.names] for data in (before, after)]
-    assert tails[0] == tails[1]
+    before = sides(folder)
+    assert sides(folder.rename(tmp_path_factory.mktemp("elsewhere") / "sounds")) == before
+
+
+def test_a_file_stays_on_its_side_when_others_come_or_go(folder):
+    train, held_out = sides(folder)
+    for i in range(20, 60):
+        shutil.copy(folder / "cat" / "0.flac", folder / "cat" / f"{i}.flac")
+    more_train, more_held_out = sides(folder)
+    assert train < more_train
+    assert held_out < more_held_out
+    for label, name in list(train)[:5]:
+        (folder / label / name).unlink()
+    assert sides(folder)[1] == more_held_out
+
+
+@pytest.mark.parametrize("holdout", [1e-9, 1 - 1e-9])
+def test_each_class_has_a_file_on_either_side(folder, holdout):
+    train, held_out = sides(folder, holdout)
+    alone = held_out if holdout < 0.5 else train
+    choose = min if holdout < 0.5 else max
+    assert alone == {
+        (label, choose((f"{i}.flac" for i in range(count)), key=lambda x: zlib.crc32(x.encode())))
+        for label, count in (("dog", 10), ("cat", 20))
+    }
+    assert len(train | held_out) == 30
+
+
+def test_only_sound_files_count(folder):
+    train, held_out = sides(folder)
+    (folder / "dog" / "._1.wav").write_bytes(b"what macOS keeps beside 1.wav")
+    (folder / "dog" / "x.wav").mkdir()
+    assert sides(folder) == [train, held_out]
+
+
+@pytest.mark.parametrize("name", ["x.WAV", "x.opus", "x.oga", "x.aifc", "x.aif", "x.mp3", "x.snd"])
+def test_sound_files_of_many_kinds_count(folder, name):
+    kinds = {"opus": "OGG", "oga": "OGG", "aifc": "AIFF", "aif": "AIFF", "snd": "AU"}
+    ending = name.split(".")[1].lower()
+    soundfile.write(
+        folder / "dog" / name, np.zeros(8000), 16000, format=kinds.get(ending, ending.upper()),
+        subtype="OPUS" if ending == "opus" else None,
+    )  # fmt: skip
+    assert ("dog", name) in set.union(*sides(folder))
 
 
 @pytest.mark.parametrize(

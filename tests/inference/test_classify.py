@@ -96,8 +96,13 @@ def test_load_takes_a_path_and_changes(tmp_path):
 
 def test_it_tells_how_much_of_a_clip_it_hears(classifier):
     assert classifier.seconds == pytest.approx(0.48)
-    longer = np.concatenate([noise(), noise()])
-    assert classifier(noise(), sampling_rate=16000) != classifier(longer[::-1], sampling_rate=16000)
+    heard = (CONFIG.max_length - 1) * 160 + 400  # samples of so many frames
+    clip = noise(heard)
+    scores = classifier(clip, sampling_rate=16000)
+    longer = np.concatenate([clip, np.ones(1), noise()]).astype(np.float32)
+    assert classifier(longer, sampling_rate=16000) == scores
+    clip[-160:] *= -3
+    assert classifier(clip, sampling_rate=16000) != scores
 
 
 @pytest.mark.parametrize(

@@ -40,10 +40,9 @@ def test_a_mistake_is_one_sentence_and_no_traceback(tmp_path, flags, named):
         flags = [*flags, f"--config.workdir={workdir}"]
     done = train(*flags)
     assert done.returncode == 1
-    message = done.stderr.strip().splitlines()[-1]
+    (message,) = [line for line in done.stderr.splitlines() if line.strip()]
     assert message.startswith("train.py: ")
     assert named in message
-    assert "Traceback" not in done.stderr
     assert not workdir.exists()
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -7,12 +8,18 @@ from matplotlib import image
 
 import ast_jax
 from ast_jax.checkpoint import load_checkpoint
-from ast_jax.config import AugmentConfig, DataConfig, OptimizerConfig, TrainConfig
-from ast_jax.data.synthetic import SOUNDS
+from ast_jax.config import (
+    AugmentConfig,
+    DataConfig,
+    FrontendConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from ast_jax.data.synthetic import SOUNDS, make_synthetic
 from ast_jax.errors import InputError
 from ast_jax.inference.load import run_steps
 from ast_jax.models.config import ASTConfig
-from ast_jax.training.loop import fit
+from ast_jax.training.loop import fit, make_extractor
 from ast_jax.training.progress import EpochBar
 
 
@@ -102,7 +109,12 @@ def test_pmap_trains_as_shard_map_does(finished, tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-def test_training_starts_from_a_checkpoint_with_a_new_head_and_size(finished, tmp_path):
+def test_training_starts_from_a_checkpoint_with_a_new_head_and_size(
+    finished, tmp_path, monkeypatch
+):
+    data = make_synthetic(2, 1, seed=0)
+    renamed = data._replace(labels=[f"my {label}" for label in data.labels])
+    monkeypatch.setattr("ast_jax.training.loop.load_data", lambda config: renamed)
     config = small(tmp_path / "run", init_from=str(finished[0]), num_epochs=1)
     config.model.max_length = 96
     config.optimizer = OptimizerConfig(learning_rate=1e-9)
@@ -114,6 +126,8 @@ def test_training_starts_from_a_checkpoint_with_a_new_head_and_size(finished, tm
         after["ast"]["encoder"],
     )
     assert after["ast"]["embeddings"]["position_embeddings"].shape == (1, 2 + 2 * 6, 32)
+    old, new = (x["classifier"]["dense"]["kernel"] for x in (before, after))
+    assert np.abs(old - new).max() > 0.01
     assert load_checkpoint(run_steps(tmp_path / "run")[-1]).config.max_length == 96
 
 
@@ -131,11 +145,54 @@ def test_a_folder_that_is_no_run_is_not_written_to(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_diverging_loss_stops_the_run_in_one_sentence(tmp_path):
-    config = small(tmp_path / "run")
+@pytest.mark.parametrize("batch_size", [8, 16])  # of 20 clips: two steps an epoch, or one
+def test_a_diverging_run_stops_in_one_sentence_and_leaves_no_folder(tmp_path, batch_size):
+    config = small(tmp_path / "run", batch_size=batch_size)
     config.optimizer = OptimizerConfig(learning_rate=1e30)
-    with pytest.raises(InputError, match=r"the loss is (nan|inf).*learning_rate"):
+    with pytest.raises(InputError, match=r"^the (loss|model's output) is .*diverged; lower"):
         fit(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_does_not_go_on_with_other_recordings(finished, monkeypatch):
+    data = make_synthetic(2, 1, seed=0)
+    more = data._replace(train=data.train._replace(names=[*data.train.names[:-1], "another"]))
+    monkeypatch.setattr("ast_jax.training.loop.load_data", lambda config: more)
+    with pytest.raises(InputError, match=r"began with other recordings \(train.digest"):
+        fit(small(finished[0]))
+
+
+def test_a_damaged_checkpoint_of_a_run_is_named(finished, tmp_path):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    for file in (run_steps(run)[-1] / "opt_state").rglob("*"):
+        if file.is_file() and file.stat().st_size > 5000:
+            file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"checkpoints/6: damaged or incomplete"):
+        fit(small(run))
+
+
+def test_either_of_mean_and_std_can_be_given_and_the_other_is_measured():
+    config = small("unused")
+    data = make_synthetic(2, 1, seed=0)
+    measured = make_extractor(config, data)
+    config.frontend.mean = -3.0
+    given = make_extractor(config, data)
+    assert given.mean == -3.0
+    assert given.std == measured.std
+    assert measured.mean != -3.0
+
+
+def test_a_checkpoint_of_another_size_is_not_started_from(finished, tmp_path):
+    config = small(tmp_path / "run", init_from=str(finished[0]))
+    config.model.num_hidden_layers = 3
+    with pytest.raises(InputError, match=r"num_hidden_layers 2 and the configuration 3; set --"):
+        fit(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_runs_folder_gives_the_feature_extractor_by_itself(finished):
+    extractor = ast_jax.ASTFeatureExtractor.from_pretrained(finished[0])
+    assert extractor == ast_jax.load(finished[0]).feature_extractor
 
 
 @pytest.mark.parametrize(
@@ -151,6 +208,12 @@ def test_a_diverging_loss_stops_the_run_in_one_sentence(tmp_path):
         ("data", DataConfig(kind="esc50"), "data.dir is not set"),
         ("augment", AugmentConfig(time_mask=65), "augment.time_mask is 65"),
         ("optimizer", OptimizerConfig(schedule="step"), "optimizer.schedule is 'step'"),
+        ("optimizer", OptimizerConfig(warmup_steps=6), "warmup_steps is 6 and the run has 6 steps"),
+        ("optimizer", OptimizerConfig(b1=1.0), "optimizer.b1 is 1.0"),
+        ("seed", -1, "seed is -1"),
+        ("frontend", FrontendConfig(std=0.0), "frontend.std is 0.0"),
+        ("frontend", FrontendConfig(sampling_rate=8000), "frontend.sampling_rate is 8000"),
+        ("workdir", "gs://bucket/run", "is remote"),
     ],
 )
 def test_a_field_that_cannot_be_used_is_named(tmp_path, field, value, said):
@@ -158,3 +221,4 @@ def test_a_field_that_cannot_be_used_is_named(tmp_path, field, value, said):
     setattr(config, field, value)
     with pytest.raises(InputError, match=said):
         fit(config)
+    assert not (tmp_path / "run").exists()
