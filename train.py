@@ -52,7 +52,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     except flags.Error as error:
         sys.exit(f"train.py: {error}")
     except Exception as error:  # whatever the configuration's file raises
-        sys.exit(f"train.py: the --config file cannot be used ({type(error).__name__}: {error})")
+        reason = " ".join(str(error).split())
+        sys.exit(f"train.py: the --config file cannot be used ({type(error).__name__}: {reason})")
 
 
 def check_field(flag: str) -> None:

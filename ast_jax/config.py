@@ -27,7 +27,7 @@ class DataConfig:
             'folder' (a folder of sound files for each class).
         dir: where the recordings are; unused by 'synthetic'.
         fold: the fold that 'esc50' holds out, 1 to 5.
-        holdout: the share of each class that 'folder' holds out.
+        holdout: the share of the files that 'folder' holds out, on average.
         train_clips: clips a class that 'synthetic' makes for training.
         evaluation_clips: clips a class that 'synthetic' makes to hold out.
     """

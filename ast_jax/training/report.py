@@ -38,7 +38,7 @@ def draw_loss(history: History, file: Path) -> None:
     left.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
     right.plot(epochs, [row["accuracy"] for row in history], ".-", label="accuracy")
     right.plot(epochs, [row["mean_average_precision"] for row in history], ".-", label="mAP")
-    right.set(xlabel="epoch", ylim=(0, 1), title="held-out clips")
+    right.set(xlabel="epoch", ylim=(0, 1.05), title="held-out clips")
     for axes in (left, right):
         axes.legend()
         axes.grid(alpha=0.3)
