@@ -1,4 +1,4 @@
-"""The `ast-jax` command."""
+"""The `ast-jax` command: says what is heard in sound files."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="PATH",
         help="a checkpoint or run folder, a Hugging Face folder, a .safetensors or a .pth",
     )
-    classify.add_argument("--top-k", type=_positive, default=5, metavar="K", help="labels a file")
+    classify.add_argument("--top-k", type=_positive, default=5, metavar="K", help="how many labels for each file (5)")
     classify.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args(argv)
     try:

@@ -1,4 +1,11 @@
-"""ESC-10 from random initialisation, on two cores."""
+"""ESC-10 from random initialisation: real recordings, no pretraining, two CPU cores.
+
+    python train.py --config=configs/esc10.py --config.data.dir=ESC-50 --config.workdir=runs/esc10
+
+`data.dir` is a clone of the ESC-50 repository, or ESC-10's recordings laid out the same. On
+ESC-10's 400 recordings, fold 1 held out: 77.5 % accuracy and .875 mAP after 60 epochs (chance is
+10 %), in 12 minutes on two cores that did other work too (11 minutes of processor time).
+"""
 
 from ast_jax.config import AugmentConfig, DataConfig, OptimizerConfig, TrainConfig
 from ast_jax.models.config import ASTConfig

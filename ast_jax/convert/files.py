@@ -121,7 +121,7 @@ def import_torch(purpose: str) -> ModuleType:
         import torch
     except ImportError:
         raise InputError(
-            f"{purpose} needs PyTorch, which is not installed; pip install 'ast-jax[convert]'"
+            f"{purpose} needs PyTorch, which is not installed; pip install torch"
         ) from None
     return torch
 

@@ -68,5 +68,5 @@ def _sound_files(folder: Path) -> list[Path]:
 
 
 def _draw(file: Path) -> float:
-    """A number in [0, 1) that looks random and follows from the file's name."""
-    return zlib.crc32(os.fsencode(file.name)) / 2**32
+    """A number in [0, 1) that looks random and follows from the class and the file's name."""
+    return zlib.crc32(os.fsencode(f"{file.parent.name}/{file.name}")) / 2**32

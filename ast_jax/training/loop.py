@@ -92,7 +92,7 @@ def fit(config: TrainConfig) -> Scores:
     console.print(
         f"{len(data.train.waveforms)} clips to train on, {len(data.evaluation.waveforms)} held "
         f"out, {len(data.labels)} classes; {_size(start.params):,} parameters, "
-        f"{start.config.num_tokens} tokens; {len(parallel.devices)} {jax.default_backend()} devices"
+        f"{start.config.num_tokens} tokens; devices: {len(parallel.devices)} {jax.default_backend()}"
     )
 
     optimizer = make_optimizer(config.optimizer, num_steps)
@@ -118,7 +118,8 @@ def fit(config: TrainConfig) -> Scores:
     with run_checkpoints(workdir, run, config, data, start) as checkpoints:
         state, progress = checkpoints.restore(state)
         if progress.epochs:
-            console.print(f"going on after epoch {progress.epochs}")
+            done = progress.epochs == config.num_epochs
+            console.print(f"{'finished' if done else 'going on'} after epoch {progress.epochs}")
         batches = train_batches(
             data.train,
             extractor,
