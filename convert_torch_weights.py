@@ -33,10 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("output", type=Path, help="a new folder, or file with --to-torch")
     target = parser.add_mutually_exclusive_group()
     target.add_argument("--to-torch", action="store_true", help="write an original .pth")
-    target.add_argument("--to-huggingface", action="store_true", help="write a folder for transformers")
+    target.add_argument(
+        "--to-huggingface", action="store_true", help="write a folder for transformers"
+    )
     for field in GEOMETRY:
         flag = f"--{field.replace('_', '-')}"
-        parser.add_argument(flag, type=_positive, help="of the source, where its tensors leave it open")
+        parser.add_argument(
+            flag, type=_positive, help="of the source, where its tensors leave it open"
+        )
     parser.add_argument("--num-labels", type=_positive, help="make a new head of that many classes")
     parser.add_argument("--mean", type=float, help="of the log-mels the model was trained on")
     parser.add_argument("--std", type=float, help="their standard deviation")

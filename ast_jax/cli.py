@@ -25,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="PATH",
         help="a checkpoint or run folder, a Hugging Face folder, a .safetensors or a .pth",
     )
-    classify.add_argument("--top-k", type=_positive, default=5, metavar="K", help="how many labels for each file (5)")
+    classify.add_argument(
+        "--top-k", type=_positive, default=5, metavar="K", help="how many labels for each file (5)"
+    )
     classify.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args(argv)
     try:

@@ -5,9 +5,9 @@
 `SOUNDS/dog/*.wav`, `SOUNDS/rain/*.wav`, …: any format, any rate; about a fifth of the files,
 chosen by their names, is held out (`data.holdout`). For clips shorter than ten seconds set
 `--config.model.max_length` (100 frames a second, a multiple of 16 or so) and
-`--config.augment.time_mask` (a tenth of that). With `--config.init_from=CHECKPOINT` training starts from a published AST (give
-`--config.optimizer.learning_rate=2e-5` and `--config.num_epochs=10`); without, from random
-weights, which takes thousands of clips to get far.
+`--config.augment.time_mask` (a tenth of that). With `--config.init_from=CHECKPOINT` training
+starts from a published AST (give `--config.optimizer.learning_rate=2e-5` and
+`--config.num_epochs=10`); without, from random weights, which takes thousands of clips to get far.
 """
 
 from ast_jax.config import AugmentConfig, DataConfig, OptimizerConfig, TrainConfig

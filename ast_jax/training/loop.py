@@ -92,7 +92,8 @@ def fit(config: TrainConfig) -> Scores:
     console.print(
         f"{len(data.train.waveforms)} clips to train on, {len(data.evaluation.waveforms)} held "
         f"out, {len(data.labels)} classes; {_size(start.params):,} parameters, "
-        f"{start.config.num_tokens} tokens; devices: {len(parallel.devices)} {jax.default_backend()}"
+        f"{start.config.num_tokens} tokens; devices: {len(parallel.devices)} "
+        f"{jax.default_backend()}"
     )
 
     optimizer = make_optimizer(config.optimizer, num_steps)
