@@ -313,7 +313,7 @@ def test_a_checkpoint_with_one_tensor_wrong_is_refused_by_its_name(
         ("{", "cannot be read as JSON"),
         ("[1]", "expected a JSON object"),
         ('{"model_type": "vit"}', "model_type is 'vit'"),
-        ('{"hidden_size": []}', "hidden_size must be a positive whole number"),
+        ('{"hidden_size": []}', "hidden_size must be a whole number from 1"),
         ('{"id2label": {"0": "a", "2": "b"}}', "id2label must name the classes 0 to 1"),
     ],
 )

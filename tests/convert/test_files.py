@@ -184,7 +184,7 @@ def test_a_missing_file_is_named(tmp_path):
 def test_without_torch_it_says_how_to_get_it(tmp_path, monkeypatch, save_torch):
     path = save_torch({"w": np.zeros(1, np.float32)}, tmp_path / "x.pth")
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(InputError, match=r"needs PyTorch, .*; pip install 'ast-jax\[convert\]'"):
+    with pytest.raises(InputError, match=r"needs PyTorch, .*; pip install torch"):
         read_tensors(path)
 
 

@@ -144,9 +144,11 @@ def folder(tmp_path):
 def test_a_folder_gives_a_class_a_folder_and_holds_some_of_each_out(folder):
     data = read_folder(folder, holdout=0.2, sampling_rate=16000)
     assert data.labels == ["cat", "dog"]
-    low = [zlib.crc32(f"{i}.flac".encode()) < 0.2 * 2**32 for i in range(20)]
-    held_out = [sum(low), sum(low[:10])]
-    assert data.evaluation.targets.sum(axis=0).tolist() == held_out == [4, 2]
+    held_out = [
+        sum(zlib.crc32(f"{label}/{i}.flac".encode()) < 0.2 * 2**32 for i in range(count))
+        for label, count in (("cat", 20), ("dog", 10))
+    ]
+    assert data.evaluation.targets.sum(axis=0).tolist() == held_out == [5, 2]
     assert data.train.targets.sum(axis=0).tolist() == [20 - held_out[0], 10 - held_out[1]]
     assert not set(data.train.names) & set(data.evaluation.names)
 
@@ -180,7 +182,10 @@ def test_each_class_has_a_file_on_either_side(folder, holdout):
     alone = held_out if holdout < 0.5 else train
     choose = min if holdout < 0.5 else max
     assert alone == {
-        (label, choose((f"{i}.flac" for i in range(count)), key=lambda x: zlib.crc32(x.encode())))
+        choose(
+            ((label, f"{i}.flac") for i in range(count)),
+            key=lambda file: zlib.crc32("/".join(file).encode()),
+        )
         for label, count in (("dog", 10), ("cat", 20))
     }
     assert len(train | held_out) == 30
