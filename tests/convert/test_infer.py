@@ -138,7 +138,11 @@ def test_an_ambiguous_number_of_patches_lists_the_inputs_and_names_the_flags():
         (1213, {}, "its 1213 patches fit no usual input; say which"),
         (1212, {"time_stride": 16}, "fit no usual input with time_stride 16; say which"),
         (0, {}, "its 0 patches fit no usual input"),
-        (1212, {"frequency_stride": 0}, "frequency_stride must be a whole number from 1 to 1000000, not 0"),
+        (
+            1212,
+            {"frequency_stride": 0},
+            "frequency_stride must be a whole number from 1 to 1000000, not 0",
+        ),
         (1212, {"max_length": 3}, "max_length 3 is smaller than one patch"),
     ],
 )
