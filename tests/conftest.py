@@ -1,13 +1,21 @@
 """What every test shares: eight virtual devices, the golden outputs, the real recordings."""
 
 import json
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+# Many tests compile the same programs, those in processes of their own too.
+CACHE = tempfile.TemporaryDirectory(prefix="ast_jax_tests_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+jax.config.update("jax_compilation_cache_dir", CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 
