@@ -17,7 +17,7 @@ SUFFIXES = {
 def read_folder(folder: str | Path, holdout: float, sampling_rate: int) -> DataSet:
     """Reads `folder/LABEL/*.wav` (or another of `SUFFIXES`), labels in alphabetical order.
 
-    A file is held out if the CRC-32 of its name, as a share of 2**32, is below `holdout`, so
+    A file is held out if the CRC-32 of `LABEL/name`, as a share of 2**32, is below `holdout`, so
     that it stays on its side when others come or go. Only a class that would have no file on
     one side moves one there: the lowest CRC to those held out, or the highest to training.
 
