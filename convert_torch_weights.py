@@ -17,11 +17,12 @@ from typing import Any
 from absl import logging
 
 from ast_jax.checkpoint import Checkpoint, check_free, load_checkpoint, save_checkpoint
-from ast_jax.convert.infer import GEOMETRY
+from ast_jax.command import positive, run_command
 from ast_jax.convert.read import read_torch_checkpoint
 from ast_jax.convert.write import write_huggingface, write_original
 from ast_jax.errors import InputError
 from ast_jax.inference.load import change, find_checkpoint
+from ast_jax.models.config import GEOMETRY
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,35 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     for field in GEOMETRY:
         flag = f"--{field.replace('_', '-')}"
         parser.add_argument(
-            flag, type=_positive, help="of the source, where its tensors leave it open"
+            flag, type=positive, help="of the source, where its tensors leave it open"
         )
-    parser.add_argument("--num-labels", type=_positive, help="make a new head of that many classes")
+    parser.add_argument("--num-labels", type=positive, help="make a new head of that many classes")
     parser.add_argument("--mean", type=float, help="of the log-mels the model was trained on")
     parser.add_argument("--std", type=float, help="their standard deviation")
     arguments = parser.parse_args(argv)
     # Orbax logs with a traceback what is said below in a sentence.
     logging.set_verbosity(logging.FATAL)
-    try:
-        convert(arguments)
-    except InputError as error:
-        return _complain(str(error))
-    except OSError as error:  # a full disk, no permission, a name too long
-        return _complain(f"{error.filename or arguments.output}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
-    return value
-
-
-def _complain(message: str) -> int:
-    print(f"convert_torch_weights.py: {message}", file=sys.stderr)
-    return 1
+    return run_command("convert_torch_weights.py", lambda: convert(arguments), arguments.output)
 
 
 def convert(arguments: argparse.Namespace) -> None:

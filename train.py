@@ -1,4 +1,8 @@
-"""Trains a model: python train.py --config=configs/demo.py [--config.FIELD=VALUE ...]."""
+"""Trains a model: python train.py --config=configs/demo.py [--config.FIELD=VALUE ...].
+
+Every field, with what it means, is in ast_jax/config.py and (of --config.model)
+ast_jax/models/config.py; configs/ has experiments to start from.
+"""
 
 import dataclasses
 import difflib
@@ -9,8 +13,8 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from ast_jax.command import INTERRUPTED, complain, run_command
 from ast_jax.config import TrainConfig
-from ast_jax.errors import InputError
 from ast_jax.training.loop import fit
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -31,15 +35,14 @@ def main(argv: Sequence[str]) -> None:
             f"{file} such as configs/demo.py"
         )
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file otherwise
-    try:
+
+    def train() -> None:
         fit(config)
-    except InputError as error:
-        sys.exit(f"train.py: {error}")
-    except OSError as error:  # a full disk, no permission, a name too long
-        sys.exit(f"train.py: {error.filename or config.workdir}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        print(f"\ntrain.py: stopped; the same command goes on in {config.workdir}", file=sys.stderr)
-        sys.exit(130)
+
+    status = run_command("train.py", train, config.workdir)
+    if status == INTERRUPTED:
+        complain("\ntrain.py", f"stopped; the same command goes on in {config.workdir}")
+    sys.exit(status)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

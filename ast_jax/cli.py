@@ -2,13 +2,13 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import ast_jax
 from ast_jax.audio.decode import load_audio
+from ast_jax.command import complain, positive, run_command
 from ast_jax.errors import InputError
 
 
@@ -26,21 +26,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="a checkpoint or run folder, a Hugging Face folder, a .safetensors or a .pth",
     )
     classify.add_argument(
-        "--top-k", type=_positive, default=5, metavar="K", help="how many labels for each file (5)"
+        "--top-k", type=positive, default=5, metavar="K", help="how many labels for each file (5)"
     )
     classify.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args(argv)
-    try:
-        return run_classify(arguments.files, arguments.checkpoint, arguments.top_k, arguments.json)
-    except BrokenPipeError:  # the reader, such as `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except InputError as error:
-        return _complain(str(error))
-    except OSError as error:  # no permission, a name too long, a disk that fails
-        return _complain(f"{error.filename or arguments.checkpoint}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        return 130
+    return run_command(
+        "ast-jax",
+        lambda: run_classify(
+            arguments.files, arguments.checkpoint, arguments.top_k, arguments.json
+        ),
+        arguments.checkpoint,
+    )
 
 
 def run_classify(files: list[str], checkpoint: str, top_k: int, as_json: bool) -> int:
@@ -56,7 +52,7 @@ def run_classify(files: list[str], checkpoint: str, top_k: int, as_json: bool) -
             message = str(error)
             # The decoder names the file; what comes after it knows a waveform only.
             named = message.startswith(str(Path(file)))
-            status = _complain(message if named else f"{file}: {message}")
+            status = complain("ast-jax", message if named else f"{file}: {message}")
             continue
         if len(waveform) > classifier.seconds * rate * 1.05:
             print(
@@ -79,18 +75,6 @@ def _print(text: str) -> None:
     """Prints what the terminal's encoding has and escapes the rest, as file names hold anything."""
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
-    return value
-
-
-def _complain(message: str) -> int:
-    print(f"ast-jax: {message}", file=sys.stderr)
-    return 1
 
 
 if __name__ == "__main__":

@@ -7,10 +7,9 @@ from typing import Any
 from ast_jax.convert.names import Layout, Tensors, tensor_name
 from ast_jax.errors import InputError
 from ast_jax.labels import BY_NUM_LABELS, id2label
-from ast_jax.models.config import HUGGINGFACE_LAYER_NORM_EPS, ASTConfig
+from ast_jax.models.config import GEOMETRY, HUGGINGFACE_LAYER_NORM_EPS, ASTConfig
 
 HEAD_WIDTH = 64  # of every DeiT, hence of every AST
-GEOMETRY = ("frequency_stride", "time_stride", "max_length", "num_mel_bins")
 
 # A file tells the number of its patches only. These are the inputs that files are read as
 # without further word: equal strides, 128 mel bins and a power of two frames.

@@ -9,7 +9,6 @@ from ast_jax.audio.feature_extractor import FILE_NAME, ASTFeatureExtractor
 from ast_jax.checkpoint import Checkpoint, check_agreement
 from ast_jax.convert.files import read_tensors, to_file_names
 from ast_jax.convert.infer import (
-    GEOMETRY,
     configured,
     infer_config,
     infer_encoder,
@@ -21,7 +20,7 @@ from ast_jax.errors import InputError
 from ast_jax.json_file import read_json
 from ast_jax.labels import AUDIOSET, BY_NUM_LABELS
 from ast_jax.models.adapt import resize_position_embeddings
-from ast_jax.models.config import ASTConfig
+from ast_jax.models.config import GEOMETRY, ASTConfig
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of a Hugging Face folder
 NAMED = {"original": "the original's", "huggingface": "Hugging Face's", "deit": "DeiT's"}

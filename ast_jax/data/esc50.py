@@ -34,6 +34,12 @@ def read_esc50(folder: str | Path, fold: int, sampling_rate: int) -> DataSet:
                 f"{file}: target {target} is both '{categories[target]}' and '{category}'; give "
                 f"each class a target of its own"
             )
+    if len(set(categories.values())) < len(categories):
+        names = sorted(categories.values())
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(
+            f"{file}: category '{twice}' has several targets; give each class a target of its own"
+        )
     order = {target: index for index, target in enumerate(sorted(categories))}
     audio = Path(folder) / "audio"
     held_out = [Recording(audio / name, order[target]) for name, f, target, _ in rows if f == fold]

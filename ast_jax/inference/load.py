@@ -66,11 +66,11 @@ def find_checkpoint(path: Path) -> Path | None:
     """The folder of ours that `path` means: itself, a training run's newest, or none."""
     if is_checkpoint(path):
         return path
-    steps = run_steps(path)
+    steps = step_folders(path)
     return steps[-1] if steps else None
 
 
-def run_steps(path: Path) -> list[Path]:
+def step_folders(path: Path) -> list[Path]:
     """The checkpoint folders of a training run, oldest first."""
     folders = (path / "checkpoints").glob("[0-9]*")
     # Orbax writes a step under a longer name and renames it once it is whole.

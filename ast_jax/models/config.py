@@ -19,6 +19,9 @@ SIZES = {
 
 LARGEST = 10**6  # of a whole number; beyond it lies a mistake, not a model
 
+# What makes the tokens of an input: a checkpoint can be adapted to others.
+GEOMETRY = ("frequency_stride", "time_stride", "max_length", "num_mel_bins")
+
 # What Hugging Face's class assumes where a config.json is silent and our default differs.
 HUGGINGFACE_LAYER_NORM_EPS = 1e-12
 

@@ -177,8 +177,3 @@ class RunCheckpoints:
         """Waits until everything is written."""
         self.manager.wait_until_finished()
         self.manager.close()
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing was saved yet."""
-        return self.manager.latest_step() is None

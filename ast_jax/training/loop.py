@@ -24,8 +24,9 @@ from ast_jax.data.order import steps_per_epoch
 from ast_jax.data.pipeline import Batch, evaluation_batches, train_batches
 from ast_jax.data.synthetic import write_unseen
 from ast_jax.errors import InputError
-from ast_jax.inference.load import read_checkpoint
+from ast_jax.inference.load import find_checkpoint, read_checkpoint
 from ast_jax.models.ast import graphdef, init_params
+from ast_jax.models.config import GEOMETRY
 from ast_jax.training import report, step
 from ast_jax.training.checkpoint import (
     Progress,
@@ -135,7 +136,7 @@ def fit(config: TrainConfig) -> Scores:
         with EpochBar(console, config.num_epochs) as bar:
             for epoch in range(progress.epochs + 1, config.num_epochs + 1):
                 bar.start(epoch, epoch_steps)
-                state, epoch_losses = run_steps(
+                state, epoch_losses = train_epoch(
                     train_step,
                     state,
                     islice(batches, epoch_steps),
@@ -178,9 +179,8 @@ def run_checkpoints(
     try:
         yield checkpoints
     finally:
-        empty = checkpoints.empty
         checkpoints.close()
-        if run is None and empty:
+        if run is None and not find_checkpoint(workdir):
             shutil.rmtree(workdir)
             if not new_folder:
                 workdir.mkdir()
@@ -221,7 +221,7 @@ def initial_checkpoint(
     if not config.init_from:
         model = config.model.replace(**changes)
         return Checkpoint(model, extractor, init_params(model, config.seed))
-    for name in ("frequency_stride", "time_stride", "max_length", "num_mel_bins", "dtype"):
+    for name in (*GEOMETRY, "dtype"):
         changes[name] = getattr(config.model, name)
     source = read_checkpoint(config.init_from, head_seed=config.seed, **changes)
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size"):
@@ -251,7 +251,7 @@ def make_augment(config: TrainConfig, extractor: ASTFeatureExtractor) -> step.Au
     return augment
 
 
-def run_steps(
+def train_epoch(
     train_step: Callable,
     state: step.TrainState,
     batches: Iterable[Batch],

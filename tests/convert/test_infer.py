@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ast_jax.convert.infer import (
-    GEOMETRY,
     LENGTHS,
     STRIDES,
     infer_config,
@@ -14,7 +13,7 @@ from ast_jax.convert.infer import (
 )
 from ast_jax.errors import InputError
 from ast_jax.labels import class_names
-from ast_jax.models.config import ASTConfig
+from ast_jax.models.config import GEOMETRY, ASTConfig
 
 
 def published(patches, classes=527, width=768, layers=12, mlp=3072):

@@ -8,7 +8,7 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint import Checkpoint, save_checkpoint
 from ast_jax.convert.write import write_huggingface, write_original
 from ast_jax.errors import InputError
-from ast_jax.inference.load import change, find_checkpoint, read_checkpoint, run_steps
+from ast_jax.inference.load import change, find_checkpoint, read_checkpoint, step_folders
 from ast_jax.models.adapt import resize_position_embeddings
 from ast_jax.models.ast import ASTForAudioClassification, param_shapes
 from ast_jax.models.config import ASTConfig
@@ -83,7 +83,7 @@ def test_of_a_runs_steps_the_newest_counts(tmp_path):
     for step in (9, 10, 100):
         params = random_params(CONFIG, seed=step)
         save_checkpoint(tmp_path / "checkpoints" / str(step), CHECKPOINT._replace(params=params))
-    steps = run_steps(tmp_path)
+    steps = step_folders(tmp_path)
     assert [step.name for step in steps] == ["9", "10", "100"]
     assert find_checkpoint(tmp_path) == steps[-1]
     assert_params_equal(read_checkpoint(tmp_path).params, random_params(CONFIG, seed=100))
@@ -95,7 +95,7 @@ def test_a_step_that_orbax_has_not_finished_does_not_count(tmp_path):
     unfinished.mkdir(parents=True)
     (unfinished / "config.json").write_text("{}")
     (tmp_path / "checkpoints" / "11").mkdir()
-    assert [step.name for step in run_steps(tmp_path)] == ["9"]
+    assert [step.name for step in step_folders(tmp_path)] == ["9"]
 
 
 def test_a_run_without_a_checkpoint_yet_is_refused(tmp_path):

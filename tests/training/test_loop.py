@@ -17,7 +17,7 @@ from ast_jax.config import (
 )
 from ast_jax.data.synthetic import SOUNDS, make_synthetic
 from ast_jax.errors import InputError
-from ast_jax.inference.load import run_steps
+from ast_jax.inference.load import step_folders
 from ast_jax.models.config import ASTConfig
 from ast_jax.training.loop import fit, make_extractor
 from ast_jax.training.progress import EpochBar
@@ -55,7 +55,7 @@ def finished(tmp_path_factory):
 
 
 def params_of(workdir):
-    return load_checkpoint(run_steps(workdir)[-1]).params
+    return load_checkpoint(step_folders(workdir)[-1]).params
 
 
 def test_a_run_leaves_a_history_pictures_and_a_checkpoint_that_loads_as_it_is(finished):
@@ -128,7 +128,7 @@ def test_training_starts_from_a_checkpoint_with_a_new_head_and_size(
     assert after["ast"]["embeddings"]["position_embeddings"].shape == (1, 2 + 2 * 6, 32)
     old, new = (x["classifier"]["dense"]["kernel"] for x in (before, after))
     assert np.abs(old - new).max() > 0.01
-    assert load_checkpoint(run_steps(tmp_path / "run")[-1]).config.max_length == 96
+    assert load_checkpoint(step_folders(tmp_path / "run")[-1]).config.max_length == 96
 
 
 def test_a_run_of_another_configuration_is_not_overwritten(finished):
@@ -164,7 +164,7 @@ def test_a_run_does_not_go_on_with_other_recordings(finished, monkeypatch):
 
 def test_a_damaged_checkpoint_of_a_run_is_named(finished, tmp_path):
     run = shutil.copytree(finished[0], tmp_path / "run")
-    for file in (run_steps(run)[-1] / "opt_state").rglob("*"):
+    for file in (step_folders(run)[-1] / "opt_state").rglob("*"):
         if file.is_file() and file.stat().st_size > 5000:
             file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(InputError, match=r"checkpoints/6: damaged or incomplete"):
