@@ -311,7 +311,9 @@ def test_a_bad_waveform_is_refused(waveform, named):
         {"dtype": np.float16},
         {"dtype": np.int16},
     ],
-    ids=str,
+    ids=lambda options: " ".join(
+        f"{name}={value}" for name, value in options.items() if name != "rng"
+    ),
 )
 def test_a_bad_option_is_refused_by_its_name(options):
     with pytest.raises(InputError, match=next(iter(options))) as caught:
