@@ -1,5 +1,6 @@
 """What every test shares: eight virtual devices, the golden outputs, the real recordings."""
 
+import contextlib
 import json
 import os
 import sys
@@ -9,6 +10,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+
+# PyTorch's CUDA builds import this at an optimizer's first step, and the process dies if
+# TensorFlow was imported before.
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401
 
 # Many tests compile the same programs, those in processes of their own too.
 # (Workers of pytest-xdist find in the environment what the process that started them made.)

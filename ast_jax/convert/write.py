@@ -26,7 +26,7 @@ def write_original(path: str | Path, checkpoint: Checkpoint) -> None:
         # By way of memory, as its own writing ends a full disk in an error that hides the cause.
         buffer = io.BytesIO()
         torch.save(content, buffer)
-        place.write_bytes(buffer.getbuffer())
+        place.write_bytes(buffer.getvalue())
 
 
 def write_huggingface(path: str | Path, checkpoint: Checkpoint) -> None:
