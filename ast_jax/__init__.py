@@ -16,6 +16,7 @@ _HOMES = {
     "ASTModel": "ast_jax.models.ast",
     "InputError": "ast_jax.errors",
     "fbank": "ast_jax.audio.fbank",
+    "fbank_jax": "ast_jax.audio.fbank_jax",
     "load": "ast_jax.inference.classify",
     "load_audio": "ast_jax.audio.decode",
 }
@@ -25,6 +26,7 @@ __all__ = sorted(_HOMES)
 if TYPE_CHECKING:
     from ast_jax.audio.decode import load_audio as load_audio
     from ast_jax.audio.fbank import fbank as fbank
+    from ast_jax.audio.fbank_jax import fbank_jax as fbank_jax
     from ast_jax.audio.feature_extractor import ASTFeatureExtractor as ASTFeatureExtractor
     from ast_jax.errors import InputError as InputError
     from ast_jax.inference.classify import load as load

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ast_jax.audio.augment import roll, spec_augment
+from ast_jax.audio.augment import noise, roll, spec_augment
 
 
 def masks(key, shape, frequency_mask, time_mask):
@@ -55,6 +55,31 @@ def test_a_mask_as_wide_as_the_clip_stays_inside():
     assert not masked.all(axis=(1, 2)).any()
 
 
+def test_masks_reach_the_first_bin_and_frame_and_the_last_but_one():
+    # As torchaudio's: its start and its width are rounded down apart, which spares the last.
+    for masked in (masks(7, (5000, 1, 12), 6, 0)[:, 0], masks(7, (5000, 12, 1), 0, 6)[:, :, 0]):
+        assert masked[:, 0].any()
+        assert not masked[:, -1].any()
+        assert (masked.sum(axis=1) <= 5).all()
+        at_the_end = masked[masked[:, -2]]  # no width is cut short there
+        assert {1, 2, 3, 4, 5} <= set(at_the_end.sum(axis=1))
+
+
+def test_one_mask_may_be_of_no_width_and_the_other_not():
+    only_bins, only_frames = masks(8, (50, 20, 10), 5, 0), masks(8, (50, 20, 10), 0, 5)
+    assert only_bins.any()
+    assert not only_bins.all(axis=2).any()
+    assert only_frames.any()
+    assert not only_frames.all(axis=1).any()
+
+
+def test_a_clips_two_masks_and_different_clips_masks_are_independent():
+    masked = masks(9, (20000, 40, 40), 30, 30)
+    bins, frames = (masked.all(axis=axis).sum(axis=1) for axis in (1, 2))
+    for one, other in [(bins, frames), (bins[:-1], bins[1:]), (frames[:-1], frames[1:])]:
+        assert abs(np.corrcoef(one, other)[0, 1]) <= 0.03
+
+
 def test_clips_and_keys_differ_and_a_key_repeats():
     first = masks(4, (10, 50, 30), 12, 20)
     assert not (first == first[0]).all()
@@ -82,3 +107,59 @@ def test_roll_shifts_whole_clips_uniformly_between_its_bounds():
 def test_no_roll_is_nothing_at_all():
     x = jnp.ones((2, 4, 3))
     assert roll(jax.random.key(0), x, 0) is x
+
+
+def test_rolls_of_different_clips_are_independent_and_a_key_repeats():
+    clip = jnp.arange(50.0)[:, None]
+    batch = jnp.tile(clip, (5000, 1, 1))
+    rolled = np.asarray(roll(jax.random.key(1), batch, 10))
+    shifts = rolled[:, 25, 0]
+    assert abs(np.corrcoef(shifts[:-1], shifts[1:])[0, 1]) <= 0.06
+    np.testing.assert_array_equal(rolled, roll(jax.random.key(1), batch, 10))
+    assert (rolled != roll(jax.random.key(2), batch, 10)).any()
+
+
+def test_a_roll_past_the_clips_length_goes_round_again():
+    clip = jnp.arange(3.0)[None, :, None]
+    for seed in range(20):
+        rolled = np.asarray(roll(jax.random.key(seed), clip, 10))[0, :, 0]
+        assert any((rolled == np.roll(clip[0, :, 0], shift)).all() for shift in range(3))
+
+
+def added_noise(key, shape):
+    return np.asarray(noise(jax.random.key(key), jnp.zeros(shape)))
+
+
+def test_noise_is_uniform_and_its_loudness_uniform_over_clips():
+    added = added_noise(0, (5000, 40, 25))
+    assert (added >= 0).all()
+    loudness = added.max(axis=(1, 2))  # of 1000 values in [0, u), next to u
+    for quantile in (0.1, 0.5, 0.9):
+        assert np.quantile(loudness, quantile) == pytest.approx(quantile / 10, abs=0.004)
+    assert 0.09 < added.max() < 0.1
+    relative = added / loudness[:, None, None]
+    counts, _ = np.histogram(relative, bins=10, range=(0, 1))
+    np.testing.assert_allclose(counts / added.size, 0.1, atol=0.002)
+
+
+def test_noise_differs_between_values_clips_and_keys_and_a_key_repeats():
+    added = added_noise(1, (2000, 10, 8))
+    assert len(np.unique(added[0])) == 80
+    loudness = added.mean(axis=(1, 2))
+    assert abs(np.corrcoef(loudness[:-1], loudness[1:])[0, 1]) <= 0.1
+    assert abs(np.corrcoef(added[0].ravel(), added[1].ravel())[0, 1]) <= 0.5
+    # What decides a clip's loudness is none of its values.
+    assert abs(np.corrcoef(loudness, added[:, 0, 0] / loudness)[0, 1]) <= 0.1
+    np.testing.assert_array_equal(added, added_noise(1, (2000, 10, 8)))
+    assert (added != added_noise(2, (2000, 10, 8))).any()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_noise_is_added_to_the_input_and_keeps_its_type(dtype):
+    x = jnp.full((1, 30, 20), -0.25, dtype)
+    noisy = noise(jax.random.key(0), x)
+    assert noisy.dtype == dtype
+    assert noisy.shape == x.shape
+    assert (noisy >= -0.25).all()
+    assert (noisy <= -0.15).all()
+    assert (noisy != x).any()

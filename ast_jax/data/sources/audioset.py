@@ -1,0 +1,177 @@
+"""AudioSet (Gemmeke et al. 2017): the official segment lists, over the sound files one has."""
+
+import os
+import re
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+from ast_jax.data.sources.classes import read_classes, refuse_classes
+from ast_jax.data.sources.listing import Entry, Listing
+from ast_jax.data.sources.reading import is_sound, none_found, parse_csv, quoted, read_lines
+from ast_jax.errors import InputError
+from ast_jax.labels import AUDIOSET
+
+LISTS = {
+    "balanced": "balanced_train_segments.csv",
+    "unbalanced": "unbalanced_train_segments.csv",
+    "eval": "eval_segments.csv",
+}
+VIDEO = re.compile("[A-Za-z0-9_-]+")
+NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
+SECONDS = re.compile(NUMBER)
+
+
+class Segment(NamedTuple):
+    """A line of a list: a part of a video, in seconds, and its classes."""
+
+    line: int
+    video: str
+    start: float
+    end: float
+    labels: tuple[int, ...]
+
+
+class Files:
+    """The sound files of a folder and those within, by the segment that their names tell.
+
+    Of several files for a segment the first by folder and name counts. A link to a folder is
+    followed: sound often lies on another disk than the lists.
+    """
+
+    def __init__(self, folder: Path):
+        self._by_stem: dict[str, str] = {}
+        # Video → (times, path) of the files named by times: `_30`, or `_30_40`.
+        self._by_video: dict[str, list[tuple[tuple[float, ...], str]]] = {}
+        endings = [re.compile(f"(.+)_({NUMBER})"), re.compile(f"(.+)_({NUMBER})_({NUMBER})")]
+        for stem, path in _sound_files(folder):
+            self._by_stem.setdefault(stem, path)
+            for ending in endings:
+                if match := ending.fullmatch(stem):
+                    times = tuple(map(float, match.groups()[1:]))
+                    self._by_video.setdefault(match[1], []).append((times, path))
+
+    def find(self, segment: Segment) -> str | None:
+        """The segment's file, or None."""
+        names = (segment.video, f"Y{segment.video}")
+        for name in names:
+            if name in self._by_stem:
+                return self._by_stem[name]
+        for name in names:
+            for times, path in self._by_video.get(name, ()):
+                # Either both in seconds or both in milliseconds.
+                bounds = (segment.start, segment.end)[: len(times)]
+                for unit in (1, 1000):
+                    if all(
+                        abs(time - unit * bound) < 5e-4 * unit
+                        for time, bound in zip(times, bounds, strict=True)
+                    ):
+                        return path
+        return None
+
+
+def list_audioset(source: Path, classes: Path | None = None) -> Listing:
+    """Lists the segments of the official lists: splits `balanced`, `unbalanced`, `eval`.
+
+    Those are split whose list is there: `balanced_train_segments.csv` and so on, comments and
+    lines of `YTID, start_seconds, end_seconds, "/m/a,/m/b"`. A segment's file is anywhere under
+    `source`, of any ending in `reading.SUFFIXES`, and is named `YTID`, `YTID_start` or
+    `YTID_start_end`, times in seconds or milliseconds, with or without a `Y` before it all.
+    Classes are the published 527; a clip's id is its YTID.
+
+    Source: https://research.google.com/audioset/download.html
+
+    Args:
+        source: the folder that holds the lists and the sound files.
+        classes: must be None; AudioSet has its classes.
+
+    Raises:
+        InputError: there is no list, a line of one cannot be used, or no clip of one is there.
+    """
+    refuse_classes(classes, "AudioSet")
+    source = Path(source).absolute()
+    lists = {split: source / name for split, name in LISTS.items() if (source / name).is_file()}
+    if not lists:
+        raise InputError(f"{source}: holds none of {', '.join(LISTS.values())}; put one there")
+    with resources.as_file(resources.files("ast_jax") / "class_lists") as folder:
+        names, mids = read_classes(folder / f"{AUDIOSET.class_list}.csv")
+    index = {mid: i for i, mid in enumerate(mids)}
+    files = Files(source)
+    splits, missing = {}, []
+    for split, file in lists.items():
+        clips, absent = [], []
+        for segment in _read_segments(file, index):
+            path = files.find(segment)
+            if path is None:
+                absent.append(f"{file}, line {segment.line}: no sound file of {segment.video}")
+            else:
+                clips.append(Entry(segment.video, path, segment.labels))
+        if not clips:
+            raise none_found(file, absent)
+        splits[split] = clips
+        missing += absent
+    return Listing(names, splits, missing)
+
+
+def _read_segments(file: Path, index: dict[str, int]) -> Iterator[Segment]:
+    lines: dict[str, int] = {}
+    # Two million lines: what many have in common is parsed once.
+    parsed: dict[str, tuple[int, ...]] = {}
+    for line, fields in parse_csv(file, _without_comments(read_lines(file, "CSV")), spaces=True):
+        try:
+            video, start, end, labels = fields
+            if labels not in parsed:
+                parsed[labels] = _indices(labels, index)
+            if not VIDEO.fullmatch(video):
+                raise ValueError(f"{quoted(video)} is not a YouTube id")
+            if video in lines:
+                raise ValueError(f"'{video}' stands in line {lines[video]} already")
+            if not SECONDS.fullmatch(start) or not SECONDS.fullmatch(end):
+                raise ValueError(f"{quoted(start)} and {quoted(end)} must be seconds")
+            if not float(start) < float(end):
+                raise ValueError(f"the end, {quoted(end)}, must come after the start")
+        except ValueError as error:
+            what = error if len(fields) == 4 else f"has {len(fields)} fields, not 4"
+            raise InputError(
+                f"{file}, line {line}: {what}; make the line YTID, start, end and labels, these "
+                f"in quotes"
+            ) from None
+        lines[video] = line
+        yield Segment(line, video, float(start), float(end), parsed[labels])
+
+
+def _without_comments(lines: Iterator[str]) -> Iterator[str]:
+    """Blank lines in place of comments, so that lines keep their numbers."""
+    for line in lines:
+        # YouTube's ids have no '#'.
+        yield "\n" if line.startswith("#") else line
+
+
+def _indices(labels: str, index: dict[str, int]) -> tuple[int, ...]:
+    mids = [mid.strip() for mid in labels.split(",")]
+    for mid in mids:
+        if mid not in index:
+            raise ValueError(f"label {quoted(mid)} is none of AudioSet's 527")
+    return tuple(sorted({index[mid] for mid in mids}))
+
+
+def _sound_files(folder: Path) -> Iterator[tuple[str, str]]:
+    """Stem and path of every sound file, by folder and name."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(
+            f"{error.filename}: cannot be read ({error.strerror}); make it readable"
+        ) from None
+
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        # A link may lead back to where it stands.
+        if (real := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        for name in sorted(names):
+            if is_sound(name):
+                yield name.rpartition(".")[0], os.path.join(parent, name)

@@ -1,0 +1,91 @@
+"""ESC-50 and ESC-10 (Piczak 2015), in the layout of the ESC-50 repository."""
+
+import os
+from pathlib import Path
+
+from ast_jax.data.sources.classes import refuse_classes
+from ast_jax.data.sources.listing import Entry, Listing
+from ast_jax.data.sources.reading import claim, none_found, quoted, read_table
+from ast_jax.errors import InputError
+
+FOLDS = range(1, 6)
+COLUMNS = ("filename", "fold", "target", "category")
+
+
+def list_esc50(source: Path, classes: Path | None = None) -> Listing:
+    """Lists `audio/` by `meta/esc50.csv`: splits `fold1` to `fold5`, those that have clips.
+
+    Classes are those that occur, in the order of their targets: fifty, or ESC-10's ten. A clip's
+    id is its file name.
+
+    Source: https://github.com/karolpiczak/ESC-50
+
+    Args:
+        source: the folder that holds `audio` and `meta`.
+        classes: must be None; the list has the classes.
+
+    Raises:
+        InputError: the folder or a line of the list cannot be used, or no clip is there.
+    """
+    refuse_classes(classes, "ESC-50")
+    source = Path(source).absolute()
+    file = source / "meta" / "esc50.csv"
+    if not file.is_file():
+        raise InputError(
+            f"{file}: no such file; give a folder that is laid out as the ESC-50 repository"
+        )
+    rows = [(where, *_read_row(row, where)) for where, row in read_table(file, COLUMNS)]
+    categories = _categories(file, [row[3:] for row in rows])
+    order = {target: index for index, target in enumerate(sorted(categories))}
+    splits: dict[str, list[Entry]] = {f"fold{fold}": [] for fold in FOLDS}
+    missing = []
+    seen: dict[tuple[str, str], str] = {}
+    for where, name, fold, target, _ in rows:
+        # One list for all folds: a clip in two of them would be trained on and held out.
+        claim(seen, "filename", name, where)
+        path = str(source / "audio" / name)
+        if os.path.isfile(path):
+            splits[f"fold{fold}"].append(Entry(name, path, (order[target],)))
+        else:
+            missing.append(f"{where}: {path} does not exist")
+    splits = {split: entries for split, entries in splits.items() if entries}
+    if not splits:
+        raise none_found(file, missing)
+    return Listing([categories[target] for target in order], splits, missing)
+
+
+def _read_row(row: dict[str, str], where: str) -> tuple[str, int, int, str]:
+    """File name, fold, target and category."""
+    name = row["filename"]
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InputError(
+            f"{where}: filename {quoted(name)} leads out of the folder audio; name a file within it"
+        )
+    try:
+        fold, target = int(row["fold"]), int(row["target"])
+    except ValueError:
+        raise InputError(
+            f"{where}: fold and target must be whole numbers, not {quoted(row['fold'])} and "
+            f"{quoted(row['target'])}; correct the line"
+        ) from None
+    if fold not in FOLDS:
+        raise InputError(f"{where}: fold is {fold}; ESC-50 has folds 1 to 5, correct the line")
+    return name, fold, target, row["category"]
+
+
+def _categories(file: Path, rows: list[tuple[int, str]]) -> dict[int, str]:
+    """The category of each target."""
+    categories: dict[int, str] = {}
+    targets: dict[str, int] = {}
+    for target, category in rows:
+        if categories.setdefault(target, category) != category:
+            raise InputError(
+                f"{file}: target {target} is both {quoted(categories[target])} and "
+                f"{quoted(category)}; give each class a target of its own"
+            )
+        if targets.setdefault(category, target) != target:
+            raise InputError(
+                f"{file}: category {quoted(category)} has several targets; give each class a "
+                f"target of its own"
+            )
+    return categories

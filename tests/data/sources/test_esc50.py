@@ -1,0 +1,120 @@
+import csv
+
+import pytest
+
+from ast_jax.data.datasets import read_esc50
+from ast_jax.data.sources.esc50 import list_esc50
+from ast_jax.errors import InputError
+
+HEADER = "filename,fold,target,category,esc10,src_file,take\n"
+
+
+@pytest.fixture
+def esc(tmp_path):
+    """A small ESC-50: two classes, targets 7 and 41, two clips a fold."""
+    names = [f"{fold}-1-A-{target}.wav" for fold in range(1, 6) for target in (41, 7)]
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "meta").mkdir()
+    for name in names:
+        (tmp_path / "audio" / name).touch()
+    rows = [
+        f"{name},{name[0]},{name[6:-4]},{'hen' if name[6] == '7' else 'chainsaw'},True,1,A\n"
+        for name in names
+    ]
+    (tmp_path / "meta" / "esc50.csv").write_text(HEADER + "".join(rows))
+    return tmp_path
+
+
+def test_folds_are_splits_and_classes_are_by_target(esc):
+    listing = list_esc50(esc, None)
+    assert listing.labels == ["hen", "chainsaw"]
+    assert list(listing.splits) == ["fold1", "fold2", "fold3", "fold4", "fold5"]
+    assert listing.splits["fold3"] == [
+        ("3-1-A-41.wav", str(esc / "audio" / "3-1-A-41.wav"), (1,)),
+        ("3-1-A-7.wav", str(esc / "audio" / "3-1-A-7.wav"), (0,)),
+    ]
+    assert listing.missing == []
+
+
+def test_missing_recordings_are_listed_and_a_fold_without_any_is_left_out(esc):
+    for name in ("2-1-A-41.wav", "2-1-A-7.wav", "5-1-A-7.wav"):
+        (esc / "audio" / name).unlink()
+    listing = list_esc50(esc, None)
+    assert {split: len(clips) for split, clips in listing.splits.items()} == {
+        "fold1": 2, "fold3": 2, "fold4": 2, "fold5": 1,
+    }  # fmt: skip
+    file = esc / "meta" / "esc50.csv"
+    assert listing.missing == [
+        f"{file}, line {line}: {esc / 'audio' / name} does not exist"
+        for line, name in ((4, "2-1-A-41.wav"), (5, "2-1-A-7.wav"), (11, "5-1-A-7.wav"))
+    ]
+    assert listing.labels == ["hen", "chainsaw"]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("3-1-A-7.wav,three,7,hen", "fold and target must be whole numbers, not 'three'"),
+        ("3-1-A-7.wav,6,7,hen", "fold is 6; ESC-50 has folds 1 to 5"),
+        ("3-1-A-7.wav,3", "target is empty"),
+        (",3,7,hen", "filename is empty"),
+        ("../3-1-A-7.wav,3,7,hen", r"filename '\.\./3-1-A-7\.wav' leads out of"),
+        ("/3-1-A-7.wav,3,7,hen", "filename '/3-1-A-7.wav' leads out of"),
+        ("1-1-A-7.wav,3,7,hen", r"'1-1-A-7\.wav' stands in .*esc50\.csv, line 3 already"),
+        ("3-1-A-7.wav,3,7,hen,a,b,c,d", "has 8 fields, the first line 7"),
+    ],
+)
+def test_a_malformed_row_is_named_with_its_line(esc, row, said):
+    file = esc / "meta" / "esc50.csv"
+    lines = file.read_text().splitlines()
+    assert lines[6].startswith("3-1-A-7.wav,3,7,")
+    lines[6] = row
+    file.write_text("\n".join(lines))
+    with pytest.raises(InputError, match=rf"esc50\.csv, line 7: {said}"):
+        list_esc50(esc, None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("3,7,hen", "3,7,rooster", "target 7 is both 'hen' and 'rooster'"),
+        (",chainsaw", ",hen", "category 'hen' has several targets"),
+        ("fold", "split", "the first line names no column 'fold'"),
+    ],
+)
+def test_a_list_that_contradicts_itself_is_named(esc, old, new, said):
+    file = esc / "meta" / "esc50.csv"
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(InputError, match=rf"esc50\.csv: {said}"):
+        list_esc50(esc, None)
+
+
+def test_another_folder_one_without_sound_and_a_class_csv_are_refused(esc):
+    with pytest.raises(InputError, match=r"audio/meta/esc50\.csv: no such file"):
+        list_esc50(esc / "audio", None)
+    with pytest.raises(InputError, match="has its own classes"):
+        list_esc50(esc, esc / "meta" / "esc50.csv")
+    for file in (esc / "audio").iterdir():
+        file.unlink()
+    with pytest.raises(InputError, match=r"esc50\.csv: none of its clips is there"):
+        list_esc50(esc, None)
+
+
+def test_the_real_esc10_has_five_folds_of_80_clips_of_ten_classes(esc10):
+    listing = list_esc50(esc10, None)
+    assert {split: len(clips) for split, clips in listing.splits.items()} == dict.fromkeys(
+        ["fold1", "fold2", "fold3", "fold4", "fold5"], 80
+    )
+    assert listing.missing == []
+    with (esc10 / "meta" / "esc50.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    clips = [clip for clips in listing.splits.values() for clip in clips]
+    assert [(clip.id, listing.labels[clip.labels[0]]) for clip in clips] == [
+        (row["filename"], row["category"]) for row in rows
+    ]
+
+
+def test_reading_into_memory_takes_a_missing_recording_for_an_error(esc):
+    (esc / "audio" / "5-1-A-7.wav").unlink()
+    with pytest.raises(InputError, match=r"line 11: .*5-1-A-7\.wav does not exist; restore it or"):
+        read_esc50(esc, 1, 16000)

@@ -1,0 +1,121 @@
+import shutil
+import zlib
+
+import numpy as np
+import pytest
+import soundfile
+
+from ast_jax.data.datasets import read_folder
+from ast_jax.data.sources.folder import list_folder
+from ast_jax.errors import InputError
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    touch(tmp_path, *(f"dog/{i}.flac" for i in range(10)), *(f"cat/{i}.flac" for i in range(20)))
+    touch(tmp_path, "dog/notes.txt", "dog/._1.wav", "read me.wav", ".git/1.wav")
+    (tmp_path / "dog" / "x.wav").mkdir()
+    return tmp_path
+
+
+def test_a_folder_is_a_class_and_some_of_each_are_held_out_by_name(folder):
+    listing = list_folder(folder, None)
+    assert listing.labels == ["cat", "dog"]
+    assert list(listing.splits) == ["train", "test"]
+    everything = {f"{label}/{i}.flac" for label, n in (("cat", 20), ("dog", 10)) for i in range(n)}
+    held_out = {name for name in everything if zlib.crc32(name.encode()) < 0.2 * 2**32}
+    assert {clip.id for clip in listing.splits["test"]} == held_out
+    assert {clip.id for clip in listing.splits["train"]} == everything - held_out
+    for clip in (clip for clips in listing.splits.values() for clip in clips):
+        assert clip.path == str(folder / clip.id)
+        assert clip.labels == (0 if clip.id.startswith("cat") else 1,)
+    assert listing.missing == []
+
+
+def test_the_share_held_out_can_be_chosen_within_bounds(folder):
+    assert len(list_folder(folder, None, holdout=1 - 1e-9).splits["train"]) == 2
+    assert len(list_folder(folder, None, holdout=1e-9).splits["test"]) == 2
+    for holdout in (0, 1, float("nan")):
+        with pytest.raises(InputError, match=f"holdout is {holdout}"):
+            list_folder(folder, None, holdout)
+
+
+def test_a_file_stays_on_its_side_wherever_the_folder_is(folder, tmp_path_factory):
+    def sides():
+        return {
+            split: [clip.id for clip in clips]
+            for split, clips in list_folder(folder, None).splits.items()
+        }
+
+    before = sides()
+    folder = shutil.move(folder, tmp_path_factory.mktemp("elsewhere") / "sounds")
+    assert sides() == before
+
+
+@pytest.mark.parametrize("other", ["test", "validation", "eval", "val"])
+def test_folders_of_splits_are_the_splits(tmp_path, other):
+    touch(tmp_path, "train/b/1.wav", "train/a/1.wav", f"{other}/b/1.wav", f"{other}/b/2.ogg")
+    listing = list_folder(tmp_path, None)
+    assert listing.labels == ["a", "b"]
+    assert listing.splits == {
+        "train": [
+            ("a/1.wav", str(tmp_path / "train/a/1.wav"), (0,)),
+            ("b/1.wav", str(tmp_path / "train/b/1.wav"), (1,)),
+        ],
+        other: [
+            ("b/1.wav", str(tmp_path / other / "b/1.wav"), (1,)),
+            ("b/2.ogg", str(tmp_path / other / "b/2.ogg"), (1,)),
+        ],
+    }
+
+
+@pytest.mark.parametrize("names", [("train", "whistle"), ("test", "val"), ("train", "test")])
+def test_classes_that_are_named_as_splits_are_classes(tmp_path, names):
+    touch(tmp_path, *(f"{name}/{i}.wav" for name in names for i in range(2)))
+    listing = list_folder(tmp_path, None)
+    assert listing.labels == sorted(names)
+    assert [len(clips) for clips in listing.splits.values()] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ((), "holds 0 class folders"),
+        (("dog/1.wav",), "holds 1 class folders"),
+        (("dog/1.wav", "cat/1.wav"), "cat: holds 1 sound files; a class needs two or more"),
+        (("train/a/1.wav", "test/a/1.wav"), "train: holds 1 class folders"),
+        (("train/a/1.wav", "train/b/1.wav", "test/c/1.wav"), r"test/c: no class of .*train;"),
+        (("train/a/1.wav", "train/b/1.txt", "test/a/1.wav"), "train/b: holds 0 sound files"),
+        (("a\nb/1.wav", "a/1.wav"), r"folder 'a\\nb' holds a line break"),
+        (("b/1\n.wav", "a/1.wav", "a/2.wav"), r"b: the name of the file '1\\n\.wav' holds"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_refused(tmp_path, files, said):
+    touch(tmp_path, *files)
+    with pytest.raises(InputError, match=said):
+        list_folder(tmp_path, None)
+
+
+def test_a_missing_folder_and_a_class_csv_are_refused(tmp_path):
+    with pytest.raises(InputError, match="none: no such folder"):
+        list_folder(tmp_path / "none", None)
+    with pytest.raises(InputError, match="has its own classes"):
+        list_folder(tmp_path, tmp_path / "classes.csv")
+
+
+def test_two_splits_are_read_as_they_are_and_three_are_too_many_for_memory(tmp_path):
+    for name in ("train/a/1.wav", "train/b/1.wav", "train/b/2.wav", "val/b/3.wav"):
+        touch(tmp_path, name)
+        soundfile.write(tmp_path / name, np.zeros(1600), 16000)
+    data = read_folder(tmp_path, 0.2, 16000)
+    assert data.train.targets.tolist() == [[1, 0], [0, 1], [0, 1]]
+    assert data.evaluation.names == [str(tmp_path / "val" / "b" / "3.wav")]
+    touch(tmp_path, "test/a/1.wav")
+    with pytest.raises(InputError, match="has the splits train, test, val; leave train and"):
+        read_folder(tmp_path, 0.2, 16000)
