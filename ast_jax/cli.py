@@ -1,7 +1,8 @@
-"""The `ast-jax` command: says what is heard in sound files."""
+"""The `ast-jax` command: classifies sound files; prepares, measures and shows data sets."""
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,32 +12,103 @@ from ast_jax.audio.decode import load_audio
 from ast_jax.command import complain, positive, run_command
 from ast_jax.errors import InputError
 
+KINDS = ("audioset", "esc50", "speech_commands", "json", "csv", "folder")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, 1 if anything given could not be used."""
     parser = argparse.ArgumentParser(prog="ast-jax", description=__doc__)
     parser.add_argument("--version", action="version", version=ast_jax.__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    classify = commands.add_parser("classify", help="say what is heard in sound files")
-    classify.add_argument("files", nargs="+", metavar="FILE", help="any sound file")
-    classify.add_argument(
+    add_classify(commands.add_parser("classify", help="say what is heard in sound files"))
+    add_prepare(commands.add_parser("prepare", help="decode a data set once, for training"))
+    add_stats(commands.add_parser("stats", help="measure a prepared set's log-mels"))
+    add_show(commands.add_parser("show", help="draw a training batch as the model sees it"))
+    arguments = parser.parse_args(argv)
+    return run_command("ast-jax", lambda: arguments.run(arguments), arguments.subject(arguments))
+
+
+def add_classify(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `ast-jax classify`."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="any sound file")
+    parser.add_argument(
         "--checkpoint",
         required=True,
         metavar="PATH",
         help="a checkpoint or run folder, a Hugging Face folder, a .safetensors or a .pth",
     )
-    classify.add_argument(
+    parser.add_argument(
         "--top-k", type=positive, default=5, metavar="K", help="how many labels for each file (5)"
     )
-    classify.add_argument("--json", action="store_true", help="print JSON")
-    arguments = parser.parse_args(argv)
-    return run_command(
-        "ast-jax",
-        lambda: run_classify(
-            arguments.files, arguments.checkpoint, arguments.top_k, arguments.json
-        ),
-        arguments.checkpoint,
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(
+        run=lambda a: run_classify(a.files, a.checkpoint, a.top_k, a.json),
+        subject=lambda a: a.checkpoint,
     )
+
+
+def add_prepare(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `ast-jax prepare`."""
+    cores = os.cpu_count() or 1
+    parser.add_argument("name", choices=KINDS, help="the kind of source")
+    parser.add_argument("--source", required=True, metavar="PATH", help="its folder or file")
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="where prepared sets go, as DIR/NAME"
+    )
+    parser.add_argument("--classes", metavar="CSV", help="class list of a json or csv manifest")
+    parser.add_argument(
+        "--sampling-rate", type=positive, default=16000, metavar="HZ", help="of the set (16000)"
+    )
+    parser.add_argument(
+        "--processes", type=positive, default=cores, metavar="N", help=f"decoding ({cores})"
+    )
+    parser.add_argument(
+        "--max-damaged",
+        type=int,
+        default=0,
+        metavar="N",
+        help="sound files that may be unreadable and are left out (0)",
+    )
+    parser.add_argument("--beam-runner", default="", metavar="RUNNER", help="write by Apache Beam")
+    parser.add_argument(
+        "--beam-option",
+        action="append",
+        default=[],
+        metavar="OPTION",
+        help="for Beam, such as --beam-option=--project=mine; may be given several times",
+    )
+    parser.set_defaults(run=run_prepare, subject=lambda a: a.output)
+
+
+def add_stats(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `ast-jax stats`."""
+    cores = os.cpu_count() or 1
+    parser.add_argument("folder", metavar="DIR", help="a prepared set, or prepare's --output")
+    parser.add_argument("--name", default="", help="the kind of source, if DIR holds several sets")
+    parser.add_argument(
+        "--splits", default="", help="such as balanced+unbalanced (those that are trained on)"
+    )
+    parser.add_argument("--num-mel-bins", type=positive, default=128, metavar="N", help="(128)")
+    parser.add_argument(
+        "--padded-to",
+        type=positive,
+        default=0,
+        metavar="FRAMES",
+        help="measure padded clips, as the original's script does",
+    )
+    parser.add_argument("--processes", type=positive, default=cores, metavar="N", help=f"({cores})")
+    parser.set_defaults(run=run_stats, subject=lambda a: a.folder)
+
+
+def add_show(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `ast-jax show`."""
+    parser.add_argument("config", metavar="CONFIG", help="a file such as configs/esc10.py")
+    parser.add_argument(
+        "changes", nargs="*", metavar="FIELD=VALUE", help="such as data.dir=prepared"
+    )
+    parser.add_argument("--output", required=True, metavar="PNG", help="where the picture goes")
+    parser.add_argument("--step", type=int, default=0, help="the training step whose batch (0)")
+    parser.set_defaults(run=run_show, subject=lambda a: a.output)
 
 
 def run_classify(files: list[str], checkpoint: str, top_k: int, as_json: bool) -> int:
@@ -69,6 +141,82 @@ def run_classify(files: list[str], checkpoint: str, top_k: int, as_json: bool) -
     if as_json:
         print(json.dumps(results, indent=2), flush=True)
     return status
+
+
+def run_prepare(arguments: argparse.Namespace) -> None:
+    """Prepares a set and says what is in it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from ast_jax.data.prepare.run import prepare
+
+    prepared = prepare(
+        arguments.name,
+        arguments.source,
+        arguments.output,
+        classes=arguments.classes,
+        sampling_rate=arguments.sampling_rate,
+        processes=arguments.processes,
+        max_damaged=arguments.max_damaged,
+        beam_runner=arguments.beam_runner,
+        beam_options=arguments.beam_option,
+    )
+    for split, clips in prepared.splits.items():
+        print(f"{split}: {clips} clips")
+    for what, lines in (("not there", prepared.missing), ("unreadable", prepared.damaged)):
+        if lines:
+            print(f"{len(lines)} clips {what}, listed in skipped.csv, such as {lines[0]}")
+    print(f"wrote {prepared.folder}")
+
+
+def run_stats(arguments: argparse.Namespace) -> None:
+    """Measures a prepared set, prints a table and keeps the values for training."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ast_jax.data.prepared import default_splits, open_prepared
+    from ast_jax.data.statistics import measure, write_statistics
+
+    prepared = open_prepared(arguments.folder, arguments.name)
+    splits = arguments.splits or default_splits(prepared, fold=1)[0]
+    found = measure(
+        prepared.clips(splits),
+        prepared.labels,
+        prepared.sampling_rate,
+        arguments.num_mel_bins,
+        arguments.padded_to,
+        arguments.processes,
+    )
+    table = Table(title=f"{prepared.name}, {splits}", show_header=False)
+    table.add_row("log-mel mean", f"{found.mean:.7f}")
+    table.add_row("log-mel std", f"{found.std:.7f}")
+    table.add_row("clips", str(found.clips))
+    table.add_row("duration", f"{found.hours:.2f} h, {found.shortest:.2f} to {found.longest:.2f} s")
+    counts = sorted(found.classes.items(), key=lambda item: item[1])
+    table.add_row(
+        "classes", f"{len(counts)}, {sum(not n for _, n in counts)} of them without clips"
+    )
+    table.add_row("most clips", ", ".join(f"{name} {n}" for name, n in counts[:-6:-1]))
+    table.add_row("fewest clips", ", ".join(f"{name} {n}" for name, n in counts[:5]))
+    Console().print(table)
+    file = write_statistics(
+        prepared.folder, splits, arguments.num_mel_bins, arguments.padded_to, found
+    )
+    print(f"wrote {file}, with the clips of every class")
+    if arguments.padded_to:
+        print(f"as fields: --config.frontend.mean={found.mean:.7f} ", end="")
+        print(f"--config.frontend.std={found.std:.7f}")
+    else:
+        print("training on these splits takes them where frontend.mean and frontend.std are None")
+
+
+def run_show(arguments: argparse.Namespace) -> None:
+    """Draws a batch of a configuration."""
+    from ast_jax.config import load_config
+    from ast_jax.training.show import show
+
+    if Path(arguments.output).suffix.lower() != ".png":
+        raise InputError(f"{arguments.output}: is no PNG's name; let it end in .png")
+    show(load_config(arguments.config, arguments.changes), Path(arguments.output), arguments.step)
+    print(f"wrote {arguments.output}")
 
 
 def _print(text: str) -> None:

@@ -4,14 +4,20 @@ A file in `configs/` returns a `TrainConfig` from `get_config()`; its fields are
 command line as `--config.optimizer.learning_rate=2e-5`.
 """
 
+import ast
 import dataclasses
 import math
-from dataclasses import dataclass, field
+import runpy
+from collections.abc import Sequence
+from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Any
 
 from ast_jax.errors import InputError
 from ast_jax.models.config import ASTConfig
 
-DATA_KINDS = ("synthetic", "esc50", "folder")
+DATA_KINDS = ("synthetic", "esc50", "folder", "prepared")
 LOSSES = ("cross_entropy", "binary_cross_entropy")
 SCHEDULES = ("constant", "cosine")
 PARALLEL = ("shard_map", "pmap")
@@ -23,21 +29,36 @@ class DataConfig:
     """Which clips to train on.
 
     Attributes:
-        kind: 'synthetic' (made on the spot), 'esc50' (the ESC-50 repository's layout) or
-            'folder' (a folder of sound files for each class).
+        kind: 'prepared' (what `ast-jax prepare` made, read when needed); or into memory:
+            'esc50' (the ESC-50 repository's layout), 'folder' (a folder of sound files for each
+            class) or 'synthetic' (made on the spot).
         dir: where the recordings are; unused by 'synthetic'.
-        fold: the fold that 'esc50' holds out, 1 to 5.
+        name: the prepared set's kind of source, where `dir` holds several.
+        digest: of the prepared set's source, if it must be that one and no other.
+        train: the prepared set's splits to train on, as 'balanced+unbalanced'; '' for the
+            benchmark's own.
+        evaluation: the prepared set's split that is held out; '' for the benchmark's own.
+        fold: the fold of ESC-50 that is held out, 1 to 5.
         holdout: the share of the files that 'folder' holds out, on average.
         train_clips: clips a class that 'synthetic' makes for training.
         evaluation_clips: clips a class that 'synthetic' makes to hold out.
+        balanced: draw training clips with replacement, those of rare classes more often.
+        workers: processes that make batches; 0 for threads. For prepared sets: what is in
+            memory is copied to each.
     """
 
     kind: str = "folder"
     dir: str = ""
+    name: str = ""
+    digest: str = ""
+    train: str = ""
+    evaluation: str = ""
     fold: int = 1
     holdout: float = 0.2
     train_clips: int = 100
     evaluation_clips: int = 20
+    balanced: bool = False
+    workers: int = 0
 
 
 @dataclass
@@ -48,11 +69,14 @@ class FrontendConfig:
         sampling_rate: in Hz.
         mean: of the training set's log-mels, or None to measure it.
         std: their standard deviation, or None to measure it.
+        on_device: compute log-mels on the accelerator, from int16 waveforms, rather than on
+            the host with NumPy; the numbers agree to float32's rounding.
     """
 
     sampling_rate: int = 16000
     mean: float | None = None
     std: float | None = None
+    on_device: bool = False
 
 
 @dataclass
@@ -62,12 +86,14 @@ class AugmentConfig:
     Attributes:
         frequency_mask: widest SpecAugment mask, in mel bins; 0 for none.
         time_mask: widest SpecAugment mask, in frames; 0 for none.
+        noise: add noise of a random loudness, as the original does for Speech Commands.
         roll: farthest a clip is shifted around in time, in frames; 0 for none.
         mixup: share of the clips that are mixed with another, 0 to 1.
     """
 
     frequency_mask: int = 0
     time_mask: int = 0
+    noise: bool = False
     roll: int = 0
     mixup: float = 0.0
 
@@ -144,6 +170,8 @@ class TrainConfig:
             ("num_epochs", self.num_epochs, 1, math.inf),
             ("evaluate_every", self.evaluate_every, 1, math.inf),
             ("frontend.sampling_rate", self.frontend.sampling_rate, 1000, math.inf),
+            ("data.workers", self.data.workers, 0, 1024),
+            ("data.fold", self.data.fold, 1, 5),
             ("data.train_clips", self.data.train_clips, 1, math.inf),
             ("data.evaluation_clips", self.data.evaluation_clips, 1, math.inf),
             ("optimizer.learning_rate", self.optimizer.learning_rate, 0, math.inf),
@@ -170,3 +198,51 @@ class TrainConfig:
     def to_dict(self) -> dict:
         """The fields as nested dicts, for a JSON file."""
         return dataclasses.asdict(self)
+
+
+def load_config(file: str | Path, changes: Sequence[str] = ()) -> TrainConfig:
+    """The configuration that a file's `get_config()` returns, with fields changed.
+
+    Args:
+        file: a Python file, such as those in `configs/`; it is run.
+        changes: as `optimizer.learning_rate=2e-5`.
+
+    Raises:
+        InputError: the file cannot be run, or there is no such field, or it has another type.
+    """
+    try:
+        config = runpy.run_path(str(file))["get_config"]()
+    except Exception as error:  # whatever the file raises
+        raise InputError(
+            f"{file}: cannot be used as a configuration ({type(error).__name__}: {error}); its "
+            f"get_config() must return a TrainConfig"
+        ) from None
+    if not isinstance(config, TrainConfig):
+        raise InputError(f"{file}: get_config() returns {config!r}; return a TrainConfig")
+    for change in changes:
+        path, equals, text = change.partition("=")
+        *groups, name = path.split(".")
+        place: Any = config
+        for group in groups:
+            place = getattr(place, group, None)
+        names = [f.name for f in dataclasses.fields(place)] if is_dataclass(place) else []
+        if not equals or name not in names or is_dataclass(getattr(place, name)):
+            raise InputError(f"'{change}' is no change of a field; write it as FIELD=VALUE")
+        setattr(place, name, _parse(text, getattr(place, name), path))
+    return config
+
+
+def _parse(text: str, current: Any, path: str) -> Any:
+    """A field's new value, of the current one's type; what is None now becomes a number."""
+    if isinstance(current, str):
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    wanted: Any = (int, float, NoneType) if current is None else type(current)
+    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(current, bool):
+        raise InputError(f"{path} is '{text}'; give a value like {current!r}")
+    return value

@@ -10,14 +10,19 @@ import jax
 import numpy as np
 import pytest
 import soundfile
+from matplotlib import image
 
 import ast_jax
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint import Checkpoint, save_checkpoint
 from ast_jax.cli import main
+from ast_jax.config import DataConfig, load_config
 from ast_jax.convert.write import write_huggingface, write_original
+from ast_jax.data.prepared import open_prepared, read_prepared
+from ast_jax.errors import InputError
 from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig
+from ast_jax.training.loop import fit
 
 CONFIG = ASTConfig(
     hidden_size=64,
@@ -288,3 +293,105 @@ def test_as_a_command_it_prints_any_file_name_and_bears_a_closed_pipe(checkpoint
     run = run_command(*arguments, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (run.returncode, run.stderr) == (0, "")
+
+
+# ---- data sets
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Two classes of short clips, one of them damaged."""
+    folder = tmp_path_factory.mktemp("source")
+    rng = np.random.default_rng(0)
+    for label in ("bark", "meow"):
+        (folder / label).mkdir()
+        for i in range(6):
+            waveform = 0.1 * rng.standard_normal(8000)
+            soundfile.write(folder / label / f"{i}.wav", waveform, 8000)
+    (folder / "meow" / "broken.wav").write_bytes(b"RIFF and no more")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(source, tmp_path_factory):
+    """What `ast-jax prepare` makes of them."""
+    output = tmp_path_factory.mktemp("prepared")
+    arguments = ["folder", "--source", source, "--output", output, "--max-damaged", 1]
+    assert main(["prepare", *map(str, arguments), "--processes", "1"]) == 0
+    return output
+
+
+def test_prepare_says_what_it_wrote_and_left_out(source, tmp_path, capsys):
+    arguments = ["folder", "--source", source, "--output", tmp_path, "--processes", 1]
+    assert main(["prepare", *map(str, arguments)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "broken.wav" in line
+    assert line.endswith("or allow more with --max-damaged")
+    assert not list(tmp_path.glob("*/1*"))
+    assert main(["prepare", *map(str, arguments), "--max-damaged", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    counts = [re.fullmatch(r"(train|test): (\d+) clips", line) for line in lines[:2]]
+    assert sum(int(match[2]) for match in counts) == 12
+    assert "broken.wav" in lines[2]
+    assert lines[3] == f"wrote {tmp_path / 'folder' / '1.0.0'}"
+    assert main(["prepare", *map(str, arguments)]) == 1
+    assert "exists; remove it or choose another --output" in capsys.readouterr().err
+
+
+def test_stats_prints_a_table_and_training_takes_its_values(prepared, capsys):
+    arguments = [str(prepared), "--num-mel-bins", "32", "--processes", "1"]
+    assert main(["stats", *arguments]) == 0
+    printed = capsys.readouterr().out
+    mean = float(re.search(r"log-mel mean\W+(-\d+\.\d{7})", printed)[1])
+    assert re.search(r"classes\W+2, 0 of them without clips", printed)
+    data = read_prepared(open_prepared(prepared), 16000, "", "", 1)
+    assert data.statistics[32][0] == pytest.approx(mean, abs=1e-6)
+    assert main(["stats", *arguments, "--padded-to", "100"]) == 0
+    padded = re.search(r"--config.frontend.mean=(-\d+\.\d{7})", capsys.readouterr().out)[1]
+    assert float(padded) > mean  # half of each input is zeros
+
+
+def test_show_draws_a_batch_of_a_prepared_set(prepared, tmp_path, capsys):
+    config = str(Path(__file__).parent.parent / "configs" / "demo.py")
+    changes = ["data.kind=prepared", f"data.dir={prepared}", "batch_size=4"]
+    assert main(["show", config, *changes, "--output", str(tmp_path / "a.png")]) == 0
+    assert image.imread(tmp_path / "a.png").shape[0] > 400
+    assert main(["show", config, "batch_sise=4", "--output", str(tmp_path / "b.png")]) == 1
+    assert "'batch_sise=4' is no change of a field" in capsys.readouterr().err
+    assert main(["show", config, "--output", str(tmp_path / "b.jpg")]) == 1
+    assert "let it end in .png" in capsys.readouterr().err
+
+
+def test_a_run_trains_on_a_prepared_set_with_workers_and_the_device_frontend(prepared, tmp_path):
+    config = load_config(Path(__file__).parent.parent / "configs" / "demo.py")
+    config.workdir = str(tmp_path / "run")
+    config.data = DataConfig(
+        kind="prepared", dir=str(prepared), workers=1, balanced=True, train="train"
+    )
+    config.frontend.on_device = True
+    config.augment.mixup = 0.5
+    config.optimizer.warmup_steps = 0
+    config.batch_size, config.num_epochs = 8, 2
+    assert np.isfinite(fit(config).loss)
+    assert ast_jax.load(tmp_path / "run").labels == ["bark", "meow"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "esc50"}, "does not hold a prepared set 'esc50'"),
+        ({"digest": "0" * 64}, "was made from a source of digest"),
+        ({"train": "balanced"}, "has no split 'balanced'; it has train, test"),
+        ({"evaluation": "train"}, "no split may be both"),
+    ],
+)
+def test_a_set_that_is_not_the_configurations_is_refused_before_training(
+    prepared, tmp_path, change, said
+):
+    config = load_config(Path(__file__).parent.parent / "configs" / "demo.py")
+    config.workdir = str(tmp_path / "run")
+    config.data = DataConfig(kind="prepared", dir=str(prepared), **change)
+    config.batch_size = 8
+    with pytest.raises(InputError, match=said):
+        fit(config)
+    assert not list(tmp_path.iterdir())

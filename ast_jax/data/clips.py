@@ -1,12 +1,14 @@
 """Labelled recordings: a list of files, and the same in memory as waveforms."""
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich.progress import Progress
+from rich.progress import track
+from scipy.sparse import csr_array
 
 from ast_jax.audio.decode import load_audio
 from ast_jax.audio.fbank import frame_sizes
@@ -17,22 +19,52 @@ class Clips(NamedTuple):
     """Recordings with their classes.
 
     Attributes:
-        waveforms: float32 (samples,) each.
-        targets: float32 (clips, classes), 1 for a class that is heard.
+        waveforms: (samples,) each, float32 in [-1, 1] or int16.
+        targets: float32 (clips, classes), 1 for a class that is heard; sparse in large sets.
         names: a file name or another word for each clip, to speak of it.
+        samples: the length of each, where the waveforms are not in memory.
     """
 
-    waveforms: list[np.ndarray]
-    targets: np.ndarray
-    names: list[str]
+    waveforms: Sequence[np.ndarray]
+    targets: np.ndarray | csr_array
+    names: Sequence[str] | np.ndarray
+    samples: np.ndarray | None = None
+
+    def target(self, index: int) -> np.ndarray:
+        """The target of one clip, float32 (classes,)."""
+        if isinstance(self.targets, np.ndarray):
+            return self.targets[index]
+        start, end = self.targets.indptr[index : index + 2]
+        target = np.zeros(self.targets.shape[1], np.float32)
+        target[self.targets.indices[start:end]] = 1
+        return target
+
+    def all_targets(self) -> np.ndarray:
+        """The targets of all clips, float32 (clips, classes)."""
+        return self.targets if isinstance(self.targets, np.ndarray) else self.targets.toarray()
+
+    def lengths(self) -> list[int]:
+        """Of all waveforms, in samples."""
+        if self.samples is not None:
+            return self.samples.tolist()
+        return [len(waveform) for waveform in self.waveforms]
 
 
 class DataSet(NamedTuple):
-    """Clips to train on and clips held out, of the same classes."""
+    """Clips to train on and clips held out, of the same classes.
+
+    Attributes:
+        labels: the names of the classes.
+        train: clips to train on.
+        evaluation: clips held out.
+        statistics: mean and deviation of the training clips' log-mels by number of mel bins,
+            where they were measured before.
+    """
 
     labels: list[str]
     train: Clips
     evaluation: Clips
+    statistics: Mapping[int, tuple[float, float]] = {}
 
 
 class Recording(NamedTuple):
@@ -65,16 +97,9 @@ def read_clips(
 
     targets = np.eye(num_labels, dtype=np.float32)[[recording.label for recording in recordings]]
     paths = [recording.path for recording in recordings]
-    with ThreadPoolExecutor() as pool, Progress(transient=True) as progress:
+    with ThreadPoolExecutor() as pool:
         decoded = pool.map(read, paths)
-        waveforms = list(_shown(decoded, progress, f"reading {what}", len(paths)))
+        quiet = not sys.stdout.isatty()
+        shown = track(decoded, f"reading {what}", len(paths), transient=True, disable=quiet)
+        waveforms = list(shown)
     return Clips(waveforms, targets, [str(path) for path in paths])
-
-
-def _shown(
-    items: Iterable[np.ndarray], progress: Progress, what: str, total: int
-) -> Iterable[np.ndarray]:
-    task = progress.add_task(what, total=total)
-    for item in items:
-        progress.advance(task)
-        yield item

@@ -1,12 +1,13 @@
 """The data set that a configuration names."""
 
-import numpy as np
+from pathlib import Path
 
-from ast_jax.audio.fbank import fbank
 from ast_jax.config import TrainConfig
-from ast_jax.data.clips import Clips, DataSet
-from ast_jax.data.esc50 import read_esc50
-from ast_jax.data.folder import read_folder
+from ast_jax.data.clips import Clips, DataSet, Recording, read_clips
+from ast_jax.data.prepared import open_prepared, read_prepared
+from ast_jax.data.sources.esc50 import FOLDS, list_esc50
+from ast_jax.data.sources.folder import list_folder
+from ast_jax.data.sources.listing import Entry
 from ast_jax.data.synthetic import SAMPLING_RATE, make_synthetic
 from ast_jax.errors import InputError
 
@@ -22,18 +23,57 @@ def load_data(config: TrainConfig) -> DataSet:
         if rate != SAMPLING_RATE:
             raise InputError(f"frontend.sampling_rate is {rate}; synthetic clips are at 16000 Hz")
         return make_synthetic(data.train_clips, data.evaluation_clips, config.seed)
+    if data.kind == "prepared":
+        prepared = open_prepared(data.dir, data.name)
+        if data.digest and data.digest != prepared.digest:
+            raise InputError(
+                f"{prepared.folder}: was made from a source of digest {prepared.digest} and "
+                f"data.digest is {data.digest}; give the set that it is of, or leave it out"
+            )
+        return read_prepared(prepared, rate, data.train, data.evaluation, data.fold)
     if data.kind == "esc50":
         return read_esc50(data.dir, data.fold, rate)
     return read_folder(data.dir, data.holdout, rate)
 
 
-def log_mel_statistics(clips: Clips, sampling_rate: int, num_mel_bins: int) -> tuple[float, float]:
-    """Mean and standard deviation of all log-mel values, before padding."""
-    count, total, squares = 0, 0.0, 0.0
-    for waveform in clips.waveforms:
-        log_mel = fbank(waveform, sampling_rate, num_mel_bins=num_mel_bins)
-        count += log_mel.size
-        total += float(log_mel.sum(dtype=np.float64))
-        squares += float(np.square(log_mel, dtype=np.float64).sum())
-    mean = total / count
-    return mean, float(np.sqrt(squares / count - mean**2))
+def read_esc50(folder: str | Path, fold: int, sampling_rate: int) -> DataSet:
+    """Holds `fold`, 1 to 5, out of what `list_esc50` finds and trains on the other four.
+
+    Raises:
+        InputError: as `list_esc50`, or a recording is missing or cannot be used.
+    """
+    if fold not in FOLDS:
+        raise InputError(f"data.fold is {fold}; ESC-50 has folds 1 to 5")
+    labels, splits, missing = list_esc50(Path(folder))
+    if missing:
+        raise InputError(f"{missing[0]}; restore it or leave the line out")
+    held_out = splits.pop(f"fold{fold}", [])
+    train = [entry for entries in splits.values() for entry in entries]
+    if not held_out or not train:
+        raise InputError(f"{folder}: fold {fold} or the folds beside it have no recordings")
+    return _read(labels, train, held_out, sampling_rate, f"fold {fold}")
+
+
+def read_folder(folder: str | Path, holdout: float, sampling_rate: int) -> DataSet:
+    """Reads what `list_folder` finds; of its splits there must be `train` and one other.
+
+    Raises:
+        InputError: as `list_folder`, or a recording cannot be used.
+    """
+    labels, splits, _ = list_folder(Path(folder), holdout=holdout)
+    if len(splits) != 2:
+        raise InputError(
+            f"{folder}: has the splits {', '.join(splits)}; leave train and the one to evaluate on"
+        )
+    train, held_out = splits.values()
+    return _read(labels, train, held_out, sampling_rate, "held-out recordings")
+
+
+def _read(
+    labels: list[str], train: list[Entry], held_out: list[Entry], sampling_rate: int, what: str
+) -> DataSet:
+    def read(entries: list[Entry], what: str) -> Clips:
+        recordings = [Recording(Path(entry.path), entry.labels[0]) for entry in entries]
+        return read_clips(recordings, len(labels), sampling_rate, what)
+
+    return DataSet(labels, read(train, "training recordings"), read(held_out, what))

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ast_jax.audio.pcm import to_float
+
 ALPHA = 10.0  # of the Beta distribution that a mix's share is drawn from
 
 
@@ -30,10 +32,15 @@ def mix(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
     """`share` of the first waveform and the rest of the second, float32 (samples of the first,).
 
     The second is zero-padded or cut to the first's length. Each has its mean removed before,
-    and the mix afterwards.
+    and the mix afterwards. int16 waveforms are taken as the floats they stand for.
     """
-    padded = np.zeros_like(first)
+    first, second = to_float(first), to_float(second)
     length = min(len(first), len(second))
-    padded[:length] = second[:length] - second.mean()
-    mixed = share * (first - first.mean()) + (1 - share) * padded
-    return (mixed - mixed.mean()).astype(np.float32)
+    mixed = first * np.float32(share)
+    mixed[:length] += second[:length] * np.float32(1 - share)
+    # The means once more in one: what was padded has none to remove.
+    means = share * first.mean(), (1 - share) * second.mean()
+    mixed -= np.float32(means[0])
+    mixed[:length] -= np.float32(means[1])
+    mixed -= mixed.mean()
+    return mixed

@@ -1,100 +1,67 @@
-"""Batches of model inputs: a tf.data pipeline around the NumPy frontend."""
+"""Batches ahead of time: by tf.data in this process, or by processes of their own."""
 
 import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ast_jax.audio.feature_extractor import ASTFeatureExtractor
-from ast_jax.data.clips import Clips
-from ast_jax.data.mixup import draw, mix
-from ast_jax.data.order import batch_indices
+from ast_jax.data.batches import Batch
+from ast_jax.data.workers import from_workers
 
-Batch = dict[str, np.ndarray]
-Example = tuple[np.ndarray, np.ndarray]  # waveform and target
+MakeBatch = Callable[[int], Batch]
 
 
-def train_batches(
-    clips: Clips,
-    extractor: ASTFeatureExtractor,
-    *,
-    seed: int,
-    first_step: int,
-    last_step: int,
-    batch_size: int,
-    mixup: float = 0.0,
-) -> Iterator[Batch]:
-    """Batches of the training steps [first_step, last_step).
-
-    What a step's batch holds depends on (seed, step) alone. Each batch has `input_values`
-    (batch, max_length, num_mel_bins) and `targets` (batch, classes), both float32.
+def stream(make_batch: MakeBatch, numbers: range, workers: int = 0) -> Iterator[Batch]:
+    """The batches of `numbers` in order, made while the caller works on those before.
 
     Args:
-        clips: those to train on.
-        extractor: waveforms to model inputs.
-        seed: of the order and of mixup.
-        first_step: where to begin, counted from the start of the training.
-        last_step: where to end.
-        batch_size: clips a step.
-        mixup: the share of clips that are mixed with another.
+        make_batch: from a batch's number to the batch.
+        numbers: those wanted.
+        workers: how many processes make them; 0 for threads of this one. Python runs one of a
+            process's threads at a time: a caller that is busy in Python itself wants workers.
     """
-    count = len(clips.waveforms)
-    order = batch_indices(seed, first_step, last_step, count, batch_size).reshape(-1)
-    start = first_step * batch_size
-
-    def example(number: int) -> Example:
-        index = order[number]
-        waveform, target = clips.waveforms[index], clips.targets[index]
-        partner, share = draw(seed, start + number, mixup, count)
-        if partner is None:
-            return waveform, target
-        mixed = mix(waveform, clips.waveforms[partner], share)
-        return mixed, share * target + (1 - share) * clips.targets[partner]
-
-    yield from _batches(example, len(order), extractor, batch_size)
+    if workers:
+        return from_workers(make_batch, numbers, workers)
+    return _from_threads(make_batch, numbers)
 
 
-def evaluation_batches(
-    clips: Clips, extractor: ASTFeatureExtractor, batch_size: int
-) -> Iterator[Batch]:
-    """Every clip once, in order.
-
-    The last batch is filled up with the first clip; `mask` (batch,) is 0 for those.
-    """
-    count = len(clips.waveforms)
-    padded = -(-count // batch_size) * batch_size
-    mask = (np.arange(padded) < count).astype(np.float32).reshape(-1, batch_size)
-
-    def example(number: int) -> Example:
-        index = number if number < count else 0
-        return clips.waveforms[index], clips.targets[index]
-
-    for batch, row in zip(_batches(example, padded, extractor, batch_size), mask, strict=True):
-        yield batch | {"mask": row}
-
-
-def _batches(
-    example: Callable[[int], Example], count: int, extractor: ASTFeatureExtractor, batch_size: int
-) -> Iterator[Batch]:
-    """Batches of examples 0 to `count` - 1, computed ahead on all cores."""
+def _from_threads(make_batch: MakeBatch, numbers: range) -> Iterator[Batch]:
+    if not numbers:
+        return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it speaks up, and no TF op computes here
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's
 
-    def features(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        waveform, target = example(int(number))
-        return extractor(waveform, extractor.sampling_rate)[0], target.astype(np.float32)
+    # The first tells what a batch looks like, which tf.data wants to know beforehand.
+    first = make_batch(numbers[0])
+    yield first
+    names = list(first)
+    errors = []
+
+    def make(number: np.ndarray) -> list[np.ndarray]:
+        try:
+            batch = make_batch(int(number))
+        except Exception as error:
+            errors.append(error)
+            raise
+        return [batch[name] for name in names]
 
     def load(number: tf.Tensor) -> dict[str, tf.Tensor]:
-        inputs, targets = tf.numpy_function(
-            features, [number], [tf.float32, tf.float32], stateful=False
-        )
-        inputs = tf.ensure_shape(inputs, (extractor.max_length, extractor.num_mel_bins))
-        return {"input_values": inputs, "targets": tf.ensure_shape(targets, (None,))}
+        types = [tf.as_dtype(first[name].dtype) for name in names]
+        arrays = tf.numpy_function(make, [number], types, stateful=False)
+        return {
+            name: tf.ensure_shape(array, first[name].shape)
+            for name, array in zip(names, arrays, strict=True)
+        }
 
-    dataset = tf.data.Dataset.range(count)
-    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE)
-    dataset = dataset.batch(batch_size, drop_remainder=True).prefetch(2)
-    yield from dataset.as_numpy_iterator()
+    rest = numbers[1:]
+    dataset = tf.data.Dataset.range(rest.start, rest.stop, rest.step)
+    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+    try:
+        yield from dataset.as_numpy_iterator()
+    except tf.errors.OpError:
+        if not errors:
+            raise
+        raise errors[0] from None  # TensorFlow's tells of it in words only

@@ -106,7 +106,8 @@ def make_synthetic(train_clips: int, evaluation_clips: int, seed: int) -> DataSe
         waveforms = [synthesize(label, rng) for label, _ in made]
         targets = np.eye(len(labels), dtype=np.float32)[np.arange(len(made)) % len(labels)]
         sides.append(Clips(waveforms, targets, [f"{label} {i}" for label, i in made]))
-    return DataSet(labels, *sides)
+    train, evaluation = sides
+    return DataSet(labels, train, evaluation)
 
 
 def write_unseen(folder: Path, seed: int) -> None:

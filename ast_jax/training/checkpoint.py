@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
@@ -89,9 +90,14 @@ def describe_data(data: DataSet) -> dict[str, Any]:
     """The classes, and the number and a digest of the clips on either side."""
     description: dict[str, Any] = {"labels": data.labels}
     for side, clips in (("train", data.train), ("evaluation", data.evaluation)):
-        digest = hashlib.sha256(clips.targets.tobytes())
-        for name, waveform in zip(clips.names, clips.waveforms, strict=True):
-            digest.update(f"{Path(name).name} {len(waveform)} ".encode())
+        targets = clips.targets
+        digest = hashlib.sha256()
+        for array in (
+            [targets] if isinstance(targets, np.ndarray) else [targets.indices, targets.indptr]
+        ):
+            digest.update(array.tobytes())
+        for name, length in zip(clips.names, clips.lengths(), strict=True):
+            digest.update(f"{Path(name).name} {length} ".encode())
         description[side] = {"clips": len(clips.names), "digest": digest.hexdigest()}
     return description
 

@@ -14,14 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from ast_jax.audio.augment import roll, spec_augment
+from ast_jax.audio.augment import noise, roll, spec_augment
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint import Checkpoint, describe
 from ast_jax.config import TrainConfig
+from ast_jax.data.batches import Batch, EvaluationBatches, Inputs, TrainBatches
 from ast_jax.data.clips import DataSet
-from ast_jax.data.datasets import load_data, log_mel_statistics
+from ast_jax.data.datasets import load_data
 from ast_jax.data.order import steps_per_epoch
-from ast_jax.data.pipeline import Batch, evaluation_batches, train_batches
+from ast_jax.data.pipeline import stream
+from ast_jax.data.statistics import measure
 from ast_jax.data.synthetic import write_unseen
 from ast_jax.errors import InputError
 from ast_jax.inference.load import find_checkpoint, read_checkpoint
@@ -99,20 +101,25 @@ def fit(config: TrainConfig) -> Scores:
 
     optimizer = make_optimizer(config.optimizer, num_steps)
     graph, loss = graphdef(start.config), LOSSES[config.loss]
-    gradient_fn = step.make_gradient_fn(graph, loss, make_augment(config, extractor))
+    on_device = config.frontend.on_device
+    inputs = step.make_device_inputs(extractor) if on_device else step.host_inputs
+    gradient_fn = step.make_gradient_fn(graph, loss, make_augment(config, extractor), inputs)
     train_step = parallel.map(
         step.make_train_step(gradient_fn, optimizer, jax.random.key(config.seed)),
         split=(False, True),
         donate=(0,),
     )
-    predict = parallel.map(step.make_predict(graph), split=(False, True), split_result=True)
+    predict = parallel.map(step.make_predict(graph, inputs), split=(False, True), split_result=True)
 
     def evaluate(params: step.Params) -> tuple[Scores, np.ndarray]:
-        batches = evaluation_batches(data.evaluation, extractor, config.batch_size)
-        logits = predict_all(predict, params, batches, parallel)
+        batches = EvaluationBatches(
+            data.evaluation, Inputs(extractor, on_device), config.batch_size
+        )
+        made = stream(batches, range(len(batches)), config.data.workers)
+        logits = predict_all(predict, params, made, parallel)
         if not np.isfinite(logits).all():
             raise InputError(DIVERGED.format("the model's output is not finite"))
-        targets = data.evaluation.targets
+        targets = data.evaluation.all_targets()
         value = float(loss(jnp.asarray(logits), jnp.asarray(targets)))
         return evaluate_scores(logits, targets, value), logits
 
@@ -122,15 +129,15 @@ def fit(config: TrainConfig) -> Scores:
         if progress.epochs:
             done = progress.epochs == config.num_epochs
             console.print(f"{'finished' if done else 'going on'} after epoch {progress.epochs}")
-        batches = train_batches(
+        make_batch = TrainBatches(
             data.train,
-            extractor,
+            Inputs(extractor, on_device),
             seed=config.seed,
-            first_step=int(state.step),
-            last_step=num_steps,
             batch_size=config.batch_size,
             mixup=config.augment.mixup,
+            balanced=config.data.balanced,
         )
+        batches = stream(make_batch, range(int(state.step), num_steps), config.data.workers)
         losses: list[float] = []
         results = None
         with EpochBar(console, config.num_epochs) as bar:
@@ -187,12 +194,16 @@ def run_checkpoints(
 
 
 def make_extractor(config: TrainConfig, data: DataSet) -> ASTFeatureExtractor:
-    """The configuration's frontend; a mean or std it leaves open is the training clips'."""
+    """The configuration's frontend; a mean or std it leaves open is the training clips'.
+
+    `ast-jax stats` measures a prepared set's once; others are measured here.
+    """
     mean, std = config.frontend.mean, config.frontend.std
     if mean is None or std is None:
-        measured = log_mel_statistics(
-            data.train, config.frontend.sampling_rate, config.model.num_mel_bins
-        )
+        bins = config.model.num_mel_bins
+        measured = data.statistics.get(bins)
+        if measured is None:
+            measured = measure(data.train, data.labels, config.frontend.sampling_rate, bins)[:2]
         mean = measured[0] if mean is None else mean
         std = measured[1] if std is None else std
     return ASTFeatureExtractor(
@@ -238,7 +249,7 @@ def make_augment(config: TrainConfig, extractor: ASTFeatureExtractor) -> step.Au
     """The configuration's augmentation as a function of (key, input values)."""
 
     def augment(key: jax.Array, input_values: jax.Array) -> jax.Array:
-        mask_key, roll_key = jax.random.split(key)
+        mask_key, noise_key, roll_key = jax.random.split(key, 3)
         masked = spec_augment(
             mask_key,
             input_values,
@@ -246,7 +257,8 @@ def make_augment(config: TrainConfig, extractor: ASTFeatureExtractor) -> step.Au
             time_mask=config.augment.time_mask,
             fill=-extractor.mean / (2 * extractor.std),
         )
-        return roll(roll_key, masked, config.augment.roll)
+        noisy = noise(noise_key, masked) if config.augment.noise else masked
+        return roll(roll_key, noisy, config.augment.roll)
 
     return augment
 
@@ -290,7 +302,7 @@ def predict_all(
     """Logits (clips, classes) of evaluation batches, without the clips that fill up the last."""
     logits = []
     for batch in batches:
-        values = np.asarray(predict(params, parallel.put(batch["input_values"])))
+        values = np.asarray(predict(params, parallel.put(batch)))
         logits.append(values[batch["mask"] > 0])
     return np.concatenate(logits)
 
@@ -307,7 +319,7 @@ def write_report(
     (workdir / "history.json").write_text(json.dumps(history, indent=2) + "\n", encoding="utf-8")
     report.print_table(console, history)
     report.draw_loss(history, workdir / "loss.png")
-    matrix = confusion_matrix(logits, data.evaluation.targets)
+    matrix = confusion_matrix(logits, data.evaluation.all_targets())
     report.draw_confusion(matrix, data.labels, workdir / "confusion.png")
     sounds = "FILE..."
     if config.data.kind == "synthetic":

@@ -12,11 +12,15 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from ast_jax.audio.fbank_jax import input_values
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+
 AXIS = "data"
 
 Params = dict[str, Any]
 Batch = dict[str, jax.Array]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
+Inputs = Callable[[Batch], jax.Array]  # a batch → input_values
 Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (key, input_values) → input_values
 GradientFn = Callable[[Params, Batch, jax.Array], tuple[jax.Array, Params]]
 
@@ -39,15 +43,31 @@ def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return optax.sigmoid_binary_cross_entropy(logits, targets).mean()
 
 
-def make_gradient_fn(graphdef: nnx.GraphDef, loss: Loss, augment: Augment) -> GradientFn:
+def host_inputs(batch: Batch) -> jax.Array:
+    """The `input_values` that the host computed."""
+    return batch["input_values"]
+
+
+def make_device_inputs(extractor: ASTFeatureExtractor) -> Inputs:
+    """Input values from `waveforms` and `lengths`, computed where the step runs."""
+
+    def device_inputs(batch: Batch) -> jax.Array:
+        return input_values(batch["waveforms"], batch["lengths"], extractor)
+
+    return device_inputs
+
+
+def make_gradient_fn(
+    graphdef: nnx.GraphDef, loss: Loss, augment: Augment, inputs: Inputs = host_inputs
+) -> GradientFn:
     """(params, a device's batch, key) → loss and gradients, averaged over the devices."""
 
     def gradient_fn(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Params]:
         key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
-        input_values = augment(key, batch["input_values"])
+        augmented = augment(key, inputs(batch))
 
         def loss_of(params: Params) -> jax.Array:
-            return loss(nnx.merge(graphdef, params)(input_values), batch["targets"])
+            return loss(nnx.merge(graphdef, params)(augmented), batch["targets"])
 
         return jax.lax.pmean(jax.value_and_grad(loss_of)(params), AXIS)
 
@@ -69,11 +89,13 @@ def make_train_step(
     return train_step
 
 
-def make_predict(graphdef: nnx.GraphDef) -> Callable[[Params, jax.Array], jax.Array]:
-    """(params, a device's input values) → float32 logits."""
+def make_predict(
+    graphdef: nnx.GraphDef, inputs: Inputs = host_inputs
+) -> Callable[[Params, Batch], jax.Array]:
+    """(params, a device's batch) → float32 logits."""
 
-    def predict(params: Params, input_values: jax.Array) -> jax.Array:
-        return nnx.merge(graphdef, params)(input_values)
+    def predict(params: Params, batch: Batch) -> jax.Array:
+        return nnx.merge(graphdef, params)(inputs(batch))
 
     return predict
 

@@ -1,0 +1,147 @@
+"""What a batch holds, as a function of its number alone.
+
+That makes any number of workers, of processes and of restarts give the same training.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ast_jax.audio.fbank import frame_sizes
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.audio.pcm import to_float, to_int16
+from ast_jax.data.clips import Clips
+from ast_jax.data.mixup import draw, mix
+from ast_jax.data.order import balancing_weights, epoch_order, process_slice, step_position
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclass
+class Inputs:
+    """How waveforms become the part of a batch that the model's input is made of.
+
+    Attributes:
+        extractor: waveforms to model inputs.
+        on_device: False: `input_values` float32 (batch, max_length, num_mel_bins). True: what
+            `ast_jax.audio.fbank_jax.input_values` makes them of on the accelerator, `waveforms`
+            int16 (batch, samples), padded with zeros, and `lengths` int32 (batch,).
+    """
+
+    extractor: ASTFeatureExtractor
+    on_device: bool = False
+
+    def __call__(self, waveforms: list[np.ndarray]) -> Batch:
+        """Waveforms (samples,) each, float32 or int16 → a part of a batch."""
+        rate, frames = self.extractor.sampling_rate, self.extractor.max_length
+        if not self.on_device:
+            return {"input_values": self.extractor([to_float(x) for x in waveforms], rate)}
+        size, shift = frame_sizes(rate, frame_length=25.0, frame_shift=10.0)
+        samples = size + (frames - 1) * shift
+        padded = np.zeros((len(waveforms), samples), np.int16)
+        for row, waveform in zip(padded, waveforms, strict=True):
+            row[: len(waveform)] = to_int16(waveform[:samples])
+        lengths = [min(len(waveform), samples) for waveform in waveforms]
+        return {"waveforms": padded, "lengths": np.array(lengths, np.int32)}
+
+
+@dataclass
+class TrainBatches:
+    """The batch of each training step: inputs as `Inputs` has them and `targets`, float32.
+
+    Attributes:
+        clips: those to train on.
+        inputs: waveforms to a part of a batch.
+        seed: of the order and of mixup.
+        batch_size: clips a step, of all processes together.
+        mixup: the share of clips that are mixed with another.
+        balanced: whether clips are drawn with replacement, rare classes more often, rather
+            than each once an epoch.
+        process: this process's number.
+        processes: how many there are; each makes an equal part of every batch.
+    """
+
+    clips: Clips
+    inputs: Inputs
+    seed: int
+    batch_size: int
+    mixup: float = 0.0
+    balanced: bool = False
+    process: int = 0
+    processes: int = 1
+    _orders: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Weighs the clips."""
+        self._weights = balancing_weights(self.clips.targets) if self.balanced else None
+
+    def __call__(self, step: int) -> Batch:
+        """This process's part of the batch of training step `step`, counted from 0."""
+        count = len(self.clips.waveforms)
+        epoch, start = step_position(step, count, self.batch_size)
+        part = process_slice(self.batch_size, self.process, self.processes)
+        order = self._order(epoch)
+        waveforms, targets = [], []
+        for place in range(self.batch_size)[part]:
+            waveform, target = self._example(
+                int(order[start + place]), step * self.batch_size + place
+            )
+            waveforms.append(waveform)
+            targets.append(target)
+        return self.inputs(waveforms) | {"targets": np.stack(targets)}
+
+    def _example(self, index: int, position: int) -> tuple[np.ndarray, np.ndarray]:
+        clips = self.clips
+        waveform, target = clips.waveforms[index], clips.target(index)
+        partner, share = draw(self.seed, position, self.mixup, len(clips.waveforms))
+        if partner is None:
+            return waveform, target
+        mixed = mix(waveform, clips.waveforms[partner], share)
+        target = share * target + (1 - share) * clips.target(partner)
+        return mixed, target.astype(np.float32)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        # Batches of two epochs may be under way at once, in several threads: the dict is
+        # replaced, never changed, and read once.
+        orders = self._orders
+        if epoch in orders:
+            return orders[epoch]
+        order = epoch_order(self.seed, epoch, len(self.clips.waveforms), self._weights)
+        near = {key: orders[key] for key in orders if abs(key - epoch) == 1}
+        self._orders = near | {epoch: order}
+        return order
+
+
+@dataclass
+class EvaluationBatches:
+    """Every clip once, in order: inputs, `targets` and `mask`, float32.
+
+    The last batch is filled up with the first clip; `mask` (batch,) is 0 for those.
+
+    Attributes:
+        clips: those to evaluate on.
+        inputs: waveforms to a part of a batch.
+        batch_size: clips a batch, of all processes together.
+        process: this process's number.
+        processes: how many there are.
+    """
+
+    clips: Clips
+    inputs: Inputs
+    batch_size: int
+    process: int = 0
+    processes: int = 1
+
+    def __len__(self) -> int:
+        return -(-len(self.clips.waveforms) // self.batch_size)
+
+    def __call__(self, number: int) -> Batch:
+        """This process's part of batch `number`."""
+        part = process_slice(self.batch_size, self.process, self.processes)
+        count = len(self.clips.waveforms)
+        numbers = np.arange(self.batch_size)[part] + number * self.batch_size
+        indices = np.where(numbers < count, numbers, 0)
+        waveforms = [self.clips.waveforms[int(i)] for i in indices]
+        targets = np.stack([self.clips.target(int(i)) for i in indices])
+        mask = (numbers < count).astype(np.float32)
+        return self.inputs(waveforms) | {"targets": targets, "mask": mask}

@@ -1,0 +1,187 @@
+"""Mean and standard deviation of a set's log-mels, its durations and its classes."""
+
+import json
+import math
+import multiprocessing
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.progress import track
+
+from ast_jax.audio.fbank import fbank
+from ast_jax.audio.pcm import to_float
+from ast_jax.data.clips import Clips
+from ast_jax.errors import InputError
+from ast_jax.json_file import read_json
+
+STATISTICS_FILE = "statistics.json"
+BATCH = 1000  # clips of which the original's script takes mean and deviation together
+
+
+class Statistics(NamedTuple):
+    """What `ast-jax stats` tells of some clips.
+
+    Attributes:
+        mean: of the log-mels.
+        std: their standard deviation.
+        clips: how many.
+        hours: how long they last together.
+        shortest: the shortest clip, in seconds.
+        longest: the longest.
+        classes: clips of each class; a clip of several counts for each.
+    """
+
+    mean: float
+    std: float
+    clips: int
+    hours: float
+    shortest: float
+    longest: float
+    classes: dict[str, int]
+
+
+class Sums(NamedTuple):
+    """Number, sum and sum of squares of log-mel values."""
+
+    number: int
+    total: float
+    squares: float
+
+    def mean_and_std(self) -> tuple[float, float]:
+        """Of the values."""
+        mean = self.total / self.number
+        return mean, math.sqrt(max(0.0, self.squares / self.number - mean**2))
+
+
+def measure(
+    clips: Clips,
+    labels: Sequence[str],
+    sampling_rate: int,
+    num_mel_bins: int,
+    padded_to: int = 0,
+    processes: int = 1,
+) -> Statistics:
+    """Statistics of clips in one pass, without augmentation.
+
+    Without padding every log-mel value counts once. With `padded_to` they are taken as the
+    original's script does (src/get_norm_stats.py): clips are padded with zeros or cut to that
+    many frames, and the means and deviations of batches of 1000 clips are averaged. (The
+    script leaves mixup and SpecAugment on; this does not.)
+
+    Args:
+        clips: those to measure.
+        labels: the names of the classes.
+        sampling_rate: of the clips, in Hz.
+        num_mel_bins: of the log-mels.
+        padded_to: in frames; 0 for no padding.
+        processes: how many compute at once.
+    """
+    size = BATCH if padded_to else 50
+    count = len(clips.waveforms)
+    parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
+    job = _Job(clips.waveforms, sampling_rate, num_mel_bins, padded_to)
+    made = _run(job, parts, processes)
+    quiet = not sys.stdout.isatty()
+    sums = list(track(made, "measuring log-mels", len(parts), transient=True, disable=quiet))
+    if padded_to:
+        mean, std = np.mean([part.mean_and_std() for part in sums], axis=0)
+    else:
+        mean, std = Sums(*np.sum(np.array(sums), axis=0)).mean_and_std()
+    seconds = np.array(clips.lengths()) / sampling_rate
+    per_class = np.asarray(clips.targets.sum(axis=0)).astype(int)
+    return Statistics(
+        float(mean),
+        float(std),
+        count,
+        float(seconds.sum() / 3600),
+        float(seconds.min()),
+        float(seconds.max()),
+        dict(zip(labels, per_class.tolist(), strict=True)),
+    )
+
+
+class _Job(NamedTuple):
+    waveforms: Sequence[np.ndarray]
+    sampling_rate: int
+    num_mel_bins: int
+    padded_to: int
+
+    def sums(self, indices: range) -> Sums:
+        count, total, squares = 0, 0.0, 0.0
+        for index in indices:
+            log_mel = fbank(
+                to_float(self.waveforms[index]), self.sampling_rate, num_mel_bins=self.num_mel_bins
+            )
+            if self.padded_to:
+                log_mel = log_mel[: self.padded_to]
+            count += self.padded_to * self.num_mel_bins if self.padded_to else log_mel.size
+            total += float(log_mel.sum(dtype=np.float64))
+            squares += float(np.square(log_mel, dtype=np.float64).sum())
+        return Sums(count, total, squares)
+
+
+def _run(job: _Job, parts: list[range], processes: int) -> Iterator[Sums]:
+    if processes == 1:
+        yield from map(job.sums, parts)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _start, (job,)) as pool:
+        try:
+            yield from pool.map(_sums, parts)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_job: _Job
+
+
+def _start(job: _Job) -> None:
+    global _job
+    _job = job
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits
+
+
+def _sums(indices: range) -> Sums:
+    return _job.sums(indices)
+
+
+def write_statistics(
+    folder: Path, splits: str, num_mel_bins: int, padded_to: int, statistics: Statistics
+) -> Path:
+    """Puts statistics beside a prepared set, where training finds those without padding."""
+    file = folder / STATISTICS_FILE
+    content = read_json(file) if file.exists() else {}
+    kind = f"padded to {padded_to}" if padded_to else "unpadded"
+    content.setdefault(splits, {}).setdefault(kind, {})[str(num_mel_bins)] = statistics._asdict()
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    part = file.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)
+    return file
+
+
+def read_statistics(folder: Path, splits: str) -> dict[int, tuple[float, float]]:
+    """Mean and deviation of the splits' unpadded log-mels by number of mel bins, where known.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    file = folder / STATISTICS_FILE
+    if not file.exists():
+        return {}
+    content: Any = read_json(file)
+    try:
+        found = {
+            int(bins): (float(values["mean"]), float(values["std"]))
+            for bins, values in content.get(splits, {}).get("unpadded", {}).items()
+        }
+        if not all(math.isfinite(mean) and 0 < std < math.inf for mean, std in found.values()):
+            raise ValueError("a value is not a positive number")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{file}: damaged ({error}); remove it and run ast-jax stats") from None
+    return found

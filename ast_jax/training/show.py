@@ -1,0 +1,90 @@
+"""Draws a training batch as the model sees it."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+from ast_jax.audio.fbank_jax import input_values
+from ast_jax.config import TrainConfig
+from ast_jax.data.batches import Inputs, TrainBatches
+from ast_jax.data.datasets import load_data
+from ast_jax.errors import InputError
+from ast_jax.training.loop import make_augment, make_extractor
+
+MOST_CLIPS = 8
+
+
+def show(config: TrainConfig, file: Path, number: int = 0) -> None:
+    """Draws the first clips of training step `number`, before and after augmentation, as a PNG.
+
+    Mixup is in both columns, as waveforms are mixed, and in the labels; masks, noise and shift
+    are on the right. Values are the model's: (log-mel - mean) / (2·std).
+
+    Raises:
+        InputError: the recordings cannot be used, or there are fewer than one batch.
+    """
+    data = load_data(config)
+    if len(data.train.waveforms) < config.batch_size:
+        raise InputError(
+            f"batch_size is {config.batch_size} and there are {len(data.train.waveforms)} "
+            f"training clips; lower batch_size"
+        )
+    extractor = make_extractor(config, data)
+    on_device = config.frontend.on_device
+    batches = TrainBatches(
+        data.train,
+        Inputs(extractor, on_device),
+        seed=config.seed,
+        batch_size=config.batch_size,
+        mixup=config.augment.mixup,
+        balanced=config.data.balanced,
+    )
+    batch = batches(number)
+    if on_device:
+        plain = jax.jit(lambda w, n: input_values(w, n, extractor))(
+            batch["waveforms"], batch["lengths"]
+        )
+    else:
+        plain = batch["input_values"]
+    key = jax.random.fold_in(jax.random.key(config.seed), number)
+    augmented = make_augment(config, extractor)(jax.random.fold_in(key, 0), plain)
+    titles = [describe_target(target, data.labels) for target in batch["targets"][:MOST_CLIPS]]
+    draw_batch(np.asarray(plain)[:MOST_CLIPS], np.asarray(augmented)[:MOST_CLIPS], titles, file)
+
+
+def describe_target(target: np.ndarray, labels: list[str]) -> str:
+    """The classes of a clip, with their shares if it is mixed: '0.62 dog, 0.38 rain'."""
+    heard = np.flatnonzero(target)
+    order = heard[np.argsort(-target[heard], kind="stable")]
+    shares = ["" if target[i] == 1 else f"{target[i]:.2f} " for i in order]
+    names = [f"{share}{labels[i]}" for share, i in zip(shares, order, strict=True)]
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def draw_batch(plain: np.ndarray, augmented: np.ndarray, titles: list[str], file: Path) -> None:
+    """Draws (clips, frames, mel_bins) arrays side by side, a row a clip, as a PNG."""
+    clips, frames, mel_bins = plain.shape
+    figure = Figure(figsize=(13, 1 + 1.9 * clips), layout="constrained")
+    grid = figure.subplots(clips, 2, squeeze=False, sharex=True, sharey=True)
+    low, high = np.percentile(plain, [0.5, 99.5])
+    for row, title, *pair in zip(grid, titles, plain, augmented, strict=True):
+        for axes, values in zip(row, pair, strict=True):
+            picture = axes.imshow(
+                values.T,
+                origin="lower",
+                aspect="auto",
+                interpolation="nearest",
+                extent=(0, frames / 100, 0, mel_bins),
+                vmin=low,
+                vmax=high,
+                cmap="magma",
+            )
+        row[0].set_ylabel("mel bin")
+        row[0].set_title(title, loc="left", fontsize=10)
+    grid[0, 1].set_title("as the model sees it", loc="left", fontsize=10)
+    for axes in grid[-1]:
+        axes.set_xlabel("seconds")
+    figure.colorbar(picture, ax=grid, label="(log-mel - mean) / (2 std)", aspect=40, pad=0.01)
+    figure.savefig(file, dpi=100)

@@ -1,0 +1,89 @@
+import re
+
+import pytest
+
+from ast_jax.config import TrainConfig, load_config
+from ast_jax.errors import InputError
+
+FILE = """
+from ast_jax.config import TrainConfig
+
+def get_config():
+    return TrainConfig(workdir="runs/x", batch_size=7)
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(FILE)
+    return path
+
+
+def test_a_file_gives_its_configuration_with_fields_changed(file):
+    assert load_config(file) == TrainConfig(workdir="runs/x", batch_size=7)
+    config = load_config(
+        file,
+        [
+            "workdir=3",
+            "batch_size=9",
+            "optimizer.learning_rate=2e-5",
+            "augment.mixup=1",
+            "frontend.mean=-4.25",
+            "frontend.on_device=True",
+            "model.hidden_size=96",
+            "data.dir=a=b c",
+        ],
+    )
+    assert (config.workdir, config.batch_size, config.optimizer.learning_rate) == ("3", 9, 2e-5)
+    assert (config.augment.mixup, config.frontend.mean) == (1.0, -4.25)
+    assert isinstance(config.augment.mixup, float)
+    assert config.frontend.on_device is True
+    assert (config.model.hidden_size, config.data.dir) == (96, "a=b c")
+    assert load_config(file, ["frontend.std=None"]).frontend.std is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["batch_size", "batchsize=3", "data=3", "data.batch_size=3", "data.dir.x=3", "=3", "a.b.c=3"],
+)
+def test_what_changes_no_field_is_refused(file, change):
+    message = f"'{change}' is no change of a field; write it as FIELD=VALUE"
+    with pytest.raises(InputError, match=re.escape(message)):
+        load_config(file, [change])
+
+
+@pytest.mark.parametrize(
+    ("change", "like"),
+    [
+        ("batch_size=many", "7"),
+        ("batch_size=1.5", "7"),
+        ("batch_size=True", "7"),
+        ("frontend.on_device=1", "False"),
+        ("frontend.mean=low", "None"),
+        ("optimizer.learning_rate=[1]", "0.0001"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(file, change, like):
+    name, _, value = change.partition("=")
+    message = f"{name} is '{value}'; give a value like {like}"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        load_config(file, [change])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("get_config = 1 / 0", "ZeroDivisionError"),
+        ("x = 1", "KeyError"),
+        ("def get_config(", "SyntaxError"),
+        ("def get_config():\n    return {}", "return a TrainConfig"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused_by_name(tmp_path, content, said):
+    file = tmp_path / "bad.py"
+    file.write_text(content)
+    with pytest.raises(InputError, match=f"bad.py: .*{said}"):
+        load_config(file)
+    with pytest.raises(InputError, match=r"none\.py: cannot be used"):
+        load_config(tmp_path / "none.py")
