@@ -148,17 +148,21 @@ def run_prepare(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from ast_jax.data.prepare.run import prepare
 
-    prepared = prepare(
-        arguments.name,
-        arguments.source,
-        arguments.output,
-        classes=arguments.classes,
-        sampling_rate=arguments.sampling_rate,
-        processes=arguments.processes,
-        max_damaged=arguments.max_damaged,
-        beam_runner=arguments.beam_runner,
-        beam_options=arguments.beam_option,
-    )
+    try:
+        prepared = prepare(
+            arguments.name,
+            arguments.source,
+            arguments.output,
+            classes=arguments.classes,
+            sampling_rate=arguments.sampling_rate,
+            processes=arguments.processes,
+            max_damaged=arguments.max_damaged,
+            beam_runner=arguments.beam_runner,
+            beam_options=arguments.beam_option,
+        )
+    except KeyboardInterrupt:
+        complain("ast-jax", f"stopped; the same command goes on in {arguments.output}")
+        raise
     for split, clips in prepared.splits.items():
         print(f"{split}: {clips} clips")
     for what, lines in (("not there", prepared.missing), ("unreadable", prepared.damaged)):

@@ -72,7 +72,8 @@ class TrainBatches:
     _orders: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Weighs the clips."""
+        """Weighs the clips, and drops what no batch needs: each worker gets a copy."""
+        self.clips = self.clips._replace(names=[], samples=None)
         self._weights = balancing_weights(self.clips.targets) if self.balanced else None
 
     def __call__(self, step: int) -> Batch:

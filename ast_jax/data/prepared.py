@@ -97,7 +97,7 @@ class PreparedSet(NamedTuple):
                 raise InputError(
                     f"{self.folder}: has no split '{name}'; it has {', '.join(self.splits)}"
                 )
-        with np.load(self.folder / CLIPS_FILE) as arrays:
+        with (self.folder / CLIPS_FILE).open("rb") as file, np.load(file) as arrays:
             ids, samples, labels, counts = (
                 np.concatenate([arrays[f"{name}/{part}"] for name in names]) for part in PARTS
             )
@@ -151,7 +151,7 @@ def open_prepared(folder: str | Path, name: str = "") -> PreparedSet:
             str(metadata["source_digest"]),
             splits,
         )
-        with np.load(place / CLIPS_FILE) as arrays:
+        with (place / CLIPS_FILE).open("rb") as file, np.load(file) as arrays:
             for split, files in splits.items():
                 ids, samples, labels, counts = (arrays[f"{split}/{part}"] for part in PARTS)
                 total = sum(count for _, count in files)

@@ -3,7 +3,6 @@
 import json
 import math
 import multiprocessing
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +14,7 @@ from rich.progress import track
 
 from ast_jax.audio.fbank import fbank
 from ast_jax.audio.pcm import to_float
+from ast_jax.data.children import deaf_to_interrupts, end_with_parent
 from ast_jax.data.clips import Clips
 from ast_jax.errors import InputError
 from ast_jax.json_file import read_json
@@ -132,7 +132,9 @@ def _run(job: _Job, parts: list[range], processes: int) -> Iterator[Sums]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, _start, (job,)) as pool:
         try:
-            yield from pool.map(_sums, parts)
+            with deaf_to_interrupts():
+                made = pool.map(_sums, parts)
+            yield from made
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -143,7 +145,7 @@ _job: _Job
 def _start(job: _Job) -> None:
     global _job
     _job = job
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits
+    end_with_parent()
 
 
 def _sums(indices: range) -> Sums:

@@ -2,7 +2,6 @@
 
 import contextlib
 import multiprocessing
-import signal
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ast_jax.data.children import deaf_to_interrupts
 from ast_jax.errors import InputError
 
 AHEAD = 2  # batches that a worker makes before the first of them is taken
@@ -59,7 +59,8 @@ class _Worker:
         self.process = context.Process(
             target=_work, args=(theirs, make_batch, numbers), daemon=True
         )
-        self.process.start()
+        with deaf_to_interrupts():
+            self.process.start()
         theirs.close()  # so that a worker's death is seen as the end of the pipe
         self.memory: list[SharedMemory] = []
 
@@ -104,7 +105,6 @@ class _Worker:
 
 def _work(pipe: Connection, make_batch: Callable[[int], Batch], numbers: range) -> None:
     """A worker's life: batch after batch, each into memory that the other side gave free."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains
     try:
         layout, names = pipe.recv()
         memory = [SharedMemory(name=name) for name in names]

@@ -152,7 +152,9 @@ def test_a_folder_gives_a_class_a_folder_and_holds_some_of_each_out(folder):
 def sides(folder, holdout=0.2):
     """Label and name of every file trained on, and of every one held out."""
     data = read_folder(folder, holdout, 16000)
-    return [{Path(name).parts[-2:] for name in clips.names} for clips in (data.train, data.evaluation)]
+    return [
+        {Path(name).parts[-2:] for name in clips.names} for clips in (data.train, data.evaluation)
+    ]
 
 
 def test_a_file_stays_on_its_side_when_the_folder_moves(folder, tmp_path_factory):

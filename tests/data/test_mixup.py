@@ -2,6 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ast_jax.audio.pcm import to_float
 from ast_jax.data.mixup import draw, mix
 
 
@@ -34,3 +35,24 @@ def test_draws_follow_the_rate_are_uniform_over_partners_and_repeat():
     assert draws == [draw(0, position, 0.4, 5) for position in range(4000)]
     assert draw(0, 7, 0.0, 5).partner is None
     assert draw(0, 7, 1.0, 5).partner is not None
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.floats(0, 1), st.integers(0, 2**32))
+def test_int16_waveforms_mix_as_the_floats_they_stand_for(first, second, share, seed):
+    rng = np.random.default_rng(seed)
+    a, b = (rng.integers(-32768, 32768, n).astype(np.int16) for n in (first, second))
+    kept = a.copy(), b.copy()
+    expected = mix(to_float(a), to_float(b), share)
+    for x, y in ((a, b), (to_float(a), b), (a, to_float(b))):
+        np.testing.assert_array_equal(mix(x, y, share), expected)
+    np.testing.assert_array_equal(a, kept[0])
+    np.testing.assert_array_equal(b, kept[1])
+
+
+def test_waveforms_that_cannot_be_written_to_are_mixed():
+    a = np.frombuffer(bytes(range(40)), np.int16)
+    assert not a.flags.writeable
+    assert mix(a, a, 0.5).shape == (20,)
+    still = to_float(a).copy()
+    still.flags.writeable = False
+    np.testing.assert_array_equal(mix(still, still, 0.5), mix(a, a, 0.5))

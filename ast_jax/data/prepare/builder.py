@@ -152,16 +152,9 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         """Writes the files, those apart that are there already, and moves them to TFDS."""
         shards = [shard for of_split in splits.values() for shard in of_split]
         damaged: list[str] = []
-        try:
-            for report in self.write_shards(shards, self.listing.labels):
-                damaged += report.damaged
-                self._check_damaged(damaged)
-        except InputError:
-            # So that the next run sees which of the damaged files have been mended.
-            for shard in shards:
-                if shard.records.exists() and shard.report().damaged:
-                    shard.records.unlink()
-            raise
+        for report in self.write_shards(shards, self.listing.labels):
+            damaged += report.damaged
+            self._check_damaged(damaged)
         infos = [self._take(split, of_split) for split, of_split in splits.items()]
         self.info.set_splits(tfds.core.splits.SplitDict(infos))
 
@@ -171,9 +164,8 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         rows.writerow(["kind", "what"])
         rows.writerows(["missing", line] for line in self.listing.missing)
         rows.writerows(["damaged", line] for line in self.damaged)
-        # A path may be of bytes that are no text.
-        content = text.getvalue().encode("utf-8", "backslashreplace")
-        (epath.Path(self.data_dir) / SKIPPED_FILE).write_bytes(content)
+        file = epath.Path(self.data_dir) / SKIPPED_FILE
+        file.write_text(text.getvalue(), encoding="utf-8")
 
     def _open_work(self) -> None:
         """Makes the folder of the unfinished files, and empties it of another source's."""

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import shutil
-import signal
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import tensorflow_datasets as tfds
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ast_jax.data.children import deaf_to_interrupts, end_with_parent
 from ast_jax.data.prepare.builder import VERSION, AudioBuilder, write_one_by_one
 from ast_jax.data.prepare.shard import Report, Shard, write_shard
 from ast_jax.errors import InputError
@@ -75,6 +75,8 @@ def prepare(
         config.beam_runner, config.beam_options = _beam(beam_runner, beam_options)
     builder.download_and_prepare(download_config=config, download_dir=builder.work / "no downloads")
     builder.work.rmtree()
+    for left in folder.glob("*.shard_infos.json"):  # TFDS's own notes under Beam
+        left.unlink()
     splits = {split: info.num_examples for split, info in builder.info.splits.items()}
     return Prepared(folder, splits, builder.listing.missing, builder.damaged)
 
@@ -104,7 +106,8 @@ class _InProcesses:
             count = context.Value("q", 0)
             pool = ProcessPoolExecutor(self.processes, context, _start, (count,))
             try:
-                pending = {pool.submit(_write, shard, labels) for shard in shards}
+                with deaf_to_interrupts():
+                    pending = {pool.submit(_write, shard, labels) for shard in shards}
                 while pending:
                     done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                     progress.update(task, completed=count.value)
@@ -125,8 +128,7 @@ _count: "Synchronized[int]"  # of the clips written by all processes
 def _start(count: "Synchronized[int]") -> None:
     global _count
     _count = count
-    # Ctrl-C reaches every process; the first one lets the others finish their shards.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
 
 
 def _write(shard: Shard, labels: list[str]) -> Report:
@@ -145,7 +147,7 @@ def _beam(runner: str, options: Iterable[str]) -> tuple[object, object]:
         from apache_beam.runners.runner import create_runner
     except ImportError:
         raise InputError(
-            "--beam-runner needs Apache Beam; install it with pip install 'ast-jax[beam]'"
+            "--beam-runner needs Apache Beam; install it with pip install apache-beam"
         ) from None
     try:
         return create_runner(runner), PipelineOptions(list(options))

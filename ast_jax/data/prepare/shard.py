@@ -91,11 +91,12 @@ class Shard:
 def write_shard(
     shard: Shard, labels: list[str], on_clip: Callable[[], None] = lambda: None
 ) -> Report:
-    """Writes the shard's file unless it is there; it is there only whole.
+    """Writes the shard's file unless it is there already; it is there only whole.
 
     `on_clip` is called for each clip that is written.
     """
-    if not shard.records.exists():
+    if not _is_written(shard):
+        shard.records.unlink(missing_ok=True)
         features = make_features(labels)
         serializer = make_serializer(features)
 
@@ -112,3 +113,11 @@ def write_shard(
         finally:
             part.unlink(missing_ok=True)
     return shard.report()
+
+
+def _is_written(shard: Shard) -> bool:
+    """Whether the shard's file is there and no sound file has changed since, or been mended."""
+    if not shard.records.exists():
+        return False
+    written = shard.records.stat().st_mtime_ns
+    return all(os.stat(entry.path).st_ctime_ns <= written for entry in shard.entries)

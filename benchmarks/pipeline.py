@@ -1,0 +1,389 @@
+"""Times the input pipeline: its frontends, its batches beside PyTorch's DataLoader, `prepare`.
+
+    python benchmarks/pipeline.py [--sections frontend pipeline prepare] [--source DIR] [--tiny]
+
+needs torch and transformers (the extra `test`), and torchaudio for its rows; its section
+`frontend` needs neither TensorFlow nor a sound library. Each section first checks that all
+agree; a round then times each contender in turn, and ratios are medians of the rounds' ratios.
+Linear algebra has one thread in every process, theirs and ours: with more, theirs loses.
+
+frontend: one clip of ten seconds from waveform to model input, by a process that is pinned to
+one core, XLA's threads too. On an accelerator the waveforms' way there counts; the features stay.
+
+pipeline: batches as AudioSet is trained on, half of the clips mixed with another. Ours read a
+prepared set, the DataLoader does the original's work on the same clips' WAV files. All workers
+start before anything is timed, and wait while others are. "Busy" is the same with a thread of
+the consuming process spinning in Python; it takes a core, which workers in the number of the
+cores lose as well. CPU time is that of this process and its workers, less the spinning.
+
+prepare: a folder of sound files into a prepared set, by processes that have started.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice, repeat
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+for library in ("OMP", "OPENBLAS", "MKL"):  # read as NumPy is imported, by workers too
+    os.environ[f"{library}_NUM_THREADS"] = "1"
+
+import numpy as np  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+# Workers import this file, too: what is heavy or may not be there is imported where it is used.
+NEEDED = {
+    "frontend": ["jax", "torch", "transformers"],
+    "pipeline": ["array_record", "soundfile", "soxr", "tensorflow", "tensorflow_datasets", "torch"],
+    "prepare": ["array_record", "soundfile", "soxr", "tensorflow", "tensorflow_datasets", "torch"],
+}
+RATE = 16000
+MIXUP = 0.5  # AudioSet's
+CALLS = 5  # of each frontend in a round
+ENDLESS = range(10**9)
+
+
+def quartiles(values: np.ndarray, unit: str = "x") -> str:
+    """The median, and the quartiles in brackets."""
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return f"{middle:.2f}{unit} ({low:.2f} to {high:.2f})"
+
+
+# ---- frontend
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Keeps every thread of this process on one core, those that are yet to start as well."""
+    if not hasattr(os, "sched_setaffinity"):
+        print("this system pins no process to a core: XLA uses all of them")
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+
+    def pin(to: set[int]) -> None:
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.sched_setaffinity(int(thread), to)
+
+    pin({max(cores)})
+    try:
+        yield
+    finally:
+        pin(cores)
+
+
+@one_core()
+def time_frontends(arguments: argparse.Namespace, folder: Path) -> None:
+    """The section `frontend`."""
+    del folder
+    import jax
+    import torch
+    from pipeline_peer import check, hugging_face, make_clip, torchaudio_fbank
+
+    from ast_jax.audio.fbank import fbank
+    from ast_jax.audio.fbank_jax import input_values
+    from ast_jax.audio.feature_extractor import ASTFeatureExtractor, pad_or_cut
+
+    torch.set_num_threads(1)
+    extractor = ASTFeatureExtractor()
+    clips = np.stack([make_clip(i) for i in range(2 if arguments.tiny else 32)])
+    waveform = clips[0] / np.float32(32768)
+    compiled = jax.jit(partial(input_values, extractor=extractor))
+
+    def on_device(batch: np.ndarray) -> np.ndarray:
+        lengths = np.full(len(batch), batch.shape[1], np.int32)
+        return jax.block_until_ready(compiled(batch, lengths))
+
+    peer = "Hugging Face's extractor (NumPy)"
+    device = f"ours on {jax.devices()[0].device_kind}"
+    contenders: dict[str, tuple[Callable[[Any], Any], np.ndarray, int]] = {
+        peer: (hugging_face(), waveform, 1),
+        "our extractor (NumPy)": (lambda x: extractor(x, RATE)[0], waveform, 1),
+        "our fbank alone (NumPy)": (lambda x: fbank(x, RATE), waveform, 1),
+        f"{device}, batch 1": (on_device, clips[:1], 1),
+        f"{device}, batch {len(clips)}": (on_device, clips, len(clips)),
+    }
+    if torchaudios := torchaudio_fbank():
+        contenders["torchaudio's fbank alone"] = (torchaudios, waveform, 1)
+
+    # Compared as log-mels; on the device float32's rounding is larger, as the tests bound it.
+    host = extractor(clips / np.float32(32768), RATE)
+    for name, (compute, x, count) in contenders.items():
+        features = np.asarray(compute(x))
+        if features.shape[-2] < extractor.max_length:
+            features = extractor.normalize(pad_or_cut(features, extractor.max_length))
+        largest = 1.5e-2 if name.startswith(device) else 1e-2
+        check(name, features, host[:count].reshape(features.shape), largest)
+
+    times = {name: np.empty(arguments.rounds) for name in contenders}
+    for i in range(arguments.rounds):
+        for name, (compute, x, count) in contenders.items():
+            compute(x)
+            calls = CALLS if count == 1 else 1
+            start = time.perf_counter()
+            for _ in range(calls):
+                compute(x)
+            times[name][i] = (time.perf_counter() - start) / calls / count
+    print(f"\n{'frontend: one 10 s clip, one core':40} {'a clip':>11} {'speed-up (quartiles)':>24}")
+    for name, seconds in times.items():
+        milliseconds = 1e3 * np.median(seconds)
+        print(f"{name:40} {milliseconds:8.3f} ms {quartiles(times[peer] / seconds):>24}")
+
+
+# ---- pipeline
+
+
+class BusyPython:
+    """A thread that holds Python's lock whenever it may, and the CPU time that it took."""
+
+    def __enter__(self) -> "BusyPython":
+        self.seconds, self._stop = 0.0, False
+        self._thread = threading.Thread(target=self._spin)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop = True
+        self._thread.join()
+
+    def _spin(self) -> None:
+        while not self._stop:
+            sum(i * i for i in range(1000))
+            self.seconds = time.thread_time()
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of those that it started and that run."""
+    import psutil
+
+    children = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+    return time.process_time() + sum(times.user + times.system for times in children)
+
+
+def measure(
+    stream: Iterator, workers: int, seconds: float, busy: BusyPython | None
+) -> tuple[float, float]:
+    """Batches a second and a second of CPU time, once those made ahead are taken."""
+
+    def used() -> float:
+        return cpu_seconds() - (busy.seconds if busy else 0)
+
+    together = max(workers, 1)
+    for _ in range(2 * (workers or os.cpu_count() or 1) + 2):
+        next(stream)
+    count, cpu, start = 0, used(), time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds or count < 2 * together:
+        for _ in range(together):  # workers take turns and may end theirs together
+            next(stream)
+        count += together
+    return count / elapsed, count / (used() - cpu)
+
+
+def time_pipelines(arguments: argparse.Namespace, folder: Path) -> None:
+    """The section `pipeline`."""
+    import pipeline_peer as peer
+
+    from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+    from ast_jax.data.batches import Inputs, TrainBatches
+    from ast_jax.data.pipeline import stream
+    from ast_jax.data.prepare.run import prepare
+    from ast_jax.data.prepared import open_prepared, read_prepared
+
+    folders, files = peer.write_clips(folder, arguments.source, arguments.clips)
+    prepare("folder", folders["WAV, 16 kHz"], folder / "prepared")
+    data = read_prepared(open_prepared(folder / "prepared"), RATE, "train", "test", fold=1)
+    classes = [(file, data.labels.index(file.parent.name)) for file in files]
+    frontend, _ = peer.model_input()
+
+    # The peer reads what ours prepared, and has its features.
+    extractor = ASTFeatureExtractor()
+    names = [f"{file.parent.name}/{file.name}" for file in files]
+    ours = Inputs(extractor)([data.train.waveforms[list(data.train.names).index(names[0])]])
+    theirs, _ = peer.Recordings(classes, len(data.labels), mixup=0.0)[0]
+    peer.check(frontend, theirs, ours["input_values"][0], 1e-2)
+
+    size = min(arguments.batch, len(files))
+    host, waveforms = "ours, features on the host", "ours, no features"
+    loader = f"DataLoader, {frontend}"
+    contenders: dict[tuple[str, int], Iterator] = {}
+    with contextlib.ExitStack() as stack:
+        for name, on_device in ((waveforms, True), (host, False)):
+            batches = TrainBatches(data.train, Inputs(extractor, on_device), 0, size, MIXUP)
+            expected = [batches(i) for i in range(4)]
+            for workers in arguments.workers:
+                made = stack.enter_context(contextlib.closing(stream(batches, ENDLESS, workers)))
+                for a, b in zip(expected, islice(made, len(expected)), strict=True):
+                    same = a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+                    assert same, f"{name}: batches of {workers} workers differ"
+                contenders[name, workers] = made
+        recordings = peer.Recordings(classes, len(data.labels), MIXUP)
+        for workers in filter(None, arguments.workers):
+            contenders[loader, workers] = peer.batches(recordings, size, workers)
+
+        # For each (round, idle or busy): clips a second, clips a second of CPU time.
+        rates = {key: np.empty((arguments.rounds, 2, 2)) for key in contenders}
+        for i in range(arguments.rounds):
+            for key in contenders:
+                rates[key][i, 0] = measure(contenders[key], key[1], arguments.seconds, None)
+                with BusyPython() as busy:
+                    rates[key][i, 1] = measure(contenders[key], key[1], arguments.seconds, busy)
+                rates[key][i] *= size
+        contenders.clear()  # the DataLoaders' processes end with them
+    print_pipelines(rates, size)
+    for workers in filter(None, arguments.workers):
+        ratio = rates[host, workers] / rates[loader, workers]
+        print(
+            f"features on the host, workers {workers}, against the DataLoader: "
+            f"{quartiles(ratio[:, 0, 0])} the clips/s, {quartiles(ratio[:, 0, 1])} a CPU second, "
+            f"{quartiles(ratio[:, 1, 0])} the clips/s while Python is busy"
+        )
+
+
+def print_pipelines(rates: dict[tuple[str, int], np.ndarray], size: int) -> None:
+    """The section's table."""
+    print(
+        f"\n{f'pipeline: batches of {size} clips':43} {'workers':>7} {'clips/s':>8} "
+        f"{'a process':>9} {'a CPU second':>12} {'busy: clips/s':>13} {'lost (quartiles)':>22}"
+    )
+    for (name, workers), of_rounds in rates.items():
+        (idle, idle_cpu), (busy, _) = np.median(of_rounds, axis=0)
+        lost = quartiles(100 * (1 - of_rounds[:, 1, 0] / of_rounds[:, 0, 0]), " %")
+        print(
+            f"{name:43} {workers:7} {idle:8.1f} {idle / max(workers, 1):9.1f} {idle_cpu:12.1f} "
+            f"{busy:13.1f} {lost:>22}"
+        )
+    print("workers 0: threads of this process, on all cores; for the others a process is a worker")
+
+
+# ---- prepare
+
+
+def start(barrier: Any) -> None:
+    """What a process does first: it imports what it needs and waits for the others."""
+    import ast_jax.data.prepare.run  # noqa: F401
+
+    barrier.wait()
+
+
+def nothing(_: int) -> None:
+    """The first task of each process."""
+
+
+def time_prepare(arguments: argparse.Namespace, folder: Path) -> None:
+    """The section `prepare`."""
+    from pipeline_peer import write_clips
+
+    from ast_jax.data.prepare.builder import AudioBuilder
+    from ast_jax.data.prepare.run import prepare
+    from ast_jax.data.prepare.shard import write_shard
+
+    few, _ = write_clips(folder / "few", arguments.source, 4)
+    folders, _ = write_clips(folder / "all", arguments.source, arguments.clips)
+    began = time.perf_counter()
+    prepare("folder", few["WAV, 16 kHz"], folder / "few", processes=2)
+    start_up = time.perf_counter() - began
+
+    rates: dict[tuple[str, int], list] = {(n, p): [] for n in folders for p in (1, 2)}
+    with contextlib.ExitStack() as stack:
+        pools = {}
+        for processes in (1, 2):
+            context = get_context("spawn")
+            pool = ProcessPoolExecutor(processes, context, start, (context.Barrier(processes),))
+            pools[processes] = stack.enter_context(pool)
+            list(pool.map(nothing, range(processes)))  # returns when all of them have started
+        for _ in range(arguments.rounds):
+            for name, processes in rates:
+
+                def write(shards: list, labels: list[str], pool: Any = pools[processes]) -> Any:
+                    return pool.map(write_shard, shards, repeat(labels))
+
+                cpu, began = cpu_seconds(), time.perf_counter()
+                output = folder / "prepared"
+                builder = AudioBuilder(
+                    "folder", source=folders[name], data_dir=output, write_shards=write
+                )
+                builder.download_and_prepare(download_dir=output / "no downloads")
+                seconds = time.perf_counter() - began, cpu_seconds() - cpu
+                clips = sum(split.num_examples for split in builder.info.splits.values())
+                rates[name, processes].append(clips / np.array(seconds))
+                shutil.rmtree(output)
+    print(
+        f"\n{f'prepare: {clips} clips':43} {'processes':>9} {'clips/s':>8} {'a process':>9} "
+        f"{'a CPU second':>12} {'of one process (quartiles)':>28}"
+    )
+    for (name, processes), of_rounds in rates.items():
+        rate, of_cpu = np.median(of_rounds, axis=0)
+        scaling = np.array(of_rounds)[:, 0] / np.array(rates[name, 1])[:, 0]
+        print(
+            f"{name:43} {processes:9} {rate:8.1f} {rate / processes:9.1f} {of_cpu:12.1f} "
+            f"{quartiles(scaling):>28}"
+        )
+    print(f"`prepare` of 4 clips by 2 processes, which is their start-up: {start_up:.1f} s")
+
+
+SECTIONS = {"frontend": time_frontends, "pipeline": time_pipelines, "prepare": time_prepare}
+
+
+def main() -> None:
+    """Runs the sections that were asked for and for which all is there."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
+    parser.add_argument("--source", default="", help="a folder of sound files; else they are made")
+    parser.add_argument("--clips", type=int, default=400, help="at most, half of them to train on")
+    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seconds", type=float, default=3.0, help="that a pipeline is timed for")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tiny", action="store_true", help="a few clips, to try the script")
+    arguments = parser.parse_args()
+    if arguments.tiny:
+        tiny = {"clips": 8, "batch": 2, "workers": [0, 1], "seconds": 0.1, "rounds": 1}
+        vars(arguments).update(tiny)
+    if arguments.clips < 4:
+        parser.error(f"--clips is {arguments.clips}; give 4 or more")
+    print(f"{cpu()}, {os.cpu_count()} cores; Python {platform.python_version()}")
+    wanted = ["jax", "numpy", "scipy", "torch", "torchaudio", "transformers", "tensorflow"]
+    print(", ".join(f"{name} {version_of(name)}" for name in wanted))
+    for section in arguments.sections:
+        missing = [name for name in NEEDED[section] if importlib.util.find_spec(name) is None]
+        if missing:
+            print(f"\n{section}: left out, as {', '.join(missing)} cannot be imported here")
+            continue
+        with tempfile.TemporaryDirectory(prefix="ast_jax_benchmark_") as folder:
+            SECTIONS[section](arguments, Path(folder))
+
+
+def cpu() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(": ")[1] for line in lines if "model name" in line), "unknown")
+
+
+def version_of(package: str) -> str:
+    """The version that is installed, under whichever of its names."""
+    for name in (package, f"{package}-cpu"):
+        with contextlib.suppress(PackageNotFoundError):
+            return version(name)
+    return "not installed"
+
+
+if __name__ == "__main__":
+    main()

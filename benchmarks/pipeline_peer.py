@@ -1,0 +1,180 @@
+"""What `pipeline.py` measures with: the original AST's data loading in PyTorch, and clips.
+
+The original (src/dataloader.py) decodes a WAV file, removes its mean, mixes in another one and
+computes Kaldi's fbank by torchaudio. Where torchaudio does not import, the log-mels are those of
+Hugging Face's NumPy extractor, as its users have them then.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, RandomSampler
+
+RATE, FRAMES, MEAN, STD = 16000, 1024, -4.2677393, 4.5689974
+SECONDS, CLASSES = 10, 10  # of the clips that are made
+Compute = Callable[[np.ndarray], np.ndarray]  # a waveform (samples,) → log-mel or model input
+
+
+def torchaudio_fbank() -> Compute | None:
+    """The Kaldi fbank of torchaudio as the original calls it, or None without torchaudio."""
+    try:
+        from torchaudio.compliance import kaldi
+    except (ImportError, OSError, RuntimeError):
+        return None
+
+    def compute(waveform: np.ndarray) -> np.ndarray:
+        return kaldi.fbank(
+            torch.from_numpy(waveform)[None],
+            htk_compat=True,
+            sample_frequency=RATE,
+            use_energy=False,
+            window_type="hanning",
+            num_mel_bins=128,
+            dither=0.0,
+            frame_shift=10,
+        ).numpy()
+
+    return compute
+
+
+def hugging_face() -> Compute:
+    """Hugging Face's extractor with its NumPy features, which it has without torchaudio."""
+    from transformers.models.audio_spectrogram_transformer import (
+        feature_extraction_audio_spectrogram_transformer as module,
+    )
+
+    module.is_speech_available = lambda: False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one mel filter is empty, in ours and torchaudio's too
+        extractor = module.ASTFeatureExtractor()
+
+    def compute(waveform: np.ndarray) -> np.ndarray:
+        return extractor(waveform, sampling_rate=RATE, return_tensors="np")["input_values"][0]
+
+    return compute
+
+
+def model_input() -> tuple[str, Compute]:
+    """From a waveform to the model's input (1024, 128), and what computes it."""
+    fbank = torchaudio_fbank()
+    if fbank is None:
+        return "Hugging Face's NumPy features", hugging_face()
+
+    def compute(waveform: np.ndarray) -> np.ndarray:
+        log_mel = fbank(waveform)[:FRAMES]
+        log_mel = np.pad(log_mel, ((0, FRAMES - len(log_mel)), (0, 0)))
+        return (log_mel - np.float32(MEAN)) / np.float32(2 * STD)
+
+    return "torchaudio's fbank", compute
+
+
+class Recordings:
+    """The original's data set: (model input, target) of a WAV file, mixed or not.
+
+    Args:
+        files: (path, class) of each, at 16 kHz.
+        classes: how many there are.
+        mixup: the share of clips that are mixed with another.
+    """
+
+    def __init__(self, files: list[tuple[Path, int]], classes: int, mixup: float):
+        self.files, self.classes, self.mixup = files, classes, mixup
+        self._rng = self._compute = None  # made in the process that uses them
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if self._compute is None:
+            self._rng = np.random.default_rng(torch.initial_seed())  # each worker has its own
+            _, self._compute = model_input()
+        waveform, target = self._read(index)
+        if self._rng.random() < self.mixup:
+            second, its_target = self._read(int(self._rng.integers(len(self.files))))
+            share = np.float32(self._rng.beta(10, 10))
+            second = np.pad(second[: len(waveform)], (0, max(0, len(waveform) - len(second))))
+            waveform = share * waveform + (1 - share) * second
+            waveform -= waveform.mean()
+            target = share * target + (1 - share) * its_target
+        return self._compute(waveform), target
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        import soundfile
+
+        path, label = self.files[index]
+        waveform, _ = soundfile.read(path, dtype="float32", always_2d=True)
+        waveform = waveform[:, 0]
+        target = np.zeros(self.classes, np.float32)
+        target[label] = 1
+        return waveform - waveform.mean(), target
+
+
+def batches(recordings: Recordings, batch_size: int, workers: int) -> Iterator[list[torch.Tensor]]:
+    """Batches without end, made by processes started afresh, as JAX's threads rule out forks."""
+    sampler = RandomSampler(recordings, replacement=True, num_samples=10**9)
+    loader = DataLoader(
+        recordings,
+        batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        multiprocessing_context="spawn",
+    )
+    return iter(loader)
+
+
+def make_clip(number: int) -> np.ndarray:
+    """Ten seconds of int16 at 16 kHz: tones that come and go at random, in some noise."""
+    rng = np.random.default_rng(number)
+    times = np.arange(SECONDS * RATE) / RATE
+    waveform = 0.02 * rng.standard_normal(len(times))
+    for frequency in 100 * 2 ** rng.uniform(0, 6, 3):
+        loudness = np.interp(times, np.arange(SECONDS + 1), rng.standard_normal(SECONDS + 1))
+        waveform += 0.1 * loudness * np.sin(2 * np.pi * frequency * times)
+    return (32767 * np.clip(waveform, -1, 1)).astype(np.int16)
+
+
+def write_clips(folder: Path, source: str, clips: int) -> tuple[dict[str, Path], list[Path]]:
+    """Two folders of the same clips, half in `train` and half in `test`, and the WAVs to train on.
+
+    One has 16-bit WAV at 16 kHz, the other the files of `source`, or FLAC at 44.1 kHz without it.
+    """
+    import soundfile
+    import soxr
+
+    from ast_jax.audio.decode import load_audio
+    from ast_jax.data.sources.reading import is_sound
+
+    paths: list[Path] = []
+    if source:
+        paths = sorted(path for path in Path(source).iterdir() if is_sound(path.name))[:clips]
+        if len(paths) < 4:
+            sys.exit(f"{source} holds {len(paths)} sound files; give a folder with four or more")
+        clips = len(paths)
+    wavs, others = folder / "wav", folder / "other"
+    train = []
+    for i in range(clips):
+        split, label = ("train", "test")[i % 2], f"class{i // 2 % min(CLASSES, clips // 2)}"
+        for root in (wavs, others):
+            (root / split / label).mkdir(parents=True, exist_ok=True)
+        waveform = load_audio(paths[i], RATE) if paths else make_clip(i) / np.float32(32768)
+        wav = wavs / split / label / f"{i}.wav"
+        soundfile.write(wav, waveform, RATE, "PCM_16")
+        if split == "train":
+            train.append(wav)
+        other = others / split / label / f"{i}{paths[i].suffix if paths else '.flac'}"
+        if paths:
+            other.symlink_to(paths[i].absolute())
+        else:
+            soundfile.write(other, soxr.resample(waveform, RATE, 44100), 44100, "PCM_16")
+    return {"WAV, 16 kHz": wavs, "as in --source" if paths else "FLAC, 44.1 kHz": others}, train
+
+
+def check(name: str, features: np.ndarray, expected: np.ndarray, largest: float) -> None:
+    """Asserts that model inputs are the same, as differences of their log-mels."""
+    error = 2 * STD * np.abs(features - expected)
+    assert error.max() < largest, f"{name} is off by {error.max()}"
+    assert error.mean() < 1e-4, f"{name} is off by {error.mean()} on average"

@@ -1,0 +1,144 @@
+import pickle
+
+import numpy as np
+import pytest
+import soundfile
+
+import ast_jax.data.prepare.shard
+from ast_jax.audio.decode import load_audio
+from ast_jax.audio.pcm import to_int16
+from ast_jax.data.prepare.shard import Report, Shard, write_shard
+from ast_jax.data.prepared import RecordedWaveforms
+from ast_jax.data.sources.listing import Entry
+
+LABELS = ["x", "y", "z"]
+
+
+def write(path, samples=800, rate=16000):
+    rng = np.random.default_rng(len(path.name))
+    soundfile.write(path, rng.uniform(-1, 1, samples), rate)
+    return str(path)
+
+
+@pytest.fixture
+def shard(tmp_path):
+    (tmp_path / "work").mkdir()
+    labels = [(0,), (0, 1, 2), (), (2,)]
+    entries = [
+        Entry(f"clip {i}", write(tmp_path / f"{i}.wav", 800 + i), of) for i, of in enumerate(labels)
+    ]
+    return Shard("train", 3, entries, 16000, str(tmp_path / "work"))
+
+
+def damage(entry):
+    with open(entry.path, "wb") as file:
+        file.write(b"no sound")
+
+
+def files(shard):
+    return sorted(path.name for path in shard.records.parent.iterdir())
+
+
+def test_a_shard_holds_its_clips_in_order_with_several_labels_and_none(shard):
+    report = write_shard(shard, LABELS)
+    assert report.damaged == []
+    assert report.clips == [(e.id, e.labels, 800 + i) for i, e in enumerate(shard.entries)]
+    waveforms = RecordedWaveforms([(str(shard.records), 4)])
+    for entry, waveform in zip(shard.entries, waveforms, strict=True):
+        np.testing.assert_array_equal(waveform, to_int16(load_audio(entry.path)))
+    assert shard.report() == report
+    assert files(shard) == ["train-00003.array_record", "train-00003.json"]
+
+
+def test_int16_recordings_are_kept_bit_for_bit(shard):
+    samples = np.random.default_rng(0).integers(-32768, 32768, 900).astype(np.int16)
+    soundfile.write(shard.entries[0].path, samples, 16000)
+    write_shard(shard, LABELS)
+    np.testing.assert_array_equal(RecordedWaveforms([(str(shard.records), 4)])[0], samples)
+
+
+def test_recordings_of_another_rate_are_resampled(shard):
+    write(shard.records.parent.parent / "0.wav", 1000, rate=8000)
+    assert write_shard(shard, LABELS).clips[0] == ("clip 0", (0,), 2000)
+
+
+def test_clips_that_cannot_be_read_are_left_out_and_told_of_by_path(shard, tmp_path):
+    damage(shard.entries[0])
+    write(tmp_path / "1.wav", 399)
+    (tmp_path / "3.wav").unlink()
+    report = write_shard(shard, LABELS)
+    assert [id for id, _, _ in report.clips] == ["clip 2"]
+    said = ["cannot be read as audio", "is shorter than one frame of 25 ms", "does not exist"]
+    for line, index, what in zip(report.damaged, (0, 1, 3), said, strict=True):
+        assert line.startswith(str(tmp_path / f"{index}.wav"))
+        assert what in line
+    waveform = RecordedWaveforms([(str(shard.records), 1)])[0]
+    np.testing.assert_array_equal(waveform, to_int16(load_audio(tmp_path / "2.wav")))
+
+
+def test_a_file_that_the_system_does_not_give_is_told_of_by_path(shard, monkeypatch):
+    def refuse(path, rate):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(ast_jax.data.prepare.shard, "load_audio", refuse)
+    report = write_shard(shard, LABELS)
+    assert report.damaged == [f"{entry.path}: Permission denied" for entry in shard.entries]
+    assert report.clips == []
+    assert shard.records.exists()
+
+
+def test_the_shortest_clip_that_counts_is_one_frame(shard, tmp_path):
+    write(tmp_path / "0.wav", 400)
+    assert write_shard(shard, LABELS).damaged == []
+
+
+def test_each_clip_that_is_written_is_counted(shard):
+    damage(shard.entries[1])
+    counted = []
+    write_shard(shard, LABELS, lambda: counted.append(1))
+    assert len(counted) == 3
+
+
+def test_a_finished_shard_is_not_decoded_again(shard, monkeypatch):
+    report = write_shard(shard, LABELS)
+    monkeypatch.setattr(ast_jax.data.prepare.shard, "load_audio", None)
+    assert write_shard(shard, LABELS) == report
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_a_shard_that_was_cut_off_leaves_no_file_and_is_written_whole(shard, monkeypatch, error):
+    def fail(path, rate):
+        if path == shard.entries[2].path:
+            raise error
+        return load_audio(path, rate)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ast_jax.data.prepare.shard, "load_audio", fail)
+        with pytest.raises(error):
+            write_shard(shard, LABELS)
+    assert files(shard) == []
+    assert len(write_shard(shard, LABELS).clips) == 4
+
+
+def test_what_a_killed_process_left_is_no_shard(shard):
+    (shard.records.parent / "train-00003.99.part").write_bytes(bytes(70000))
+    (shard.records.parent / "train-00003.json").write_text("[[")
+    assert len(write_shard(shard, LABELS).clips) == 4
+
+
+def test_a_shard_goes_to_another_process(shard):
+    assert pickle.loads(pickle.dumps(shard)) == shard
+    assert [key for key, _ in pickle.loads(pickle.dumps(shard))()] == [e.id for e in shard.entries]
+
+
+def test_what_was_yielded_is_let_go_once_the_next_is_asked_for(shard):
+    # TFDS under Beam keeps every example of a file.
+    examples = [example for _, example in shard()]
+    assert examples == [{}] * 4
+
+
+def test_ids_and_paths_of_any_language_are_reported(shard, tmp_path):
+    entries = [Entry("क 犬.wav", write(tmp_path / "犬 é.wav"), (1,))]
+    shard = Shard("a.b", 0, entries, 16000, shard.folder)
+    assert write_shard(shard, LABELS) == Report([("क 犬.wav", (1,), 800)], [])
+    assert "a.b-00000.array_record" in files(shard)

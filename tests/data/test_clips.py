@@ -1,0 +1,66 @@
+import pickle
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.sparse import csr_array
+
+from ast_jax.data.clips import Clips, Recording, read_clips
+from ast_jax.errors import InputError
+
+
+@given(st.integers(1, 20), st.integers(1, 8), st.integers(0, 2**32))
+def test_sparse_targets_read_as_the_dense_ones_they_stand_for(clips, classes, seed):
+    targets = (np.random.default_rng(seed).random((clips, classes)) < 0.3).astype(np.float32)
+    waveforms, names = [np.zeros(1, np.float32)] * clips, ["x"] * clips
+    for held in (targets, csr_array(targets)):
+        held = Clips(waveforms, held, names)
+        for index in range(clips):
+            target = held.target(index)
+            assert target.dtype == np.float32
+            np.testing.assert_array_equal(target, targets[index])
+        assert held.all_targets().dtype == np.float32
+        np.testing.assert_array_equal(held.all_targets(), targets)
+
+
+def test_one_target_of_sparse_ones_can_be_changed_without_changing_the_rest():
+    clips = Clips([], csr_array(np.eye(2, dtype=np.float32)), [])
+    clips.target(0)[:] = 7
+    np.testing.assert_array_equal(clips.all_targets(), np.eye(2))
+
+
+def test_lengths_are_the_waveforms_or_what_is_said_of_them():
+    waveforms = [np.zeros(n, np.int16) for n in (3, 5)]
+    assert Clips(waveforms, np.eye(2), ["a", "b"]).lengths() == [3, 5]
+    told = Clips(waveforms, np.eye(2), ["a", "b"], np.array([30, 50]))
+    assert told.lengths() == [30, 50]
+    assert {type(length) for length in told.lengths()} == {int}
+
+
+def test_clips_go_to_another_process():
+    clips = Clips([np.zeros(3, np.int16)], csr_array(np.ones((1, 2), np.float32)), ["a"])
+    copy = pickle.loads(pickle.dumps(clips))
+    np.testing.assert_array_equal(copy.target(0), [1, 1])
+
+
+def test_recordings_are_read_in_order_and_resampled(tmp_path):
+    rng = np.random.default_rng(0)
+    recordings = []
+    for i in range(6):
+        soundfile.write(tmp_path / f"{i}.wav", rng.uniform(-1, 1, 800 * (i + 1)), 8000)
+        recordings.append(Recording(tmp_path / f"{i}.wav", i % 3))
+    clips = read_clips(recordings, 4, 16000, "clips")
+    assert clips.lengths() == [1600 * (i + 1) for i in range(6)]
+    assert clips.all_targets().argmax(axis=1).tolist() == [0, 1, 2, 0, 1, 2]
+    assert clips.all_targets().shape == (6, 4)
+    assert clips.names == [str(recording.path) for recording in recordings]
+
+
+def test_a_recording_that_cannot_be_used_is_named(tmp_path):
+    soundfile.write(tmp_path / "short.wav", np.zeros(399), 16000)
+    with pytest.raises(InputError, match=r"short\.wav: lasts 25 ms, less than one frame"):
+        read_clips([Recording(tmp_path / "short.wav", 0)], 1, 16000, "clips")
+    with pytest.raises(InputError, match=r"none\.wav does not exist"):
+        read_clips([Recording(tmp_path / "none.wav", 0)], 1, 16000, "clips")

@@ -1,0 +1,299 @@
+import json
+import pickle
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import ast_jax.data.prepare.builder
+from ast_jax.data.prepare.run import prepare
+from ast_jax.data.prepared import (
+    CLIPS_FILE,
+    VERSION,
+    PreparedSet,
+    RecordedWaveforms,
+    open_prepared,
+    read_prepared,
+)
+from ast_jax.errors import InputError
+
+SPLITS = {"a": 5, "b": 7, "c": 3}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A prepared set of three splits in files of two clips, and the samples it is of."""
+    folder = tmp_path_factory.mktemp("prepared")
+    rng = np.random.default_rng(0)
+    samples, lines = {}, ["path,labels,split"]
+    for split, count in SPLITS.items():
+        samples[split] = []
+        for i in range(count):
+            clip = rng.integers(-32768, 32768, 500 + 10 * i).astype(np.int16)
+            soundfile.write(folder / f"{split}{i}.wav", clip, 16000)
+            samples[split].append(clip)
+            lines.append(f"{split}{i}.wav,{'x;y;z'[: 1 + 2 * (i % 3)]},{split}")
+    (folder / "list.csv").write_text("\n".join(lines))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ast_jax.data.prepare.builder, "CLIPS_PER_SHARD", 2)
+        prepare("csv", folder, folder / "out")
+    return folder / "out", samples
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    """The folder of a copy that may be damaged."""
+    shutil.copytree(made[0] / "csv", tmp_path / "csv")
+    return tmp_path / "csv" / VERSION
+
+
+def test_a_set_is_what_was_prepared(made):
+    folder, samples = made
+    prepared = open_prepared(folder)
+    assert prepared == open_prepared(folder / "csv" / VERSION) == open_prepared(str(folder), "csv")
+    assert prepared.folder == folder / "csv" / VERSION
+    assert (prepared.name, prepared.labels) == ("csv", ["x", "y", "z"])
+    assert prepared.sampling_rate == 16000
+    assert len(prepared.digest) == 64
+    assert {s: sum(n for _, n in files) for s, files in prepared.splits.items()} == SPLITS
+    for split, expected in samples.items():
+        clips = prepared.clips(split)
+        assert len(clips.waveforms) == len(expected)
+        assert list(clips.names) == [f"{split}{i}.wav" for i in range(len(expected))]
+        assert clips.lengths() == [len(clip) for clip in expected]
+        assert clips.all_targets().sum(axis=1).tolist() == [1 + i % 3 for i in range(len(expected))]
+        for waveform, clip in zip(clips.waveforms, expected, strict=True):
+            assert waveform.dtype == np.int16
+            np.testing.assert_array_equal(waveform, clip)
+
+
+def test_several_splits_follow_one_another_as_they_are_named(made):
+    folder, samples = made
+    clips = open_prepared(folder).clips("c + a")
+    expected = samples["c"] + samples["a"]
+    assert [name[0] for name in clips.names] == ["c"] * 3 + ["a"] * 5
+    assert clips.all_targets().sum(axis=1).tolist() == [1, 2, 3, 1, 2, 3, 1, 2]
+    for index in (-1, *range(8)):
+        np.testing.assert_array_equal(clips.waveforms[index], expected[index])
+    with pytest.raises(IndexError):
+        clips.waveforms[8]
+
+
+def test_a_split_that_is_not_there_is_named_with_those_that_are(made):
+    for splits in ("a+d", "d", "a+", "a b"):
+        with pytest.raises(InputError, match=r"has no split '.*'; it has a, b, c$"):
+            open_prepared(made[0]).clips(splits)
+
+
+def test_files_without_clips_are_passed_over(made):
+    (path, count), *_ = open_prepared(made[0]).splits["a"]
+    waveforms = RecordedWaveforms([("none", 0), (path, count), ("none", 0), (path, count)])
+    assert len(waveforms) == 4
+    for index, same in ((0, 2), (1, 3)):
+        np.testing.assert_array_equal(waveforms[index], waveforms[same])
+    assert len(RecordedWaveforms([])) == 0
+
+
+def test_waveforms_go_to_another_process_and_cannot_be_written_to(made):
+    waveforms = open_prepared(made[0]).clips("b").waveforms
+    waveforms[3]  # opens a file
+    other = pickle.loads(pickle.dumps(waveforms))
+    assert not other._readers
+    for ours, theirs in zip(waveforms, other, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(ValueError, match="read-only"):
+        waveforms[0][0] = 1
+
+
+def test_hundreds_of_threads_read_what_one_does(made):
+    folder, samples = made
+    expected = [clip for split in samples.values() for clip in split]
+    start = threading.Barrier(200)
+
+    def read(number, waveforms):
+        order = np.random.default_rng(number).integers(0, len(expected), 20)
+        start.wait()
+        return all(np.array_equal(waveforms[i], expected[i]) for i in order)
+
+    with ThreadPoolExecutor(200) as pool:
+        for _ in range(3):  # all open the files at once
+            waveforms = open_prepared(folder).clips("a+b+c").waveforms
+            assert all(pool.map(read, range(200), [waveforms] * 200))
+
+
+# ---- sets that cannot be used
+
+
+def test_what_holds_no_set_is_refused(made, tmp_path):
+    with pytest.raises(InputError, match=r"none: no such folder; give the --output of"):
+        open_prepared(tmp_path / "none")
+    with pytest.raises(InputError, match=r"does not hold a prepared set; make one with"):
+        open_prepared(tmp_path)
+    with pytest.raises(InputError, match=r"does not hold a prepared set 'esc50'; make one"):
+        open_prepared(made[0], "esc50")
+
+
+def test_of_several_sets_one_must_be_named(copy, tmp_path):
+    shutil.copytree(tmp_path / "csv", tmp_path / "json")
+    with pytest.raises(InputError, match=r"several prepared sets; set data\.name to one of csv, j"):
+        open_prepared(tmp_path)
+    assert open_prepared(tmp_path, "csv").folder == copy
+
+
+def test_what_a_run_that_was_cut_off_left_is_no_set(copy, tmp_path):
+    shutil.copytree(copy, copy.parent / f"incomplete.ABC123_{VERSION}")
+    assert open_prepared(tmp_path).folder == copy
+    shutil.rmtree(copy)
+    with pytest.raises(InputError, match="does not hold a prepared set"):
+        open_prepared(tmp_path)
+
+
+def change(file, **fields):
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | fields))
+
+
+def test_a_set_of_another_version_is_refused(copy, tmp_path):
+    old = copy.rename(copy.parent / "0.9.0")
+    change(old / "dataset_info.json", version="0.9.0")
+    with pytest.raises(InputError) as caught:
+        open_prepared(tmp_path)
+    said = f"{old}: was prepared by version 0.9.0 of the builders and this is {VERSION}; "
+    assert str(caught.value) == said + "prepare it again"
+    shutil.copytree(old, copy)
+    change(copy / "dataset_info.json", version=VERSION)
+    assert open_prepared(tmp_path).folder == copy
+
+
+@pytest.mark.parametrize("file", ["dataset_info.json", "metadata.json", CLIPS_FILE])
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b"null", b"{}", b"PK\x03\x04junk"])
+def test_a_set_with_a_damaged_list_is_refused_by_name(copy, file, content):
+    (copy / file).unlink()
+    if content is not None:
+        (copy / file).write_bytes(content)
+    with pytest.raises(InputError, match=str(copy)):
+        open_prepared(copy)
+
+
+@pytest.mark.parametrize(
+    ("file", "fields"),
+    [
+        ("dataset_info.json", {"splits": 3}),
+        ("dataset_info.json", {"splits": [{"name": "a"}]}),
+        ("dataset_info.json", {"splits": [{"name": "a", "shardLengths": ["x"], "numBytes": "1"}]}),
+        ("metadata.json", {"labels": None}),
+        ("metadata.json", {"sampling_rate": "fast"}),
+    ],
+)
+def test_a_set_with_fields_of_another_kind_is_refused(copy, file, fields):
+    change(copy / file, **fields)
+    with pytest.raises(InputError, match=r"damaged or incomplete \(.*\); prepare it again$"):
+        open_prepared(copy)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_set_that_lacks_a_file_or_its_end_is_refused(copy, split):
+    file = sorted(copy.glob(f"csv-{split}.array_record-*"))[-1]
+    content = file.read_bytes()
+    file.write_bytes(content[:-1])
+    with pytest.raises(InputError, match=rf"split {split} has \d+ bytes and should have \d+; prep"):
+        open_prepared(copy)
+    file.unlink()
+    with pytest.raises(InputError, match=rf"incomplete \(FileNotFoundError.*{file.name}"):
+        open_prepared(copy)
+
+
+@pytest.mark.parametrize("size", [0, 40, 300, -100, -1])
+def test_a_list_of_clips_that_is_cut_short_is_refused(copy, size):
+    content = (copy / CLIPS_FILE).read_bytes()
+    (copy / CLIPS_FILE).write_bytes(content[:size])
+    with pytest.raises(InputError, match="damaged or incomplete"):
+        open_prepared(copy)
+
+
+def test_a_list_of_clips_with_changed_bytes_is_refused(copy):
+    content = bytearray((copy / CLIPS_FILE).read_bytes())
+    position = content.index(b"\x93NUMPY") + 200
+    content[position] ^= 1
+    (copy / CLIPS_FILE).write_bytes(content)
+    with pytest.raises(InputError, match="damaged or incomplete"):
+        open_prepared(copy)
+
+
+@pytest.mark.parametrize("part", ["ids", "samples", "labels", "label_counts"])
+def test_a_list_of_other_clips_than_the_files_is_refused(copy, part):
+    with np.load(copy / CLIPS_FILE) as arrays:
+        content = dict(arrays)
+    content[f"b/{part}"] = content[f"b/{part}"][:-1]
+    np.savez(copy / CLIPS_FILE, **content)
+    with pytest.raises(InputError, match="files of split b differ in their number of clips"):
+        open_prepared(copy)
+
+
+def test_a_file_that_is_damaged_or_goes_away_is_named_when_it_is_read(copy):
+    prepared = open_prepared(copy)
+    path = Path(prepared.splits["a"][1][0])
+    content = bytearray(path.read_bytes())
+    content[200] ^= 1  # in the samples
+    path.write_bytes(content)
+    clips = open_prepared(copy).clips("a")  # of the size that it should have
+    clips.waveforms[0]
+    with pytest.raises(InputError, match=rf"{path}: cannot be read \(.*\); prepare the set again"):
+        clips.waveforms[2]
+    path.unlink()
+    with pytest.raises(InputError, match=rf"{path}: cannot be read \(.*No such file"):
+        prepared.clips("a").waveforms[2]
+
+
+# ---- splits to train on and to evaluate on
+
+
+def with_splits(prepared, name, *splits):
+    return prepared._replace(name=name, splits={split: [] for split in splits})
+
+
+@pytest.mark.parametrize(
+    ("name", "splits", "expected"),
+    [
+        ("csv", ["train", "test"], ("train", "test")),
+        ("json", ["dev", "train"], ("train", "dev")),
+        ("esc50", ["fold1", "fold2", "fold3"], ("fold1+fold3", "fold2")),
+        ("audioset", ["balanced", "unbalanced", "eval"], ("balanced+unbalanced", "eval")),
+        ("speech_commands", ["train", "validation", "test"], ("train", "validation")),
+    ],
+)
+def test_benchmarks_and_sets_of_two_splits_say_themselves_what_is_held_out(
+    made, monkeypatch, name, splits, expected
+):
+    monkeypatch.setattr(PreparedSet, "clips", lambda self, splits: splits)
+    prepared = with_splits(open_prepared(made[0]), name, *splits)
+    data = read_prepared(prepared, 16000, "", "", fold=2)
+    assert (data.train, data.evaluation) == expected
+
+
+def test_splits_that_are_said_are_taken(made):
+    data = read_prepared(open_prepared(made[0]), 16000, "a+b", "c", fold=1)
+    assert data.labels == ["x", "y", "z"]
+    assert (len(data.train.waveforms), len(data.evaluation.waveforms)) == (12, 3)
+
+
+@pytest.mark.parametrize(("train", "evaluation"), [("", ""), ("a", ""), ("", "a")])
+def test_splits_that_no_one_says_are_asked_for(made, train, evaluation):
+    said = r"has the splits a, b, c; say which to use with data\.train and data\.evaluation"
+    with pytest.raises(InputError, match=said):
+        read_prepared(open_prepared(made[0]), 16000, train, evaluation, fold=1)
+
+
+@pytest.mark.parametrize(("train", "evaluation"), [("a", "a"), ("a + b", "b"), ("a+b", "c+ a")])
+def test_a_split_to_train_on_cannot_be_held_out_too(made, train, evaluation):
+    with pytest.raises(InputError, match=r"data\.train is '.*'; no split may be both"):
+        read_prepared(open_prepared(made[0]), 16000, train, evaluation, fold=1)
+
+
+def test_a_set_at_another_rate_than_the_models_is_refused(made):
+    with pytest.raises(InputError, match=r"prepared at 16000 Hz and .* with --sampling-rate 8000$"):
+        read_prepared(open_prepared(made[0]), 8000, "a", "b", fold=1)

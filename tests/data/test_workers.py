@@ -1,0 +1,166 @@
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ast_jax.data.workers
+from ast_jax.data.workers import AHEAD, from_workers
+from ast_jax.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Numbers:
+    """Batches that tell their number and who made them; one of them may go wrong."""
+
+    bad: int = -1
+    how: str = ""
+
+    def __call__(self, number):
+        if number == self.bad:
+            if self.how == "input":
+                raise InputError(f"clip {number} cannot be used; leave it out")
+            if self.how == "fault":
+                raise KeyError(f"no clip {number}")
+            if self.how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.how == "exits":
+                sys.exit(3)
+        rng = np.random.default_rng(number)
+        return {
+            "odd": rng.integers(-99, 99, (3, 7, 5)).astype(np.int16),
+            "floats": rng.random((4, 2), np.float32),
+            "none": np.zeros((4, 0), np.float32),
+            "who": np.array([number, os.getpid()]),
+        }
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(monkeypatch):
+    names = []
+
+    class Recorded(SharedMemory):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            names.append(self.name)
+
+    monkeypatch.setattr(ast_jax.data.workers, "SharedMemory", Recorded)
+    yield
+    assert not multiprocessing.active_children()
+    for name in names:
+        with pytest.raises(FileNotFoundError):
+            SharedMemory(name=name)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_batches_come_in_order_from_any_number_of_workers(workers):
+    numbers = range(3, 30, 2)
+    batches = list(from_workers(Numbers(), numbers, workers))
+    assert [batch["who"][0] for batch in batches] == list(numbers)
+    for number, batch in zip(numbers, batches, strict=True):
+        expected = Numbers()(number)
+        assert list(batch) == list(expected)
+        for name in ("odd", "floats", "none"):
+            assert batch[name].dtype == expected[name].dtype
+            np.testing.assert_array_equal(batch[name], expected[name])
+            batch[name] += 1  # the caller's own
+    makers = {batch["who"][1] for batch in batches[1:]}
+    assert len(makers) == workers
+    assert os.getpid() not in makers
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "said"),
+    [
+        ("input", InputError, "^clip 5 cannot be used; leave it out$"),
+        ("fault", RuntimeError, r"(?s)process that makes batches failed:.*KeyError: 'no clip 5'"),
+        ("killed", InputError, r"died \(exit code -9\).*lower data\.workers or batch_size"),
+        ("exits", InputError, r"died \(exit code 3\)"),
+    ],
+)
+def test_a_workers_failure_reaches_the_caller_after_the_batches_before_it(how, kind, said):
+    batches = from_workers(Numbers(bad=5, how=how), range(9), 1)
+    assert [next(batches)["who"][0] for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(kind, match=said) as caught:
+        next(batches)
+    assert caught.type is kind
+
+
+def test_a_worker_that_is_killed_while_it_waits_is_told_of():
+    batches = from_workers(Numbers(), range(100), 1)
+    next(batches)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(InputError, match=r"died \(exit code -9\)"):
+        list(batches)
+
+
+def test_stopping_early_ends_the_processes_and_frees_their_memory():
+    batches = from_workers(Numbers(), range(10**9), 2)
+    assert [next(batches)["who"][0] for _ in range(2 * AHEAD + 3)] == list(range(2 * AHEAD + 3))
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()  # and `nothing_is_left`
+
+
+def test_no_more_workers_are_started_than_there_are_batches_for():
+    batches = from_workers(Numbers(), range(2), 8)
+    next(batches)
+    assert len(multiprocessing.active_children()) == 1
+    assert [batch["who"][0] for batch in batches] == [1]
+
+
+def test_one_batch_is_made_here_and_none_are_made_nowhere():
+    (batch,) = from_workers(Numbers(), range(7, 8), 4)
+    assert batch["who"].tolist() == [7, os.getpid()]
+    assert list(from_workers(Numbers(), range(0), 4)) == []
+
+
+def test_a_first_batch_that_fails_ends_the_processes():
+    with pytest.raises(InputError, match="clip 0 cannot be used"):
+        next(from_workers(Numbers(bad=0, how="input"), range(5), 2))
+
+
+def test_batches_that_cannot_be_pickled_are_refused_at_once():
+    with pytest.raises((AttributeError, TypeError), match="pickle"):
+        next(from_workers(lambda number: {}, range(5), 1))
+
+
+KILLED = """
+import multiprocessing, os, signal
+from ast_jax.data.workers import from_workers
+from tests.data.test_workers import Numbers
+
+if __name__ == "__main__":
+    batches = from_workers(Numbers(), range(10**9), 2)
+    for _ in range(9):
+        next(batches)
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_when_the_process_they_work_for_is_killed(tmp_path):
+    (tmp_path / "main.py").write_text(KILLED)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(tmp_path / "main.py")]
+    # Its output ends only with the last of its children.
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert run.returncode == -signal.SIGKILL
+    workers = [int(pid) for pid in run.stdout.split()]
+    assert len(workers) == 2
+    for _ in range(600):
+        if not any(Path(f"/proc/{pid}").exists() for pid in workers):
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail(f"{workers} still run")
