@@ -213,7 +213,10 @@ def time_pipelines(arguments: argparse.Namespace, folder: Path) -> None:
     # The peer reads what ours prepared, and has its features.
     extractor = ASTFeatureExtractor()
     names = [f"{file.parent.name}/{file.name}" for file in files]
-    ours = Inputs(extractor)([data.train.waveforms[list(data.train.names).index(names[0])]])
+    waveform = data.train.waveforms[list(data.train.names).index(names[0])]
+    inputs = Inputs(extractor)
+    ours = inputs.empty(1)
+    inputs.fill(ours, 0, waveform)
     theirs, _ = peer.Recordings(classes, len(data.labels), mixup=0.0)[0]
     peer.check(frontend, theirs, ours["input_values"][0], 1e-2)
 

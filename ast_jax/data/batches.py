@@ -31,18 +31,35 @@ class Inputs:
     extractor: ASTFeatureExtractor
     on_device: bool = False
 
-    def __call__(self, waveforms: list[np.ndarray]) -> Batch:
-        """Waveforms (samples,) each, float32 or int16 → a part of a batch."""
-        rate, frames = self.extractor.sampling_rate, self.extractor.max_length
+    def empty(self, clips: int) -> Batch:
+        """The part of a batch for that many clips, to be filled."""
+        frames = self.extractor.max_length
         if not self.on_device:
-            return {"input_values": self.extractor([to_float(x) for x in waveforms], rate)}
-        size, shift = frame_sizes(rate, frame_length=25.0, frame_shift=10.0)
+            return {
+                "input_values": np.empty((clips, frames, self.extractor.num_mel_bins), np.float32)
+            }
+        size, shift = frame_sizes(self.extractor.sampling_rate, frame_length=25.0, frame_shift=10.0)
         samples = size + (frames - 1) * shift
-        padded = np.zeros((len(waveforms), samples), np.int16)
-        for row, waveform in zip(padded, waveforms, strict=True):
-            row[: len(waveform)] = to_int16(waveform[:samples])
-        lengths = [min(len(waveform), samples) for waveform in waveforms]
-        return {"waveforms": padded, "lengths": np.array(lengths, np.int32)}
+        return {
+            "waveforms": np.empty((clips, samples), np.int16),
+            "lengths": np.empty(clips, np.int32),
+        }
+
+    def fill(self, batch: Batch, row: int, waveform: np.ndarray) -> None:
+        """Puts one waveform (samples,), float32 or int16, into its row.
+
+        One by one, as the memory of each is then used again for the next: a batch of them at
+        once takes twice as long to read and mix.
+        """
+        if not self.on_device:
+            features = self.extractor(to_float(waveform), self.extractor.sampling_rate)
+            batch["input_values"][row] = features[0]
+            return
+        padded = batch["waveforms"][row]
+        length = min(len(waveform), len(padded))
+        padded[:length] = to_int16(waveform[:length])
+        padded[length:] = 0
+        batch["lengths"][row] = length
 
 
 @dataclass
@@ -82,14 +99,15 @@ class TrainBatches:
         epoch, start = step_position(step, count, self.batch_size)
         part = process_slice(self.batch_size, self.process, self.processes)
         order = self._order(epoch)
-        waveforms, targets = [], []
-        for place in range(self.batch_size)[part]:
-            waveform, target = self._example(
-                int(order[start + place]), step * self.batch_size + place
-            )
-            waveforms.append(waveform)
-            targets.append(target)
-        return self.inputs(waveforms) | {"targets": np.stack(targets)}
+        batch = self.inputs.empty(part.stop - part.start)
+        batch["targets"] = np.empty(
+            (part.stop - part.start, self.clips.targets.shape[1]), np.float32
+        )
+        for row, place in enumerate(range(self.batch_size)[part]):
+            position = step * self.batch_size + place
+            waveform, batch["targets"][row] = self._example(int(order[start + place]), position)
+            self.inputs.fill(batch, row, waveform)
+        return batch
 
     def _example(self, index: int, position: int) -> tuple[np.ndarray, np.ndarray]:
         clips = self.clips
@@ -98,8 +116,7 @@ class TrainBatches:
         if partner is None:
             return waveform, target
         mixed = mix(waveform, clips.waveforms[partner], share)
-        target = share * target + (1 - share) * clips.target(partner)
-        return mixed, target.astype(np.float32)
+        return mixed, share * target + (1 - share) * clips.target(partner)
 
     def _order(self, epoch: int) -> np.ndarray:
         # Batches of two epochs may be under way at once, in several threads: the dict is
@@ -142,7 +159,9 @@ class EvaluationBatches:
         count = len(self.clips.waveforms)
         numbers = np.arange(self.batch_size)[part] + number * self.batch_size
         indices = np.where(numbers < count, numbers, 0)
-        waveforms = [self.clips.waveforms[int(i)] for i in indices]
-        targets = np.stack([self.clips.target(int(i)) for i in indices])
-        mask = (numbers < count).astype(np.float32)
-        return self.inputs(waveforms) | {"targets": targets, "mask": mask}
+        batch = self.inputs.empty(len(indices))
+        for row, index in enumerate(indices.tolist()):
+            self.inputs.fill(batch, row, self.clips.waveforms[index])
+        batch["targets"] = np.stack([self.clips.target(index) for index in indices.tolist()])
+        batch["mask"] = (numbers < count).astype(np.float32)
+        return batch

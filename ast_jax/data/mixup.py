@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ast_jax.audio.pcm import to_float
+from ast_jax.audio.pcm import FULL_SCALE
 
 ALPHA = 10.0  # of the Beta distribution that a mix's share is drawn from
 
@@ -34,13 +34,21 @@ def mix(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
     The second is zero-padded or cut to the first's length. Each has its mean removed before,
     and the mix afterwards. int16 waveforms are taken as the floats they stand for.
     """
-    first, second = to_float(first), to_float(second)
+    # Removing the mix's mean takes each clip's own with it, as far as both reach: the second's
+    # must go by itself only where it ends early.
     length = min(len(first), len(second))
-    mixed = first * np.float32(share)
-    mixed[:length] += second[:length] * np.float32(1 - share)
-    # The means once more in one: what was padded has none to remove.
-    means = share * first.mean(), (1 - share) * second.mean()
-    mixed -= np.float32(means[0])
-    mixed[:length] -= np.float32(means[1])
+    mixed = _scaled(first, share)
+    rest = _scaled(second, 1 - share)
+    if length < len(first):
+        rest -= rest.mean()
+    mixed[:length] += rest[:length]
     mixed -= mixed.mean()
     return mixed
+
+
+def _scaled(waveform: np.ndarray, share: float) -> np.ndarray:
+    """A new float32 array of the waveform times `share`."""
+    unit = 1 / FULL_SCALE if waveform.dtype == np.int16 else 1
+    scaled = waveform.astype(np.float32)
+    scaled *= np.float32(share * unit)
+    return scaled

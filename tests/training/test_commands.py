@@ -51,7 +51,8 @@ def test_esc10_is_far_from_chance_after_a_few_epochs(esc10, tmp_path):
         "--config=configs/esc10.py",
         f"--config.data.dir={esc10}",
         f"--config.workdir={tmp_path / 'run'}",
-        "--config.num_epochs=6",
+        "--config.num_epochs=4",
+        "--config.optimizer.warmup_steps=20",
     )
     assert done.returncode == 0, done.stderr[-2000:]
     history = json.loads((tmp_path / "run" / "history.json").read_text())
