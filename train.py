@@ -15,7 +15,6 @@ from ml_collections import config_flags
 
 from ast_jax.command import INTERRUPTED, complain, run_command
 from ast_jax.config import TrainConfig
-from ast_jax.training.loop import fit
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="a Python file whose get_config() returns a TrainConfig"
@@ -37,6 +36,9 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file otherwise
 
     def train() -> None:
+        # Here, as processes that make batches import this file and need nothing of it.
+        from ast_jax.training.loop import fit
+
         fit(config)
 
     status = run_command("train.py", train, config.workdir)

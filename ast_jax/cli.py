@@ -9,7 +9,7 @@ from pathlib import Path
 
 import ast_jax
 from ast_jax.audio.decode import load_audio
-from ast_jax.command import complain, positive, run_command
+from ast_jax.command import complain, non_negative, positive, run_command
 from ast_jax.errors import InputError
 
 KINDS = ("audioset", "esc50", "speech_commands", "json", "csv", "folder")
@@ -24,7 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_prepare(commands.add_parser("prepare", help="decode a data set once, for training"))
     add_stats(commands.add_parser("stats", help="measure a prepared set's log-mels"))
     add_show(commands.add_parser("show", help="draw a training batch as the model sees it"))
-    arguments = parser.parse_args(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    # argparse has no arguments without a flag after those with one.
+    if arguments.command == "show" and not any(word.startswith("-") for word in rest):
+        arguments.changes += rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return run_command("ast-jax", lambda: arguments.run(arguments), arguments.subject(arguments))
 
 
@@ -64,7 +69,7 @@ def add_prepare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-damaged",
-        type=int,
+        type=non_negative,
         default=0,
         metavar="N",
         help="sound files that may be unreadable and are left out (0)",
@@ -107,7 +112,9 @@ def add_show(parser: argparse.ArgumentParser) -> None:
         "changes", nargs="*", metavar="FIELD=VALUE", help="such as data.dir=prepared"
     )
     parser.add_argument("--output", required=True, metavar="PNG", help="where the picture goes")
-    parser.add_argument("--step", type=int, default=0, help="the training step whose batch (0)")
+    parser.add_argument(
+        "--step", type=non_negative, default=0, help="the training step whose batch (0)"
+    )
     parser.set_defaults(run=run_show, subject=lambda a: a.output)
 
 
@@ -161,14 +168,15 @@ def run_prepare(arguments: argparse.Namespace) -> None:
             beam_options=arguments.beam_option,
         )
     except KeyboardInterrupt:
-        complain("ast-jax", f"stopped; the same command goes on in {arguments.output}")
+        if not arguments.beam_runner:  # whose files are its own until all are there
+            complain("ast-jax", f"stopped; the same command goes on in {arguments.output}")
         raise
     for split, clips in prepared.splits.items():
         print(f"{split}: {clips} clips")
     for what, lines in (("not there", prepared.missing), ("unreadable", prepared.damaged)):
         if lines:
             print(f"{len(lines)} clips {what}, listed in skipped.csv, such as {lines[0]}")
-    print(f"wrote {prepared.folder}")
+    print(f"wrote {prepared.folder}, of digest {prepared.digest}")
 
 
 def run_stats(arguments: argparse.Namespace) -> None:
@@ -176,11 +184,14 @@ def run_stats(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ast_jax.data.prepared import default_splits, open_prepared
+    from ast_jax.data.prepared import default_splits, joined, open_prepared
     from ast_jax.data.statistics import measure, write_statistics
 
     prepared = open_prepared(arguments.folder, arguments.name)
-    splits = arguments.splits or default_splits(prepared, fold=1)[0]
+    splits = arguments.splits
+    if not splits:
+        only_train = list(prepared.splits) == ["train"]
+        splits = "train" if only_train else default_splits(prepared, fold=1)[0]
     found = measure(
         prepared.clips(splits),
         prepared.labels,
@@ -202,7 +213,7 @@ def run_stats(arguments: argparse.Namespace) -> None:
     table.add_row("fewest clips", ", ".join(f"{name} {n}" for name, n in counts[:5]))
     Console().print(table)
     file = write_statistics(
-        prepared.folder, splits, arguments.num_mel_bins, arguments.padded_to, found
+        prepared.folder, joined(splits), arguments.num_mel_bins, arguments.padded_to, found
     )
     print(f"wrote {file}, with the clips of every class")
     if arguments.padded_to:

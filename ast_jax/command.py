@@ -37,6 +37,14 @@ def complain(name: str, message: str) -> int:
     return 1
 
 
+def non_negative(text: str) -> int:
+    """A command line's whole number of zero or more."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is not 0 or more")
+    return value
+
+
 def positive(text: str) -> int:
     """A command line's whole number of one or more."""
     value = int(text)

@@ -70,7 +70,8 @@ class FrontendConfig:
         mean: of the training set's log-mels, or None to measure it.
         std: their standard deviation, or None to measure it.
         on_device: compute log-mels on the accelerator, from int16 waveforms, rather than on
-            the host with NumPy; the numbers agree to float32's rounding.
+            the host with NumPy. From int16 recordings the numbers agree to float32's rounding;
+            mixed or resampled waveforms are rounded to 16 bits on the way there.
     """
 
     sampling_rate: int = 16000
@@ -228,6 +229,10 @@ def load_config(file: str | Path, changes: Sequence[str] = ()) -> TrainConfig:
         names = [f.name for f in dataclasses.fields(place)] if is_dataclass(place) else []
         if not equals or name not in names or is_dataclass(getattr(place, name)):
             raise InputError(f"'{change}' is no change of a field; write it as FIELD=VALUE")
+        (declared,) = (f.type for f in dataclasses.fields(place) if f.name == name)
+        if text == "None" and "None" in str(declared):
+            setattr(place, name, None)
+            continue
         setattr(place, name, _parse(text, getattr(place, name), path))
     return config
 

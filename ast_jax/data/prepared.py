@@ -201,8 +201,13 @@ def read_prepared(
         prepared.labels,
         prepared.clips(train),
         prepared.clips(evaluation),
-        read_statistics(prepared.folder, train),
+        read_statistics(prepared.folder, joined(train)),
     )
+
+
+def joined(splits: str) -> str:
+    """The splits of 'b + a' in the one way that statistics are kept under: 'a+b'."""
+    return "+".join(sorted(_names(splits)))
 
 
 def _names(splits: str) -> list[str]:
@@ -219,18 +224,23 @@ def default_splits(prepared: PreparedSet, fold: int) -> tuple[str, str]:
         held_out = f"fold{fold}"
         return "+".join(split for split in prepared.splits if split != held_out), held_out
     if prepared.name in SPLITS:
-        return SPLITS[prepared.name]
+        train, held_out = SPLITS[prepared.name]
+        # One may have the clips of AudioSet's balanced list alone.
+        return "+".join(split for split in _names(train) if split in prepared.splits), held_out
     others = [split for split in prepared.splits if split != "train"]
     if "train" in prepared.splits and len(others) == 1:
         return "train", others[0]
     raise InputError(
-        f"{prepared.folder}: has the splits {', '.join(prepared.splits)}; say which to use with "
-        f"data.train and data.evaluation"
+        f"{prepared.folder}: has the splits {', '.join(prepared.splits)}; say which to train on "
+        f"and which to evaluate on with data.train and data.evaluation, or prepare it with both"
     )
 
 
 def _find(folder: Path, name: str) -> Path:
     if (folder / "dataset_info.json").is_file():
+        found = folder.absolute().parent.name
+        if name and name != found:
+            raise InputError(f"{folder}: is a prepared set '{found}' and data.name is '{name}'")
         return folder
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the --output of ast-jax prepare")

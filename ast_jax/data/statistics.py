@@ -6,6 +6,7 @@ import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,6 +136,11 @@ def _run(job: _Job, parts: list[range], processes: int) -> Iterator[Sums]:
             with deaf_to_interrupts():
                 made = pool.map(_sums, parts)
             yield from made
+        except BrokenProcessPool:
+            raise InputError(
+                "a process that measured clips died, perhaps for want of memory; try fewer "
+                "--processes"
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -106,6 +106,7 @@ def _fields(config: TrainConfig) -> dict[str, Any]:
     """What makes a run this run, as JSON gives it back."""
     fields = config.to_dict()
     del fields["workdir"]
+    del fields["data"]["workers"]  # of which nothing depends but speed
     return json.loads(json.dumps(fields))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -203,7 +204,17 @@ def make_extractor(config: TrainConfig, data: DataSet) -> ASTFeatureExtractor:
         bins = config.model.num_mel_bins
         measured = data.statistics.get(bins)
         if measured is None:
-            measured = measure(data.train, data.labels, config.frontend.sampling_rate, bins)[:2]
+            # What is read from disk is too much for one core; what is in memory is little.
+            on_disk = data.train.samples is not None
+            if on_disk:
+                Console().print("measuring all log-mels; ast-jax stats does it once and for all")
+            measured = measure(
+                data.train,
+                data.labels,
+                config.frontend.sampling_rate,
+                bins,
+                processes=(os.cpu_count() or 1) if on_disk else 1,
+            )[:2]
         mean = measured[0] if mean is None else mean
         std = measured[1] if std is None else std
     return ASTFeatureExtractor(

@@ -25,6 +25,7 @@ def show(config: TrainConfig, file: Path, number: int = 0) -> None:
     Raises:
         InputError: the recordings cannot be used, or there are fewer than one batch.
     """
+    config.validate()
     data = load_data(config)
     if len(data.train.waveforms) < config.batch_size:
         raise InputError(

@@ -16,6 +16,7 @@ from ast_jax.data.prepared import (
     VERSION,
     PreparedSet,
     RecordedWaveforms,
+    default_splits,
     open_prepared,
     read_prepared,
 )
@@ -283,7 +284,7 @@ def test_splits_that_are_said_are_taken(made):
 
 @pytest.mark.parametrize(("train", "evaluation"), [("", ""), ("a", ""), ("", "a")])
 def test_splits_that_no_one_says_are_asked_for(made, train, evaluation):
-    said = r"has the splits a, b, c; say which to use with data\.train and data\.evaluation"
+    said = r"has the splits a, b, c; say which to train on and which"
     with pytest.raises(InputError, match=said):
         read_prepared(open_prepared(made[0]), 16000, train, evaluation, fold=1)
 
@@ -297,3 +298,17 @@ def test_a_split_to_train_on_cannot_be_held_out_too(made, train, evaluation):
 def test_a_set_at_another_rate_than_the_models_is_refused(made):
     with pytest.raises(InputError, match=r"prepared at 16000 Hz and .* with --sampling-rate 8000$"):
         read_prepared(open_prepared(made[0]), 8000, "a", "b", fold=1)
+
+
+def test_audiosets_own_splits_are_those_that_are_there(made):
+    prepared = with_splits(open_prepared(made[0]), "audioset", "balanced", "eval")
+    assert default_splits(prepared, 1) == ("balanced", "eval")
+    prepared = with_splits(prepared, "audioset", "balanced", "unbalanced", "eval")
+    assert default_splits(prepared, 1) == ("balanced+unbalanced", "eval")
+
+
+def test_a_set_of_another_name_is_refused(made):
+    folder = open_prepared(made[0]).folder
+    assert open_prepared(folder, folder.parent.name).folder == folder
+    with pytest.raises(InputError, match=r"is a prepared set '.*' and data\.name is 'audioset'"):
+        open_prepared(folder, "audioset")

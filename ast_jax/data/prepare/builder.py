@@ -170,7 +170,11 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
     def _open_work(self) -> None:
         """Makes the folder of the unfinished files, and empties it of another source's."""
         # Other recordings may have the same names and sizes: the digest alone does not tell.
-        content = [self.source, self.digest, self.sampling_rate]
+        paths = hashlib.sha256()
+        for entries in self.listing.splits.values():
+            for entry in entries:
+                paths.update(os.fsencode(entry.path) + b"\n")
+        content = [self.source, paths.hexdigest(), self.digest, self.sampling_rate]
         plan = json.dumps([VERSION, CLIPS_PER_SHARD, MAX_SHARDS, *content])
         file = self.work / "plan.json"
         if self.work.exists() and not (file.exists() and file.read_text() == plan):

@@ -8,6 +8,9 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.core import example_serializer, file_adapters, writer
 
+from ast_jax.checkpoint import first_line
+from ast_jax.errors import InputError
+
 
 def make_features(labels: list[str]) -> tfds.features.FeaturesDict:
     """The features of a clip, `labels` being the names of the classes."""
@@ -41,10 +44,20 @@ class RecordWriter(writer.ExampleWriter):
         super().__init__(file_format=file_adapters.FileFormat.ARRAY_RECORD)
 
     def write(self, path: str | Path, examples: Iterable[tuple[str, bytes]]) -> None:
-        """Writes (key, record) pairs to the file `path`."""
-        file = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+        """Writes (key, record) pairs to the file `path`.
+
+        Raises:
+            InputError: it cannot be written.
+        """
         try:
-            for _, record in examples:
-                file.write(record)
-        finally:
-            file.close()
+            file = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+            try:
+                for _, record in examples:
+                    file.write(record)
+            finally:
+                file.close()
+        except RuntimeError as error:  # what ArrayRecord makes of a disk that is full
+            raise InputError(
+                f"{path}: cannot be written ({first_line(error)}); free some space or choose "
+                f"another --output"
+            ) from None

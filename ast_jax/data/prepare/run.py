@@ -20,12 +20,13 @@ from ast_jax.errors import InputError
 
 
 class Prepared(NamedTuple):
-    """What `prepare` made: the set's folder, clips of each split, and what was left out."""
+    """What `prepare` made: the folder, clips of each split, what was left out, its digest."""
 
     folder: Path
     splits: dict[str, int]
     missing: list[str]
     damaged: list[str]
+    digest: str
 
 
 def prepare(
@@ -56,6 +57,11 @@ def prepare(
     Raises:
         InputError: the source or the output cannot be used, or too many files are damaged.
     """
+    for place in (source, output):
+        if "://" in str(place):
+            raise InputError(
+                f"{place}: is remote; mount it, and give the folder that every machine sees it as"
+            )
     folder = Path(output).absolute() / name / VERSION
     if folder.exists():
         raise InputError(f"{folder}: exists; remove it or choose another --output")
@@ -78,7 +84,7 @@ def prepare(
     for left in folder.glob("*.shard_infos.json"):  # TFDS's own notes under Beam
         left.unlink()
     splits = {split: info.num_examples for split, info in builder.info.splits.items()}
-    return Prepared(folder, splits, builder.listing.missing, builder.damaged)
+    return Prepared(folder, splits, builder.listing.missing, builder.damaged, builder.digest)
 
 
 class _InProcesses:

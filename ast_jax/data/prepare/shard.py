@@ -93,7 +93,7 @@ def write_shard(
 ) -> Report:
     """Writes the shard's file unless it is there already; it is there only whole.
 
-    `on_clip` is called for each clip that is written.
+    `on_clip` is called for each of the shard's clips, written now, before or never.
     """
     if not _is_written(shard):
         shard.records.unlink(missing_ok=True)
@@ -112,6 +112,12 @@ def write_shard(
             os.replace(part, shard.records)
         finally:
             part.unlink(missing_ok=True)
+        report = shard.report()
+        for _ in report.damaged:
+            on_clip()
+        return report
+    for _ in shard.entries:
+        on_clip()
     return shard.report()
 
 

@@ -74,10 +74,11 @@ class Files:
 def list_audioset(source: Path, classes: Path | None = None) -> Listing:
     """Lists the segments of the official lists: splits `balanced`, `unbalanced`, `eval`.
 
-    Those are split whose list is there: `balanced_train_segments.csv` and so on, comments and
-    lines of `YTID, start_seconds, end_seconds, "/m/a,/m/b"`. A segment's file is anywhere under
-    `source`, of any ending in `reading.SUFFIXES`, and is named `YTID`, `YTID_start` or
-    `YTID_start_end`, times in seconds or milliseconds, with or without a `Y` before it all.
+    Those are there of which a list is, `balanced_train_segments.csv` and so on, and one clip at
+    least. A list has comments, and lines of `YTID, start_seconds, end_seconds, "/m/a,/m/b"`. A
+    segment's file is anywhere under `source`, of any ending in `reading.SUFFIXES`, and is named
+    `YTID`, `YTID_start` or `YTID_start_end`, times in seconds or milliseconds, with or without
+    a `Y` before it all.
     Classes are the published 527; a clip's id is its YTID.
 
     Source: https://research.google.com/audioset/download.html
@@ -87,7 +88,7 @@ def list_audioset(source: Path, classes: Path | None = None) -> Listing:
         classes: must be None; AudioSet has its classes.
 
     Raises:
-        InputError: there is no list, a line of one cannot be used, or no clip of one is there.
+        InputError: there is no list, a line of one cannot be used, or no clip is there.
     """
     refuse_classes(classes, "AudioSet")
     source = Path(source).absolute()
@@ -107,10 +108,11 @@ def list_audioset(source: Path, classes: Path | None = None) -> Listing:
                 absent.append(f"{file}, line {segment.line}: no sound file of {segment.video}")
             else:
                 clips.append(Entry(segment.video, path, segment.labels))
-        if not clips:
-            raise none_found(file, absent)
-        splits[split] = clips
+        if clips:
+            splits[split] = clips
         missing += absent
+    if not splits:
+        raise none_found(source, missing)
     return Listing(names, splits, missing)
 
 

@@ -10,7 +10,12 @@ import ast_jax.data.prepare.builder
 import ast_jax.data.prepare.shard
 from ast_jax.audio.decode import load_audio
 from ast_jax.audio.pcm import to_int16
-from ast_jax.data.prepare.builder import SKIPPED_FILE, AudioBuilder, source_digest
+from ast_jax.data.prepare.builder import (
+    SKIPPED_FILE,
+    AudioBuilder,
+    source_digest,
+    write_one_by_one,
+)
 from ast_jax.data.prepare.run import prepare
 from ast_jax.data.prepared import VERSION, open_prepared
 from ast_jax.data.sources.listing import Entry, Listing
@@ -318,3 +323,28 @@ def test_beam_makes_the_same_set(tmp_path, monkeypatch):
             np.testing.assert_array_equal(a, b)
         records = [tfds.builder_from_directory(each.folder).as_data_source(split) for each in made]
         assert [clip["id"] for clip in records[0]] == [clip["id"] for clip in records[1]]
+
+
+def test_a_list_that_names_other_files_since_it_was_cut_off_starts_clean(tmp_path):
+    for number, name in enumerate(("old", "new")):
+        rng = np.random.default_rng(number)
+        soundfile.write(tmp_path / f"{name}.wav", 0.1 * rng.standard_normal(1600), 16000)
+    source = tmp_path / "clips.csv"
+
+    def build(name, write_shards=write_one_by_one):
+        source.write_text(f"id,path,labels\nclip,{name}.wav,dog\n")
+        builder = AudioBuilder(
+            "csv", source=source, data_dir=tmp_path / "out", write_shards=write_shards
+        )
+        builder.download_and_prepare()
+        return builder
+
+    def cut_off(shards, labels):
+        list(write_one_by_one(shards, labels))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build("old", cut_off)
+    (clip,) = build("new").as_data_source("train")
+    expected = soundfile.read(tmp_path / "new.wav", dtype="int16")[0]
+    np.testing.assert_array_equal(clip["audio"], expected)

@@ -92,11 +92,13 @@ def test_the_shortest_clip_that_counts_is_one_frame(shard, tmp_path):
     assert write_shard(shard, LABELS).damaged == []
 
 
-def test_each_clip_that_is_written_is_counted(shard):
+def test_each_clip_is_counted_whether_written_now_before_or_never(shard):
     damage(shard.entries[1])
     counted = []
     write_shard(shard, LABELS, lambda: counted.append(1))
-    assert len(counted) == 3
+    assert len(counted) == len(shard.entries)
+    write_shard(shard, LABELS, lambda: counted.append(1))
+    assert len(counted) == 2 * len(shard.entries)
 
 
 def test_a_finished_shard_is_not_decoded_again(shard, monkeypatch):

@@ -136,9 +136,16 @@ def test_a_folder_without_lists_or_sound_and_a_class_csv_are_refused(tmp_path):
         list_audioset(tmp_path, tmp_path / "c.csv")
     write_list(tmp_path, "balanced_train", row("abc"))
     write_list(tmp_path, "eval", row("def"))
-    touch(tmp_path / "abc.wav")
-    with pytest.raises(InputError, match=r"eval_segments\.csv: none of its clips is there \(.*def"):
+    with pytest.raises(InputError, match=r"none of its clips is there \(.*abc\); add their"):
         list_audioset(tmp_path, None)
+
+
+def test_a_list_of_which_no_clip_is_there_is_no_split(tmp_path):
+    write_list(tmp_path, "balanced_train", row("abc"))
+    write_list(tmp_path, "unbalanced_train", row("def"))
     write_list(tmp_path, "eval")
-    with pytest.raises(InputError, match=r"eval_segments\.csv: none of its clips is there;"):
-        list_audioset(tmp_path, None)
+    touch(tmp_path / "abc.wav")
+    listing = list_audioset(tmp_path, None)
+    assert list(listing.splits) == ["balanced"]
+    (line,) = listing.missing
+    assert re.search(r"unbalanced_train_segments\.csv, line \d+: no sound file of def", line)
