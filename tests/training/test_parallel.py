@@ -1,7 +1,6 @@
 """Eight devices compute what one does."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -89,12 +88,12 @@ def test_predictions_keep_the_order_of_the_batch(how, batch):
         step.make_predict(graphdef(CONFIG)), split=(False, True), split_result=True
     )
     params = init_params(CONFIG)
-    logits = predict(params, parallel.put(batch["input_values"]))
+    logits = predict(params, parallel.put(batch))
     assert logits.shape == (16, 5)
     single = DataParallel(how, jax.devices()[:1]).map(
         step.make_predict(graphdef(CONFIG)), split=(False, True), split_result=True
     )
-    expected = single(params, jnp.asarray(batch["input_values"]))
+    expected = single(params, batch)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 

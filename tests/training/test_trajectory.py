@@ -93,7 +93,8 @@ def test_24_steps_of_adam_follow_the_original(golden_training, start, within, cr
     expected = arrays[f"losses_{criterion}"]
     error = np.abs(np.array(losses) / expected - 1).max()
     within(f"24 losses of training ({criterion}) against the original, relative", error, 1e-4)
-    error = np.abs(predict(state.params, arrays["inputs"]) - arrays[f"final_logits_{criterion}"])
+    logits = predict(state.params, {"input_values": arrays["inputs"]})
+    error = np.abs(logits - arrays[f"final_logits_{criterion}"])
     within(f"logits after training ({criterion}) against the original", error.max(), 1e-3)
     assert int(state.step) == 24
     assert traverse_util.flatten_dict(state.params).keys() == (
