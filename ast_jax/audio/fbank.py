@@ -69,7 +69,7 @@ def fbank(
     frame_size, shift = frame_sizes(sampling_rate, frame_length, frame_shift)
     fft_size = next_power_of_two(frame_size)
     filters = _sparse_mel_bank(num_mel_bins, fft_size, sampling_rate, low_freq, high_freq, dtype)
-    taper = window(window_type, frame_size).astype(dtype)[:, None]
+    taper = window(window_type, frame_size).astype(dtype)
     if not 0 <= preemphasis <= 1:
         raise InputError(f"preemphasis is {preemphasis}: give a number from 0 to 1")
     if not 0 <= dither < np.inf:
@@ -78,28 +78,46 @@ def fbank(
         raise InputError("dither needs a source of noise: pass rng=np.random.default_rng(seed)")
 
     centred = _centred(waveform, frame_size, dtype)
-    frames = np.lib.stride_tricks.sliding_window_view(centred, frame_size)[::shift]
+    rest = dtype.type(1 - preemphasis)
+    frames, emphasised_frames = (
+        np.lib.stride_tricks.sliding_window_view(samples, frame_size)[::shift]
+        for samples in (centred, _emphasise(centred, rest))
+    )
     log_mel = np.empty((len(frames), num_mel_bins), dtype)
-    columns = np.zeros((fft_size, BLOCK), dtype)
-    for start in range(0, len(frames), BLOCK):
-        block = frames[start : start + BLOCK]
+    # A frame is a column, and the window stands in as many: whole rows make each step fast.
+    width = -(-len(frames) // -(-len(frames) // BLOCK))  # of even blocks
+    columns = np.zeros((fft_size, width), dtype)
+    tapers = np.repeat(taper, width).reshape(frame_size, width)
+    for start in range(0, len(frames), width):
+        block = frames[start : start + width]
+        emphasised = emphasised_frames[start : start + width]
         if rng is not None and dither:
             block = block + (dither * rng.standard_normal(block.shape)).astype(dtype)
-        # A frame is a column from here on, so that each step runs along whole rows.
-        padded = columns[:, : len(block)]
-        x = padded[:frame_size]
-        mean = np.einsum("ij->i", block) / frame_size  # faster than np.mean by much
-        np.subtract(block.T, mean, out=x)
-        # x[n] - p·x[n-1], its terms grouped so that a strong low tone cancels without rounding.
-        x[1:] = (x[1:] - x[:-1]) + (1 - preemphasis) * x[:-1]
-        x[0] *= 1 - preemphasis
-        x *= taper
-        spectrum = scipy.fft.rfft(padded, axis=0)[:-1]  # no filter reaches past Nyquist
-        power = spectrum.real**2
-        power += spectrum.imag**2
-        log_mel[start : start + BLOCK] = (filters @ power).T
+            emphasised = _emphasise(block, rest)
+        x = columns[:frame_size, : len(block)]
+        x[...] = emphasised.T
+        x[0] = rest * block[:, 0]
+        # The frame's mean, which pre-emphasis leaves a rest of; einsum is faster than np.mean.
+        x -= rest * np.einsum("ij->i", block) / frame_size
+        x *= tapers[:, : len(block)]
+        spectrum = scipy.fft.rfft(columns[:, : len(block)], axis=0)[:-1]  # none reaches Nyquist
+        squares = spectrum.view(dtype)  # real and imaginary parts by turns
+        squares *= squares
+        power = squares[:, ::2] + squares[:, 1::2]
+        log_mel[start : start + width] = (filters @ power).T
     np.maximum(log_mel, LOG_FLOOR, out=log_mel)
     return np.log(log_mel, out=log_mel)
+
+
+def _emphasise(samples: np.ndarray, rest: float) -> np.ndarray:
+    """x[n] - (1 - rest) · x[n-1] along the last axis; what is at n = 0 has no meaning.
+
+    Its terms are grouped so that a strong low tone cancels without rounding.
+    """
+    result = np.zeros_like(samples)
+    np.subtract(samples[..., 1:], samples[..., :-1], out=result[..., 1:])
+    result[..., 1:] += rest * samples[..., :-1]
+    return result
 
 
 def frame_sizes(sampling_rate: int, frame_length: float, frame_shift: float) -> tuple[int, int]:

@@ -81,21 +81,32 @@ class ASTFeatureExtractor:
         inputs = np.empty((len(clips), self.max_length, self.num_mel_bins), np.float32)
         for i, clip in enumerate(clips):
             try:
-                log_mel = fbank(clip, self.sampling_rate, num_mel_bins=self.num_mel_bins)
+                self.fill(inputs[i], clip)
             except InputError as error:
                 which = f"waveform {i} of {len(clips)} (from 0): " if len(clips) > 1 else ""
                 raise InputError(f"{which}{error}") from error
-            inputs[i] = self.normalize(pad_or_cut(log_mel, self.max_length))
         return inputs
 
-    def normalize(self, log_mel: np.ndarray) -> np.ndarray:
+    def fill(self, inputs: np.ndarray, waveform: npt.ArrayLike) -> None:
+        """Writes one waveform's input into `inputs`, float32 (max_length, num_mel_bins).
+
+        The waveform, (samples,) in [-1, 1], must have the extractor's sampling rate.
+
+        Raises:
+            InputError: the waveform cannot be used.
+        """
+        log_mel = fbank(waveform, self.sampling_rate, num_mel_bins=self.num_mel_bins)
+        self.normalize(pad_or_cut(log_mel, self.max_length, out=inputs), out=inputs)
+
+    def normalize(self, log_mel: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """(x - mean) / (2 · std) in the array's precision, or x itself without `do_normalize`.
 
-        The factor of two is the original AST's: its inputs have a deviation of one half.
+        The factor of two is the original AST's: its inputs have a deviation of one half. `out`
+        is where the result goes, a new array if it is None; it may be `log_mel` itself.
         """
         if not self.do_normalize:
             return log_mel
-        centred = log_mel - self.mean
+        centred = np.subtract(log_mel, self.mean, out=out)
         centred /= 2 * self.std
         return centred
 
@@ -174,14 +185,15 @@ class ASTFeatureExtractor:
         (Path(path) / FILE_NAME).write_text(text + "\n", encoding="utf-8")
 
 
-def pad_or_cut(log_mel: np.ndarray, max_length: int) -> np.ndarray:
+def pad_or_cut(log_mel: np.ndarray, max_length: int, out: np.ndarray | None = None) -> np.ndarray:
     """(frames, mel_bins) → (max_length, mel_bins), zeros at the end or the end cut off.
 
     The zeros are log-mel zeros, put there *before* normalisation, as in the original AST: they
-    lie far above digital silence.
+    lie far above digital silence. `out` is where the result goes, a new array if it is None.
     """
-    fitted = np.zeros((max_length, log_mel.shape[1]), log_mel.dtype)
+    fitted = np.empty((max_length, log_mel.shape[1]), log_mel.dtype) if out is None else out
     fitted[: len(log_mel)] = log_mel[:max_length]
+    fitted[len(log_mel) :] = 0
     return fitted
 
 

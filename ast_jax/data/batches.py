@@ -52,8 +52,7 @@ class Inputs:
         once takes twice as long to read and mix.
         """
         if not self.on_device:
-            features = self.extractor(to_float(waveform), self.extractor.sampling_rate)
-            batch["input_values"][row] = features[0]
+            self.extractor.fill(batch["input_values"][row], to_float(waveform))
             return
         padded = batch["waveforms"][row]
         length = min(len(waveform), len(padded))
@@ -93,21 +92,24 @@ class TrainBatches:
         self.clips = self.clips._replace(names=[], samples=None)
         self._weights = balancing_weights(self.clips.targets) if self.balanced else None
 
-    def __call__(self, step: int) -> Batch:
-        """This process's part of the batch of training step `step`, counted from 0."""
-        count = len(self.clips.waveforms)
-        epoch, start = step_position(step, count, self.batch_size)
+    def __call__(self, step: int, into: Batch | None = None) -> Batch:
+        """This process's part of the batch of training step `step`, counted from 0.
+
+        It is written into the arrays of `into`, a batch made before, or into new ones.
+        """
         part = process_slice(self.batch_size, self.process, self.processes)
-        order = self._order(epoch)
-        batch = self.inputs.empty(part.stop - part.start)
-        batch["targets"] = np.empty(
-            (part.stop - part.start, self.clips.targets.shape[1]), np.float32
-        )
+        batch = _empty(self.inputs, self.clips, part) if into is None else into
+        indices = self.indices(step)
         for row, place in enumerate(range(self.batch_size)[part]):
             position = step * self.batch_size + place
-            waveform, batch["targets"][row] = self._example(int(order[start + place]), position)
+            waveform, batch["targets"][row] = self._example(indices[place], position)
             self.inputs.fill(batch, row, waveform)
         return batch
+
+    def indices(self, step: int) -> list[int]:
+        """Which clips the step's batch is of, on all processes; partners in mixes not counted."""
+        epoch, start = step_position(step, len(self.clips.waveforms), self.batch_size)
+        return self._order(epoch)[start : start + self.batch_size].tolist()
 
     def _example(self, index: int, position: int) -> tuple[np.ndarray, np.ndarray]:
         clips = self.clips
@@ -153,15 +155,25 @@ class EvaluationBatches:
     def __len__(self) -> int:
         return -(-len(self.clips.waveforms) // self.batch_size)
 
-    def __call__(self, number: int) -> Batch:
-        """This process's part of batch `number`."""
+    def __call__(self, number: int, into: Batch | None = None) -> Batch:
+        """This process's part of batch `number`, written into `into` or new arrays."""
         part = process_slice(self.batch_size, self.process, self.processes)
+        batch = into
+        if batch is None:
+            batch = _empty(self.inputs, self.clips, part)
+            batch["mask"] = np.empty(part.stop - part.start, np.float32)
         count = len(self.clips.waveforms)
-        numbers = np.arange(self.batch_size)[part] + number * self.batch_size
-        indices = np.where(numbers < count, numbers, 0)
-        batch = self.inputs.empty(len(indices))
-        for row, index in enumerate(indices.tolist()):
+        for row, place in enumerate(range(self.batch_size)[part]):
+            index = number * self.batch_size + place
+            batch["mask"][row] = index < count
+            index = index if index < count else 0
+            batch["targets"][row] = self.clips.target(index)
             self.inputs.fill(batch, row, self.clips.waveforms[index])
-        batch["targets"] = np.stack([self.clips.target(index) for index in indices.tolist()])
-        batch["mask"] = (numbers < count).astype(np.float32)
         return batch
+
+
+def _empty(inputs: Inputs, clips: Clips, part: slice) -> Batch:
+    """Arrays for the rows `part` of a batch."""
+    rows = part.stop - part.start
+    targets = np.empty((rows, clips.targets.shape[1]), np.float32)
+    return inputs.empty(rows) | {"targets": targets}

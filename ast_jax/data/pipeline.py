@@ -1,21 +1,19 @@
 """Batches ahead of time: by tf.data in this process, or by processes of their own."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from ast_jax.data.batches import Batch
-from ast_jax.data.workers import from_workers
-
-MakeBatch = Callable[[int], Batch]
+from ast_jax.data.workers import MakeBatch, from_workers
 
 
 def stream(make_batch: MakeBatch, numbers: range, workers: int = 0) -> Iterator[Batch]:
     """The batches of `numbers` in order, made while the caller works on those before.
 
     Args:
-        make_batch: from a batch's number to the batch.
+        make_batch: see `from_workers`; threads call it with a number alone.
         numbers: those wanted.
         workers: how many processes make them; 0 for threads of this one. Python runs one of a
             process's threads at a time: a caller that is busy in Python itself wants workers.

@@ -10,23 +10,23 @@ from typing import Any
 
 import numpy as np
 
+from ast_jax.data.batches import Batch
 from ast_jax.data.children import deaf_to_interrupts
 from ast_jax.errors import InputError
 
-AHEAD = 2  # batches that a worker makes before the first of them is taken
+AHEAD = 3  # batches that a worker has room for, the one it is filling among them
 
-Batch = dict[str, np.ndarray]
+MakeBatch = Callable[..., Batch]  # (number) → a batch, or (number, batch) → the batch, filled
 Layout = list[tuple[str, tuple[int, ...], str, int]]  # name, shape, dtype and offset of arrays
 
 
-def from_workers(
-    make_batch: Callable[[int], Batch], numbers: range, workers: int
-) -> Iterator[Batch]:
+def from_workers(make_batch: MakeBatch, numbers: range, workers: int) -> Iterator[Batch]:
     """The batches of `numbers` in order; worker w of W makes every W-th.
 
     Args:
-        make_batch: from a batch's number to the batch; it is pickled to each worker. All
-            batches have the arrays of the first, in their shapes.
+        make_batch: from a batch's number to the batch; with a batch as second argument it
+            writes into its arrays. It is pickled to each worker. All batches have the arrays of
+            the first, in their shapes.
         numbers: those wanted.
         workers: how many processes.
 
@@ -54,7 +54,7 @@ def from_workers(
 class _Worker:
     """One process and the memory shared with it."""
 
-    def __init__(self, context: Any, make_batch: Callable[[int], Batch], numbers: range):
+    def __init__(self, context: Any, make_batch: MakeBatch, numbers: range):
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(
             target=_work, args=(theirs, make_batch, numbers), daemon=True
@@ -103,22 +103,20 @@ class _Worker:
             memory.unlink()
 
 
-def _work(pipe: Connection, make_batch: Callable[[int], Batch], numbers: range) -> None:
+def _work(pipe: Connection, make_batch: MakeBatch, numbers: range) -> None:
     """A worker's life: batch after batch, each into memory that the other side gave free."""
     try:
         layout, names = pipe.recv()
         memory = [SharedMemory(name=name) for name in names]
         free = list(range(len(memory)))
         for number in numbers:
+            slot = free.pop() if free else pipe.recv()
             try:
-                batch = make_batch(number)
+                make_batch(number, dict(_views(memory[slot], layout)))
             except InputError as error:
                 return pipe.send((-1, error))
             except Exception:
                 return pipe.send((-1, traceback.format_exc()))
-            slot = free.pop() if free else pipe.recv()
-            for name, array in _views(memory[slot], layout):
-                array[...] = batch[name]
             pipe.send((slot, None))
         while True:  # until it is ended: a pipe that closes early looks like a death
             pipe.recv()

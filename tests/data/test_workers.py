@@ -25,7 +25,7 @@ class Numbers:
     bad: int = -1
     how: str = ""
 
-    def __call__(self, number):
+    def __call__(self, number, into=None):
         if number == self.bad:
             if self.how == "input":
                 raise InputError(f"clip {number} cannot be used; leave it out")
@@ -36,12 +36,15 @@ class Numbers:
             if self.how == "exits":
                 sys.exit(3)
         rng = np.random.default_rng(number)
-        return {
+        batch = {
             "odd": rng.integers(-99, 99, (3, 7, 5)).astype(np.int16),
             "floats": rng.random((4, 2), np.float32),
             "none": np.zeros((4, 0), np.float32),
             "who": np.array([number, os.getpid()]),
         }
+        for name in into or {}:
+            into[name][...] = batch[name]
+        return batch
 
 
 @pytest.fixture(autouse=True)
