@@ -12,20 +12,17 @@ import argparse
 import platform
 import sys
 import time
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import scipy
 import threadpoolctl
+from common import RATE, cpu, hugging_face, torchaudio_fbank, versions
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from ast_jax.audio.fbank import fbank
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor, pad_or_cut
 
-RATE = 16000
 CALLS = 5  # of each in a round
 
 
@@ -40,57 +37,6 @@ def clip() -> np.ndarray:
     return waveform.astype(np.float32)
 
 
-def torchaudio_fbank() -> Callable[[np.ndarray], np.ndarray] | None:
-    """The Kaldi fbank of torchaudio as the original AST calls it, or None without torchaudio."""
-    import torch
-
-    try:
-        import torchaudio
-        from torchaudio.compliance import kaldi
-    except (ImportError, OSError, RuntimeError) as error:
-        print(f"torchaudio: does not import here ({type(error).__name__})")
-        return None
-    print(f"torchaudio {torchaudio.__version__}")
-
-    def compute(waveform: np.ndarray) -> np.ndarray:
-        return kaldi.fbank(
-            torch.from_numpy(waveform)[None],
-            sample_frequency=RATE,
-            window_type="hanning",
-            num_mel_bins=128,
-        ).numpy()
-
-    return compute
-
-
-def hugging_face() -> Callable[[np.ndarray], np.ndarray]:
-    """Hugging Face's extractor with its NumPy features, which it has without torchaudio."""
-    import transformers
-    from transformers.models.audio_spectrogram_transformer import (
-        feature_extraction_audio_spectrogram_transformer as module,
-    )
-
-    print(f"transformers {transformers.__version__}")
-    module.is_speech_available = lambda: False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # one mel filter is empty, in ours and torchaudio's too
-        extractor = module.ASTFeatureExtractor()
-
-    def compute(waveform: np.ndarray) -> np.ndarray:
-        return extractor(waveform, sampling_rate=RATE, return_tensors="np")["input_values"]
-
-    return compute
-
-
-def cpu() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(": ")[1] for line in lines if "model name" in line), "unknown")
-
-
 def main() -> None:
     """Checks that all agree, times them and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -102,23 +48,25 @@ def main() -> None:
     torch.set_num_threads(1)
     threadpoolctl.threadpool_limits(1)
     print(f"{cpu()}; one thread; Python {platform.python_version()}")
-    print(f"numpy {np.__version__}, scipy {scipy.__version__}, torch {torch.__version__}")
+    print(versions(["numpy", "scipy", "torch", "torchaudio", "transformers"]))
 
     waveform = clip()
     ours = ASTFeatureExtractor()
     contenders = {
         "Hugging Face's extractor (NumPy)": hugging_face(),
-        "our extractor": lambda x: ours(x, RATE),
+        "our extractor": lambda x: ours(x, RATE)[0],
         "our fbank alone": lambda x: fbank(x, RATE),
         "our fbank alone, float64": lambda x: fbank(x, RATE, dtype=np.float64),
     }
     if torchaudios := torchaudio_fbank():
         contenders["torchaudio's fbank alone"] = torchaudios
+    else:
+        print("torchaudio: does not import here")
 
     # Each as the model's input; the tolerance is float32's rounding, over 2 · std.
     reference = ours.normalize(pad_or_cut(fbank(waveform, dtype=np.float64), ours.max_length))
     for name, compute in contenders.items():
-        features = compute(waveform).squeeze()
+        features = compute(waveform)
         if len(features) < ours.max_length:
             features = ours.normalize(pad_or_cut(features, ours.max_length))
         error = np.abs(features - reference)

@@ -32,7 +32,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice, repeat
 from multiprocessing import get_context
 from pathlib import Path
@@ -42,6 +41,7 @@ for library in ("OMP", "OPENBLAS", "MKL"):  # read as NumPy is imported, by work
     os.environ[f"{library}_NUM_THREADS"] = "1"
 
 import numpy as np  # noqa: E402
+from common import RATE, cpu, hugging_face, torchaudio_fbank, versions  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -51,7 +51,6 @@ NEEDED = {
     "pipeline": ["array_record", "soundfile", "soxr", "tensorflow", "tensorflow_datasets", "torch"],
     "prepare": ["array_record", "soundfile", "soxr", "tensorflow", "tensorflow_datasets", "torch"],
 }
-RATE = 16000
 MIXUP = 0.5  # AudioSet's
 CALLS = 5  # of each frontend in a round
 ENDLESS = range(10**9)
@@ -93,7 +92,7 @@ def time_frontends(arguments: argparse.Namespace, folder: Path) -> None:
     del folder
     import jax
     import torch
-    from pipeline_peer import check, hugging_face, make_clip, torchaudio_fbank
+    from pipeline_peer import check, make_clip
 
     from ast_jax.audio.fbank import fbank
     from ast_jax.audio.fbank_jax import input_values
@@ -360,8 +359,7 @@ def main() -> None:
     if arguments.clips < 4:
         parser.error(f"--clips is {arguments.clips}; give 4 or more")
     print(f"{cpu()}, {os.cpu_count()} cores; Python {platform.python_version()}")
-    wanted = ["jax", "numpy", "scipy", "torch", "torchaudio", "transformers", "tensorflow"]
-    print(", ".join(f"{name} {version_of(name)}" for name in wanted))
+    print(versions(["jax", "numpy", "scipy", "torch", "torchaudio", "transformers", "tensorflow"]))
     for section in arguments.sections:
         missing = [name for name in NEEDED[section] if importlib.util.find_spec(name) is None]
         if missing:
@@ -369,23 +367,6 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory(prefix="ast_jax_benchmark_") as folder:
             SECTIONS[section](arguments, Path(folder))
-
-
-def cpu() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(": ")[1] for line in lines if "model name" in line), "unknown")
-
-
-def version_of(package: str) -> str:
-    """The version that is installed, under whichever of its names."""
-    for name in (package, f"{package}-cpu"):
-        with contextlib.suppress(PackageNotFoundError):
-            return version(name)
-    return "not installed"
 
 
 if __name__ == "__main__":

@@ -6,56 +6,16 @@ Hugging Face's NumPy extractor, as its users have them then.
 """
 
 import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import RATE, Compute, hugging_face, torchaudio_fbank
 from torch.utils.data import DataLoader, RandomSampler
 
-RATE, FRAMES, MEAN, STD = 16000, 1024, -4.2677393, 4.5689974
+FRAMES, MEAN, STD = 1024, -4.2677393, 4.5689974
 SECONDS, CLASSES = 10, 10  # of the clips that are made
-Compute = Callable[[np.ndarray], np.ndarray]  # a waveform (samples,) → log-mel or model input
-
-
-def torchaudio_fbank() -> Compute | None:
-    """The Kaldi fbank of torchaudio as the original calls it, or None without torchaudio."""
-    try:
-        from torchaudio.compliance import kaldi
-    except (ImportError, OSError, RuntimeError):
-        return None
-
-    def compute(waveform: np.ndarray) -> np.ndarray:
-        return kaldi.fbank(
-            torch.from_numpy(waveform)[None],
-            htk_compat=True,
-            sample_frequency=RATE,
-            use_energy=False,
-            window_type="hanning",
-            num_mel_bins=128,
-            dither=0.0,
-            frame_shift=10,
-        ).numpy()
-
-    return compute
-
-
-def hugging_face() -> Compute:
-    """Hugging Face's extractor with its NumPy features, which it has without torchaudio."""
-    from transformers.models.audio_spectrogram_transformer import (
-        feature_extraction_audio_spectrogram_transformer as module,
-    )
-
-    module.is_speech_available = lambda: False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # one mel filter is empty, in ours and torchaudio's too
-        extractor = module.ASTFeatureExtractor()
-
-    def compute(waveform: np.ndarray) -> np.ndarray:
-        return extractor(waveform, sampling_rate=RATE, return_tensors="np")["input_values"][0]
-
-    return compute
 
 
 def model_input() -> tuple[str, Compute]:

@@ -4,8 +4,13 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from typing import Any
+
+from ast_jax.errors import InputError
 
 
 @contextmanager
@@ -24,15 +29,47 @@ def deaf_to_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def end_with_parent() -> None:
-    """Called in a pool's process, lets it end when the one it works for was killed.
+@contextmanager
+def pool_of(
+    processes: int, work: Callable[[Any, Any], Any], shared: Any, died: str
+) -> Iterator[Callable[[Any], Future]]:
+    """Gives a function that has a process call `work(shared, task)` for the task it is given.
 
-    Nothing else tells it.
+    `shared` is sent to each process once. Tasks that none has begun at the end are dropped.
+
+    Raises:
+        InputError: a process was killed; `died` is the message.
     """
+    # Spawned: a fork of a process with TensorFlow's threads may hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, context, _start, (shared,))
 
-    def wait() -> None:
+    def submit(task: Any) -> Future:
+        with deaf_to_interrupts():
+            return pool.submit(_call, work, task)
+
+    try:
+        yield submit
+    except BrokenProcessPool:
+        raise InputError(died) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_shared: Any  # in a pool's process
+
+
+def _start(shared: Any) -> None:
+    global _shared
+    _shared = shared
+
+    def wait() -> None:  # nothing else tells a process that the one it works for was killed
         if parent := multiprocessing.parent_process():
             parent.join()
             os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def _call(work: Callable[[Any, Any], Any], task: Any) -> Any:
+    return work(_shared, task)

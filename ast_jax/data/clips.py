@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from scipy.sparse import csr_array
 
 from ast_jax.audio.decode import load_audio
 from ast_jax.audio.fbank import frame_sizes
+from ast_jax.data.sources.listing import Entry
 from ast_jax.errors import InputError
 
 
@@ -67,17 +67,8 @@ class DataSet(NamedTuple):
     statistics: Mapping[int, tuple[float, float]] = {}
 
 
-class Recording(NamedTuple):
-    """A sound file and the index of its class."""
-
-    path: Path
-    label: int
-
-
-def read_clips(
-    recordings: list[Recording], num_labels: int, sampling_rate: int, what: str
-) -> Clips:
-    """Decodes and resamples the recordings, on all cores, showing progress.
+def read_clips(entries: list[Entry], num_labels: int, sampling_rate: int, what: str) -> Clips:
+    """Decodes and resamples recordings of one class each, on all cores, showing progress.
 
     Memory: 4 bytes a sample, 640 kB for ten seconds at 16 kHz.
 
@@ -86,7 +77,7 @@ def read_clips(
     """
     frame, _ = frame_sizes(sampling_rate, frame_length=25.0, frame_shift=10.0)
 
-    def read(path: Path) -> np.ndarray:
+    def read(path: str) -> np.ndarray:
         waveform = load_audio(path, sampling_rate)
         if len(waveform) < frame:
             raise InputError(
@@ -95,11 +86,11 @@ def read_clips(
             )
         return waveform
 
-    targets = np.eye(num_labels, dtype=np.float32)[[recording.label for recording in recordings]]
-    paths = [recording.path for recording in recordings]
+    targets = np.eye(num_labels, dtype=np.float32)[[entry.labels[0] for entry in entries]]
+    paths = [entry.path for entry in entries]
     with ThreadPoolExecutor() as pool:
         decoded = pool.map(read, paths)
         quiet = not sys.stdout.isatty()
         shown = track(decoded, f"reading {what}", len(paths), transient=True, disable=quiet)
         waveforms = list(shown)
-    return Clips(waveforms, targets, [str(path) for path in paths])
+    return Clips(waveforms, targets, paths)

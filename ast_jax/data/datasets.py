@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ast_jax.config import TrainConfig
-from ast_jax.data.clips import Clips, DataSet, Recording, read_clips
+from ast_jax.data.clips import DataSet, read_clips
 from ast_jax.data.prepared import open_prepared, read_prepared
 from ast_jax.data.sources.esc50 import FOLDS, list_esc50
 from ast_jax.data.sources.folder import list_folder
@@ -72,8 +72,8 @@ def read_folder(folder: str | Path, holdout: float, sampling_rate: int) -> DataS
 def _read(
     labels: list[str], train: list[Entry], held_out: list[Entry], sampling_rate: int, what: str
 ) -> DataSet:
-    def read(entries: list[Entry], what: str) -> Clips:
-        recordings = [Recording(Path(entry.path), entry.labels[0]) for entry in entries]
-        return read_clips(recordings, len(labels), sampling_rate, what)
-
-    return DataSet(labels, read(train, "training recordings"), read(held_out, what))
+    return DataSet(
+        labels,
+        read_clips(train, len(labels), sampling_rate, "training recordings"),
+        read_clips(held_out, len(labels), sampling_rate, what),
+    )

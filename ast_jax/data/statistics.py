@@ -2,11 +2,8 @@
 
 import json
 import math
-import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +12,7 @@ from rich.progress import track
 
 from ast_jax.audio.fbank import fbank
 from ast_jax.audio.pcm import to_float
-from ast_jax.data.children import deaf_to_interrupts, end_with_parent
+from ast_jax.data.children import pool_of
 from ast_jax.data.clips import Clips
 from ast_jax.errors import InputError
 from ast_jax.json_file import read_json
@@ -130,32 +127,10 @@ def _run(job: _Job, parts: list[range], processes: int) -> Iterator[Sums]:
     if processes == 1:
         yield from map(job.sums, parts)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start, (job,)) as pool:
-        try:
-            with deaf_to_interrupts():
-                made = pool.map(_sums, parts)
-            yield from made
-        except BrokenProcessPool:
-            raise InputError(
-                "a process that measured clips died, perhaps for want of memory; try fewer "
-                "--processes"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-_job: _Job
-
-
-def _start(job: _Job) -> None:
-    global _job
-    _job = job
-    end_with_parent()
-
-
-def _sums(indices: range) -> Sums:
-    return _job.sums(indices)
+    died = "a process that measured clips died, perhaps for want of memory; try fewer --processes"
+    with pool_of(processes, _Job.sums, job, died) as submit:
+        for future in [submit(part) for part in parts]:
+            yield future.result()
 
 
 def write_statistics(

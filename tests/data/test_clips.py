@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from ast_jax.data.clips import Clips, Recording, read_clips
+from ast_jax.data.clips import Clips, read_clips
+from ast_jax.data.sources.listing import Entry
 from ast_jax.errors import InputError
 
 
@@ -47,20 +48,22 @@ def test_clips_go_to_another_process():
 
 def test_recordings_are_read_in_order_and_resampled(tmp_path):
     rng = np.random.default_rng(0)
-    recordings = []
+    entries = []
     for i in range(6):
         soundfile.write(tmp_path / f"{i}.wav", rng.uniform(-1, 1, 800 * (i + 1)), 8000)
-        recordings.append(Recording(tmp_path / f"{i}.wav", i % 3))
-    clips = read_clips(recordings, 4, 16000, "clips")
+        entries.append(Entry(str(i), str(tmp_path / f"{i}.wav"), (i % 3,)))
+    clips = read_clips(entries, 4, 16000, "clips")
     assert clips.lengths() == [1600 * (i + 1) for i in range(6)]
     assert clips.all_targets().argmax(axis=1).tolist() == [0, 1, 2, 0, 1, 2]
     assert clips.all_targets().shape == (6, 4)
-    assert clips.names == [str(recording.path) for recording in recordings]
+    assert clips.names == [entry.path for entry in entries]
 
 
 def test_a_recording_that_cannot_be_used_is_named(tmp_path):
     soundfile.write(tmp_path / "short.wav", np.zeros(399), 16000)
-    with pytest.raises(InputError, match=r"short\.wav: lasts 25 ms, less than one frame"):
-        read_clips([Recording(tmp_path / "short.wav", 0)], 1, 16000, "clips")
-    with pytest.raises(InputError, match=r"none\.wav does not exist"):
-        read_clips([Recording(tmp_path / "none.wav", 0)], 1, 16000, "clips")
+    for name, said in (
+        ("short", r"short\.wav: lasts 25 ms, less than one frame"),
+        ("none", r"none\.wav does not exist"),
+    ):
+        with pytest.raises(InputError, match=said):
+            read_clips([Entry(name, str(tmp_path / f"{name}.wav"), (0,))], 1, 16000, "clips")

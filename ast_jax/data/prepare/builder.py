@@ -128,13 +128,13 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         splits = self._shard_iterators_per_split(dl_manager)
         if download_config and download_config.beam_runner is not None:
             super()._download_and_prepare(dl_manager, download_config)
+            infos = [self.info.splits[split] for split in splits]
         else:
-            self._write_files(splits)
+            infos = self._write_files(splits)
         reports = {split: [s.report() for s in of_split] for split, of_split in splits.items()}
         # What TFDS counted under Beam is in the order 0, 1, 10, 11, …, 2: a fault of its own.
         infos = [
-            self.info.splits[split].replace(shard_lengths=[len(r.clips) for r in of_split])
-            for split, of_split in reports.items()
+            info.replace(shard_lengths=[len(r.clips) for r in reports[info.name]]) for info in infos
         ]
         self.info.set_splits(tfds.core.splits.SplitDict(infos))
         damaged = [line for of in reports.values() for report in of for line in report.damaged]
@@ -148,15 +148,14 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
 
     _log_download_done = _log_download_bytes
 
-    def _write_files(self, splits: dict[str, list[Shard]]) -> None:
+    def _write_files(self, splits: dict[str, list[Shard]]) -> list[tfds.core.splits.SplitInfo]:
         """Writes the files, those apart that are there already, and moves them to TFDS."""
         shards = [shard for of_split in splits.values() for shard in of_split]
         damaged: list[str] = []
         for report in self.write_shards(shards, self.listing.labels):
             damaged += report.damaged
             self._check_damaged(damaged)
-        infos = [self._take(split, of_split) for split, of_split in splits.items()]
-        self.info.set_splits(tfds.core.splits.SplitDict(infos))
+        return [self._take(split, of_split) for split, of_split in splits.items()]
 
     def _write_skipped(self) -> None:
         text = io.StringIO(newline="")
@@ -183,19 +182,14 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         file.write_text(plan)
 
     def _take(self, split: str, shards: list[Shard]) -> tfds.core.splits.SplitInfo:
-        """Moves a split's files to where TFDS has them."""
+        """Moves a split's files to where TFDS has them; their lengths are yet to be told."""
         template = self._get_filename_template(split_name=split)
         size = 0
         for shard in shards:
             path = template.sharded_filepath(shard_index=shard.number, num_shards=len(shards))
             size += shard.records.stat().st_size
             shutil.move(shard.records, path)
-        return tfds.core.splits.SplitInfo(
-            name=split,
-            shard_lengths=[len(shard.report().clips) for shard in shards],
-            num_bytes=size,
-            filename_template=template,
-        )
+        return tfds.core.splits.SplitInfo(split, [], size, template)
 
     def _check_damaged(self, damaged: list[str]) -> None:
         if len(damaged) > self.max_damaged:

@@ -4,16 +4,14 @@ import multiprocessing
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.sharedctypes import Synchronized
+from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ast_jax.data.children import deaf_to_interrupts, end_with_parent
+from ast_jax.data.children import pool_of
 from ast_jax.data.prepare.builder import VERSION, AudioBuilder, write_one_by_one
 from ast_jax.data.prepare.shard import Report, Shard, write_shard
 from ast_jax.errors import InputError
@@ -107,43 +105,28 @@ class _InProcesses:
                 for shard in shards:
                     yield write_shard(shard, labels, lambda: progress.advance(task))
                 return
-            # Spawned: a fork of a process with TensorFlow's threads may hang.
-            context = multiprocessing.get_context("spawn")
-            count = context.Value("q", 0)
-            pool = ProcessPoolExecutor(self.processes, context, _start, (count,))
-            try:
-                with deaf_to_interrupts():
-                    pending = {pool.submit(_write, shard, labels) for shard in shards}
+            count = multiprocessing.get_context("spawn").Value("q", 0)
+            died = (
+                "a process that decoded clips died, perhaps for want of memory; the same command "
+                "goes on, with fewer --processes"
+            )
+            with pool_of(self.processes, _write, (count, labels), died) as submit:
+                pending = {submit(shard) for shard in shards}
                 while pending:
                     done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                     progress.update(task, completed=count.value)
                     for future in done:
                         yield future.result()
-            except BrokenProcessPool:
-                raise InputError(
-                    "a process that decoded clips died, perhaps for want of memory; the same "
-                    "command goes on, with fewer --processes"
-                ) from None
-            finally:
-                pool.shutdown(cancel_futures=True)
 
 
-_count: "Synchronized[int]"  # of the clips written by all processes
+def _write(shared: tuple[Any, list[str]], shard: Shard) -> Report:
+    count, labels = shared  # `count` is of the clips written by all processes
 
+    def add_one() -> None:
+        with count.get_lock():
+            count.value += 1
 
-def _start(count: "Synchronized[int]") -> None:
-    global _count
-    _count = count
-    end_with_parent()
-
-
-def _write(shard: Shard, labels: list[str]) -> Report:
-    return write_shard(shard, labels, _add_one)
-
-
-def _add_one() -> None:
-    with _count.get_lock():
-        _count.value += 1
+    return write_shard(shard, labels, add_one)
 
 
 def _beam(runner: str, options: Iterable[str]) -> tuple[object, object]:

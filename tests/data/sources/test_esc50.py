@@ -57,6 +57,7 @@ def test_missing_recordings_are_listed_and_a_fold_without_any_is_left_out(esc):
         ("3-1-A-7.wav,three,7,hen", "fold and target must be whole numbers, not 'three'"),
         ("3-1-A-7.wav,6,7,hen", "fold is 6; ESC-50 has folds 1 to 5"),
         ("3-1-A-7.wav,3", "target is empty"),
+        ("3-1-A-7.wav,3,7", "category is empty"),
         (",3,7,hen", "filename is empty"),
         ("../3-1-A-7.wav,3,7,hen", r"filename '\.\./3-1-A-7\.wav' leads out of"),
         ("/3-1-A-7.wav,3,7,hen", "filename '/3-1-A-7.wav' leads out of"),
