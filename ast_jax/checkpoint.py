@@ -53,7 +53,7 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint folder from one process, whole or not at all.
+    """Writes a checkpoint folder from this process, whole or not at all.
 
     Raises:
         InputError: `path` exists already or cannot be made.
@@ -63,7 +63,10 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         params=ocp.StandardCheckpointHandler(),
     )
     description = describe(checkpoint.config, checkpoint.feature_extractor)
-    with written_whole(Path(path).absolute()) as place, ocp.Checkpointer(handler) as checkpointer:
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    checkpointer = ocp.Checkpointer(handler, multiprocessing_options=alone)
+    with written_whole(Path(path).absolute()) as place, checkpointer:
         try:
             checkpointer.save(
                 place,

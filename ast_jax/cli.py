@@ -1,4 +1,4 @@
-"""The `ast-jax` command: classifies sound files; prepares, measures and shows data sets."""
+"""The `ast-jax` command: classifies sounds, evaluates checkpoints, and keeps data sets."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ast_jax
 from ast_jax.audio.decode import load_audio
+from ast_jax.checkpoint import check_free
 from ast_jax.command import complain, non_negative, positive, run_command
 from ast_jax.errors import InputError
 
@@ -21,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=ast_jax.__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     add_classify(commands.add_parser("classify", help="say what is heard in sound files"))
+    add_evaluate(commands.add_parser("evaluate", help="score checkpoints on labelled sounds"))
     add_prepare(commands.add_parser("prepare", help="decode a data set once, for training"))
     add_stats(commands.add_parser("stats", help="measure a prepared set's log-mels"))
     add_show(commands.add_parser("show", help="draw a training batch as the model sees it"))
@@ -50,6 +52,40 @@ def add_classify(parser: argparse.ArgumentParser) -> None:
         run=lambda a: run_classify(a.files, a.checkpoint, a.top_k, a.json),
         subject=lambda a: a.checkpoint,
     )
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `ast-jax evaluate`."""
+    parser.add_argument(
+        "checkpoints",
+        nargs="+",
+        metavar="CHECKPOINT",
+        help="as for classify; of several their ensemble is scored too",
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="DIR",
+        help="a prepared set, or prepare's --output, or a folder of sound files for each class",
+    )
+    parser.add_argument("--name", default="", help="the kind of source, if DIR holds several sets")
+    parser.add_argument(
+        "--split", default="", help="such as eval or validation+test (the one held out)"
+    )
+    parser.add_argument(
+        "--batch-size", type=positive, default=32, metavar="N", help="clips at a time (32)"
+    )
+    parser.add_argument(
+        "--workers", type=non_negative, default=0, metavar="N", help="processes for batches (0)"
+    )
+    parser.add_argument(
+        "--on-device", action="store_true", help="compute log-mels on the accelerator"
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", help="a new folder for scores, classes and predictions"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run_evaluate, subject=lambda a: a.output or a.data)
 
 
 def add_prepare(parser: argparse.ArgumentParser) -> None:
@@ -148,6 +184,46 @@ def run_classify(files: list[str], checkpoint: str, top_k: int, as_json: bool) -
     if as_json:
         print(json.dumps(results, indent=2), flush=True)
     return status
+
+
+def run_evaluate(arguments: argparse.Namespace) -> None:
+    """Evaluates checkpoints, prints a table or JSON, and keeps the results if asked to."""
+    from rich.console import Console
+
+    from ast_jax.training.evaluate import (
+        evaluate_checkpoints,
+        results_json,
+        results_table,
+        write_results,
+    )
+
+    if arguments.output:
+        check_free(Path(arguments.output))
+    results = evaluate_checkpoints(
+        arguments.checkpoints,
+        arguments.data,
+        name=arguments.name,
+        split=arguments.split,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+        on_device=arguments.on_device,
+    )
+    if arguments.output:  # first, as a reader may close its end of the pipe
+        write_results(arguments.output, results)
+    for path in results.unnamed:
+        print(
+            f"note: {path} does not name its classes; they are taken in the data's order",
+            file=sys.stderr,
+        )
+    if arguments.json:
+        print(json.dumps(results_json(results), indent=2, allow_nan=False))
+        return
+    console = Console()
+    with console.capture() as table:
+        console.print(results_table(results))
+    _print(table.get().rstrip("\n"))
+    if arguments.output:
+        _print(f"wrote {arguments.output}")
 
 
 def run_prepare(arguments: argparse.Namespace) -> None:

@@ -19,8 +19,11 @@ from ast_jax.models.config import ASTConfig
 
 DATA_KINDS = ("synthetic", "esc50", "folder", "prepared")
 LOSSES = ("cross_entropy", "binary_cross_entropy")
-SCHEDULES = ("constant", "cosine")
+OPTIMIZERS = ("adam", "adamw")
+SCHEDULES = ("constant", "cosine", "multi_step")
 PARALLEL = ("shard_map", "pmap")
+METRICS = ("mean_average_precision", "accuracy")
+RESULTS = ("last", "best", "average")
 BELOW_ONE = 1 - 1e-9
 
 
@@ -38,7 +41,8 @@ class DataConfig:
         train: the prepared set's splits to train on, as 'balanced+unbalanced'; '' for the
             benchmark's own.
         evaluation: the prepared set's split that is held out; '' for the benchmark's own.
-        fold: the fold of ESC-50 that is held out, 1 to 5.
+        test: the prepared set's split that the run's result is tested on at its end; '' for none.
+        fold: the fold of ESC-50 that is held out, 1 to 5; 0 for one run of each.
         holdout: the share of the files that 'folder' holds out, on average.
         train_clips: clips a class that 'synthetic' makes for training.
         evaluation_clips: clips a class that 'synthetic' makes to hold out.
@@ -53,6 +57,7 @@ class DataConfig:
     digest: str = ""
     train: str = ""
     evaluation: str = ""
+    test: str = ""
     fold: int = 1
     holdout: float = 0.2
     train_clips: int = 100
@@ -101,25 +106,43 @@ class AugmentConfig:
 
 @dataclass
 class OptimizerConfig:
-    """Adam as the original's, and its learning rate's course.
+    """Adam as the original's, or AdamW, and the learning rate's course.
 
     Attributes:
+        kind: 'adam', or 'adamw' whose weight decay bypasses the moments.
         learning_rate: the highest.
-        schedule: 'constant', or 'cosine' down to zero at the last step.
+        schedule: 'constant', 'cosine' down to zero at the last step, or 'multi_step', which
+            multiplies the rate at the ends of epochs.
+        decay_start: epochs after which 'multi_step' does so first.
+        decay_every: epochs from then to the next time.
+        decay: what it multiplies by.
         warmup_steps: steps over which the rate rises linearly from zero.
+        warmup_interval: steps from one rise to the next.
         b1: decay of the gradient's mean.
         b2: decay of its square's mean.
         eps: added to the root of the latter.
-        weight_decay: L2, added to the gradient (not decoupled as in AdamW).
+        weight_decay: for 'adam' L2, added to every gradient; for 'adamw' that of the matrices.
+        clip_norm: the longest a gradient of all parameters may be, or is shortened to; 0 for any.
+        layer_decay: what the rate is multiplied by from each layer to the one below it.
+        ema_decay: of the moving average of the parameters that is evaluated and kept instead of
+            them; 0 for none.
     """
 
+    kind: str = "adam"
     learning_rate: float = 1e-4
     schedule: str = "constant"
+    decay_start: int = 1
+    decay_every: int = 1
+    decay: float = 0.5
     warmup_steps: int = 0
+    warmup_interval: int = 1
     b1: float = 0.95
     b2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 5e-7
+    clip_norm: float = 0.0
+    layer_decay: float = 1.0
+    ema_decay: float = 0.0
 
 
 @dataclass
@@ -132,10 +155,24 @@ class TrainConfig:
             model's; strides, length, mel bins and classes may differ, see `adapt_params`.
         model: the model; its labels come from the data.
         loss: 'cross_entropy' for one class a clip, 'binary_cross_entropy' for any number.
-        batch_size: clips a step, over all devices.
+        label_smoothing: the share of a training target that is spread over all classes.
+        batch_size: clips a step, over all devices of all processes.
+        accumulate: parts that a device takes its slice of a batch in, one after another, for
+            want of memory.
         num_epochs: passes over the training clips.
         evaluate_every: epochs between evaluations and checkpoints.
+        save_every: steps between checkpoints beside those; 0 for none.
+        keep: how many of the newest checkpoints to keep, beside the best.
+        metric: what tells the best epoch, 'mean_average_precision' or 'accuracy'.
+        average_from: the first of the epochs whose parameters are averaged; 0 for no average.
+        average_to: the last of them; 0 for the run's last.
+        cumulative: at each evaluation also score the mean of all evaluations' predictions.
+        result: which parameters the run is for: those of the 'last' epoch, of the 'best', or the
+            'average'.
+        skip_nonfinite: steps with an infinite loss or gradient that may be left out before the
+            run stops.
         parallel: how the step is mapped over devices, 'shard_map' or 'pmap'.
+        shard_optimizer: split the optimizer's state over the devices (ZeRO-1).
         seed: of weights, order and augmentation.
     """
 
@@ -147,10 +184,21 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: str = "cross_entropy"
+    label_smoothing: float = 0.0
     batch_size: int = 32
+    accumulate: int = 1
     num_epochs: int = 10
     evaluate_every: int = 1
+    save_every: int = 0
+    keep: int = 1
+    metric: str = "mean_average_precision"
+    average_from: int = 0
+    average_to: int = 0
+    cumulative: bool = False
+    result: str = "last"
+    skip_nonfinite: int = 0
     parallel: str = "shard_map"
+    shard_optimizer: bool = False
     seed: int = 0
 
     def validate(self) -> None:
@@ -161,8 +209,11 @@ class TrainConfig:
         for name, choice, allowed in (
             ("data.kind", self.data.kind, DATA_KINDS),
             ("loss", self.loss, LOSSES),
+            ("optimizer.kind", self.optimizer.kind, OPTIMIZERS),
             ("optimizer.schedule", self.optimizer.schedule, SCHEDULES),
             ("parallel", self.parallel, PARALLEL),
+            ("metric", self.metric, METRICS),
+            ("result", self.result, RESULTS),
         ):
             if choice not in allowed:
                 raise InputError(f"{name} is {choice!r}; it must be one of {', '.join(allowed)}")
@@ -170,14 +221,28 @@ class TrainConfig:
             ("batch_size", self.batch_size, 1, math.inf),
             ("num_epochs", self.num_epochs, 1, math.inf),
             ("evaluate_every", self.evaluate_every, 1, math.inf),
+            ("label_smoothing", self.label_smoothing, 0, BELOW_ONE),
+            ("accumulate", self.accumulate, 1, self.batch_size),
+            ("save_every", self.save_every, 0, math.inf),
+            ("keep", self.keep, 1, math.inf),
+            ("average_to", self.average_to, 0, self.num_epochs),
+            ("average_from", self.average_from, 0, self.average_to or self.num_epochs),
+            ("skip_nonfinite", self.skip_nonfinite, 0, math.inf),
             ("frontend.sampling_rate", self.frontend.sampling_rate, 1000, math.inf),
             ("data.workers", self.data.workers, 0, 1024),
-            ("data.fold", self.data.fold, 1, 5),
+            ("data.fold", self.data.fold, 0, 5),
             ("data.train_clips", self.data.train_clips, 1, math.inf),
             ("data.evaluation_clips", self.data.evaluation_clips, 1, math.inf),
             ("optimizer.learning_rate", self.optimizer.learning_rate, 0, math.inf),
+            ("optimizer.decay_start", self.optimizer.decay_start, 1, math.inf),
+            ("optimizer.decay_every", self.optimizer.decay_every, 1, math.inf),
+            ("optimizer.decay", self.optimizer.decay, 0, 1),
             ("optimizer.warmup_steps", self.optimizer.warmup_steps, 0, math.inf),
+            ("optimizer.warmup_interval", self.optimizer.warmup_interval, 1, math.inf),
             ("optimizer.weight_decay", self.optimizer.weight_decay, 0, math.inf),
+            ("optimizer.clip_norm", self.optimizer.clip_norm, 0, math.inf),
+            ("optimizer.layer_decay", self.optimizer.layer_decay, 1e-6, 1),
+            ("optimizer.ema_decay", self.optimizer.ema_decay, 0, BELOW_ONE),
             ("optimizer.b1", self.optimizer.b1, 0, BELOW_ONE),
             ("optimizer.b2", self.optimizer.b2, 0, BELOW_ONE),
             ("optimizer.eps", self.optimizer.eps, 1e-30, 1),
@@ -193,6 +258,12 @@ class TrainConfig:
             if not low <= value <= high:
                 limits = f"between {low} and {high}" if high < math.inf else f"{low} or more"
                 raise InputError(f"{name} is {value}; it must be {limits}")
+        if self.result == "average" and not self.average_from:
+            raise InputError(
+                "result is 'average' and average_from 0; set --config.average_from to an epoch"
+            )
+        if self.shard_optimizer and self.parallel == "pmap":
+            raise InputError("shard_optimizer needs parallel to be 'shard_map', which is faster")
         if self.data.kind != "synthetic" and not self.data.dir:
             raise InputError("data.dir is not set; say where the recordings are, --config.data.dir")
 
@@ -226,14 +297,11 @@ def load_config(file: str | Path, changes: Sequence[str] = ()) -> TrainConfig:
         place: Any = config
         for group in groups:
             place = getattr(place, group, None)
-        names = [f.name for f in dataclasses.fields(place)] if is_dataclass(place) else []
-        if not equals or name not in names or is_dataclass(getattr(place, name)):
+        types = {f.name: f.type for f in dataclasses.fields(place)} if is_dataclass(place) else {}
+        if not equals or name not in types or is_dataclass(types[name]):
             raise InputError(f"'{change}' is no change of a field; write it as FIELD=VALUE")
-        (declared,) = (f.type for f in dataclasses.fields(place) if f.name == name)
-        if text == "None" and "None" in str(declared):
-            setattr(place, name, None)
-            continue
-        setattr(place, name, _parse(text, getattr(place, name), path))
+        none = text == "None" and "None" in str(types[name])
+        setattr(place, name, None if none else _parse(text, getattr(place, name), path))
     return config
 
 

@@ -1,6 +1,9 @@
-"""Reading JSON that someone else wrote."""
+"""Reading JSON that someone else wrote, and writing files whole."""
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,3 +24,21 @@ def read_json(path: str | Path) -> Any:
         raise InputError(
             f"{path}: cannot be read as JSON ({error}); repair or replace it"
         ) from None
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes a JSON file whole or not at all, in place of the one before."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    with replaced(Path(path)) as place:
+        place.write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def replaced(file: Path) -> Iterator[Path]:
+    """Yields a place beside `file`, which takes the place of `file` if all goes well."""
+    place = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        yield place
+        os.replace(place, file)
+    finally:
+        place.unlink(missing_ok=True)

@@ -59,12 +59,14 @@ class DataSet(NamedTuple):
         evaluation: clips held out.
         statistics: mean and deviation of the training clips' log-mels by number of mel bins,
             where they were measured before.
+        test: clips that the result is tested on at the end, if any.
     """
 
     labels: list[str]
     train: Clips
     evaluation: Clips
     statistics: Mapping[int, tuple[float, float]] = {}
+    test: Clips | None = None
 
 
 def read_clips(entries: list[Entry], num_labels: int, sampling_rate: int, what: str) -> Clips:

@@ -30,7 +30,7 @@ def load_data(config: TrainConfig) -> DataSet:
                 f"{prepared.folder}: was made from a source of digest {prepared.digest} and "
                 f"data.digest is {data.digest}; give the set that it is of, or leave it out"
             )
-        return read_prepared(prepared, rate, data.train, data.evaluation, data.fold)
+        return read_prepared(prepared, rate, data.train, data.evaluation, data.fold, data.test)
     if data.kind == "esc50":
         return read_esc50(data.dir, data.fold, rate)
     return read_folder(data.dir, data.holdout, rate)

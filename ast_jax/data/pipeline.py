@@ -1,12 +1,12 @@
 """Batches ahead of time: by tf.data in this process, or by processes of their own."""
 
-import os
 from collections.abc import Iterator
 
 import numpy as np
 
 from ast_jax.data.batches import Batch
 from ast_jax.data.workers import MakeBatch, from_workers
+from ast_jax.tensorflow import import_tensorflow
 
 
 def stream(make_batch: MakeBatch, numbers: range, workers: int = 0) -> Iterator[Batch]:
@@ -26,11 +26,7 @@ def stream(make_batch: MakeBatch, numbers: range, workers: int = 0) -> Iterator[
 def _from_threads(make_batch: MakeBatch, numbers: range) -> Iterator[Batch]:
     if not numbers:
         return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it speaks up, and no TF op computes here
-    import tensorflow as tf
-
-    tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's
+    tf = import_tensorflow()
 
     # The first tells what a batch looks like, which tf.data wants to know beforehand.
     first = make_batch(numbers[0])

@@ -170,7 +170,12 @@ def open_prepared(folder: str | Path, name: str = "") -> PreparedSet:
 
 
 def read_prepared(
-    prepared: PreparedSet, sampling_rate: int, train: str, evaluation: str, fold: int
+    prepared: PreparedSet,
+    sampling_rate: int,
+    train: str,
+    evaluation: str,
+    fold: int,
+    test: str = "",
 ) -> DataSet:
     """The clips to train on and those held out.
 
@@ -180,6 +185,7 @@ def read_prepared(
         train: splits to train on, as 'balanced+unbalanced'; '' for the benchmark's own.
         evaluation: the split held out; '' for the benchmark's own.
         fold: the fold of ESC-50 that is held out, where both are ''.
+        test: the split that the result is tested on at the end; '' for none.
 
     Raises:
         InputError: the sampling rates differ, or a split is not there or not said.
@@ -197,11 +203,16 @@ def read_prepared(
         raise InputError(
             f"data.train is '{train}' and data.evaluation '{evaluation}'; no split may be both"
         )
+    if set(_names(test)) & set(_names(f"{train}+{evaluation}")):
+        raise InputError(
+            f"data.test is '{test}', which is trained on or held out already; no split may be both"
+        )
     return DataSet(
         prepared.labels,
         prepared.clips(train),
         prepared.clips(evaluation),
         read_statistics(prepared.folder, joined(train)),
+        prepared.clips(test) if test else None,
     )
 
 

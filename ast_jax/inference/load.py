@@ -63,9 +63,10 @@ def change(checkpoint: Checkpoint, changes: dict[str, Any], head_seed: int = 0) 
 
 
 def find_checkpoint(path: Path) -> Path | None:
-    """The folder of ours that `path` means: itself, a training run's newest, or none."""
-    if is_checkpoint(path):
-        return path
+    """The folder of ours that `path` means: itself, a run's result or newest, or none."""
+    for place in (path, path / "model"):
+        if is_checkpoint(place):
+            return place
     steps = step_folders(path)
     return steps[-1] if steps else None
 

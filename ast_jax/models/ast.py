@@ -81,7 +81,7 @@ class Embeddings(nnx.Module):
             patches.reshape(batch, frequency * time, width),
         ]
         x = jnp.concatenate(tokens, axis=1) + self.position_embeddings[...]
-        return x.astype(patches.dtype)
+        return x.astype(jnp.float32)  # as PyTorch keeps what layers add to under autocast
 
 
 class ASTModel(nnx.Module):
@@ -91,7 +91,7 @@ class ASTModel(nnx.Module):
         config.validate()
         self.embeddings = Embeddings(config, rngs=rngs)
         self.encoder = Encoder(config, rngs=rngs)
-        self.layernorm = layer_norm(config.hidden_size, config.layer_norm_eps, config.dtype, rngs)
+        self.layernorm = layer_norm(config.hidden_size, config.layer_norm_eps, "float32", rngs)
 
     def __call__(
         self,
@@ -104,7 +104,7 @@ class ASTModel(nnx.Module):
             self.embeddings(input_values), output_hidden_states, output_attentions
         )
         x = self.layernorm(x)
-        pooled = x[:, :2].astype(jnp.float32).mean(axis=1)
+        pooled = x[:, :2].mean(axis=1)
         return ASTOutput(x, pooled, hidden_states, attentions)
 
 

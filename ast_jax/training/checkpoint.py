@@ -1,174 +1,124 @@
-"""A run's folder: its configuration, and checkpoints to go on from."""
+"""Checkpoints of a run, each a folder that `ast_jax.load` takes as it is."""
 
-import hashlib
-import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
-from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint import CONFIG_FILE, first_line, read_through
-from ast_jax.config import TrainConfig
-from ast_jax.data.clips import DataSet
 from ast_jax.errors import InputError
-from ast_jax.json_file import read_json
 from ast_jax.training.step import TrainState
 
-RUN_FILE = "run.json"
+PARTS = ("params", "opt_state", "ema", "average")  # of a state, each kept by itself
 
 
 class Progress(NamedTuple):
-    """How far a run is: epochs finished, and a row of results for each evaluation."""
+    """What a run knows between two evaluations, beside its state.
 
-    epochs: int
-    history: list[dict[str, Any]]
-
-
-def open_workdir(config: TrainConfig) -> tuple[Path, dict[str, Any] | None]:
-    """The run's folder and what it says of the run, None if it is new; writes nothing.
-
-    Raises:
-        InputError: the folder holds something else, or a run of another configuration.
+    Attributes:
+        loss_sum: of the training steps' losses since the last evaluation.
+        loss_steps: how many those are.
+        skipped: steps left out so far, as their loss or gradient was not finite.
     """
-    if "://" in config.workdir:
-        raise InputError(f"workdir {config.workdir} is remote; runs go to a folder of this machine")
-    workdir = Path(config.workdir).absolute()
-    file = workdir / RUN_FILE
-    if workdir.exists() and not workdir.is_dir():
-        raise InputError(f"{workdir}: is a file; choose another --config.workdir")
-    if not file.exists():
-        if workdir.exists() and any(workdir.iterdir()):
-            raise InputError(f"{workdir}: exists and is no run of ours; choose another folder")
-        return workdir, None
-    run = read_json(file)
-    if not isinstance(run, dict) or not {"config", "data", "feature_extractor"} <= run.keys():
-        raise InputError(f"{file}: damaged; remove {workdir} or choose another --config.workdir")
-    if run["config"] != _fields(config):
-        raise InputError(
-            f"{workdir}: holds a run with another "
-            f"{_first_difference(run['config'], _fields(config))}; choose another "
-            f"--config.workdir, or remove this one"
-        )
-    return workdir, run
 
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+    skipped: int = 0
 
-def claim_workdir(
-    workdir: Path, config: TrainConfig, data: DataSet, extractor: ASTFeatureExtractor
-) -> None:
-    """Makes the run's folder and writes down whose it is.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    run = {
-        "config": _fields(config),
-        "data": describe_data(data),
-        "feature_extractor": extractor.to_dict(),
-    }
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / RUN_FILE).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{workdir}: cannot be written ({error.strerror})") from None
-
-
-def check_data(workdir: Path, run: dict[str, Any], data: DataSet) -> None:
-    """Raises `InputError` if a run would go on with other clips than it began with."""
-    before, now = run["data"], describe_data(data)
-    if before != now:
-        raise InputError(
-            f"{workdir}: its run began with other recordings ({_first_difference(before, now)} "
-            f"differs); choose another --config.workdir, or bring the recordings back"
-        )
-
-
-def describe_data(data: DataSet) -> dict[str, Any]:
-    """The classes, and the number and a digest of the clips on either side."""
-    description: dict[str, Any] = {"labels": data.labels}
-    for side, clips in (("train", data.train), ("evaluation", data.evaluation)):
-        targets = clips.targets
-        digest = hashlib.sha256()
-        for array in (
-            [targets] if isinstance(targets, np.ndarray) else [targets.indices, targets.indptr]
-        ):
-            digest.update(array.tobytes())
-        for name, length in zip(clips.names, clips.lengths(), strict=True):
-            digest.update(f"{Path(name).name} {length} ".encode())
-        description[side] = {"clips": len(clips.names), "digest": digest.hexdigest()}
-    return description
-
-
-def _fields(config: TrainConfig) -> dict[str, Any]:
-    """What makes a run this run, as JSON gives it back."""
-    fields = config.to_dict()
-    del fields["workdir"]
-    del fields["data"]["workers"]  # of which nothing depends but speed
-    return json.loads(json.dumps(fields))
-
-
-def _first_difference(before: Any, now: Any) -> str:
-    if not isinstance(before, dict) or not isinstance(now, dict):
-        return "configuration"
-    for name in now:
-        if before.get(name) != now[name]:
-            if isinstance(now[name], dict):
-                return f"{name}.{_first_difference(before.get(name), now[name])}"
-            return f"{name} ({before.get(name)}, not {now[name]})"
-    return "configuration"
+    @property
+    def mean_loss(self) -> float | None:
+        """The mean of those losses."""
+        return self.loss_sum / self.loss_steps if self.loss_steps else None
 
 
 class RunCheckpoints:
-    """The newest checkpoint of a run, each a folder that `ast_jax.load` takes as it is."""
+    """The newest checkpoints of a run and its best; a context that ends when all are written.
 
-    def __init__(self, workdir: Path, description: dict[str, Any]):
+    Args:
+        folder: where they go, each in a folder named by its step.
+        description: the JSON that makes a checkpoint describe itself.
+        keep: how many of the newest.
+        best: tells the step of the best so far, or None.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        description: dict[str, Any],
+        keep: int,
+        best: Callable[[], int | None],
+    ):
+        self.folder = folder
         self.description = description
-        self.folder = workdir / "checkpoints"
         handlers = ocp.DefaultCheckpointHandlerRegistry()
         json_file = ocp.JsonCheckpointHandler(filename=CONFIG_FILE)
         handlers.add("config", ocp.args.JsonSave, json_file)
         handlers.add("config", ocp.args.JsonRestore, json_file)
         self.manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=1),
+            folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=AnyPreservationPolicy([LatestN(keep), _Best(best)])
+            ),
             handler_registry=handlers,
         )
 
-    def save(self, state: TrainState, progress: Progress) -> None:
-        """Writes a checkpoint in the background; the state's arrays are copied first."""
-        self.manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                config=ocp.args.JsonSave(self.description),
-                params=ocp.args.StandardSave(state.params),
-                opt_state=ocp.args.StandardSave(state.opt_state),
-                progress=ocp.args.JsonSave(progress._asdict()),
-            ),
-        )
+    def save(self, taken: int, state: TrainState, progress: Progress) -> None:
+        """Writes a checkpoint in the background; the state's arrays are copied first.
 
-    def restore(self, start: TrainState) -> tuple[TrainState, Progress]:
-        """The newest checkpoint, laid out over devices as `start`; `start` if there is none.
+        `taken` is the state's number of steps, known here without asking the devices.
+
+        Raises:
+            InputError: this one or the one before cannot be written.
+        """
+        parts = {name: getattr(state, name) for name in PARTS}
+        try:
+            self.manager.save(
+                taken,
+                args=ocp.args.Composite(
+                    config=ocp.args.JsonSave(self.description),
+                    progress=ocp.args.JsonSave(progress._asdict()),
+                    **{
+                        name: ocp.args.StandardSave(part)
+                        for name, part in parts.items()
+                        if part is not None
+                    },
+                ),
+            )
+        except (OSError, ValueError) as error:  # TensorStore's are the latter, for a full disk too
+            raise self._unwritten(error) from None
+
+    def restore(self, start: TrainState, step: int | None = None) -> tuple[TrainState, Progress]:
+        """A checkpoint, by default the newest, laid out over devices as `start`.
+
+        `start` if there is none.
 
         Raises:
             InputError: the checkpoint is damaged.
         """
-        step = self.manager.latest_step()
+        step = self.manager.latest_step() if step is None else step
         if step is None:
-            return start, Progress(0, [])
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, start)
+            return start, Progress()
         folder = self.folder / str(step)
+        wanted = {name: getattr(start, name) for name in PARTS}
+        wanted = {name: part for name, part in wanted.items() if part is not None}
         try:
-            for part in ("params", "opt_state"):
-                read_through(folder / part)
+            for name in wanted:
+                read_through(folder / name)
             restored = self.manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    params=ocp.args.StandardRestore(abstract.params),
-                    opt_state=ocp.args.StandardRestore(abstract.opt_state),
                     progress=ocp.args.JsonRestore(),
+                    **{
+                        name: ocp.args.StandardRestore(
+                            jax.tree.map(ocp.utils.to_shape_dtype_struct, part)
+                        )
+                        for name, part in wanted.items()
+                    },
                 ),
             )
         except Exception as error:  # of many kinds, see `load_checkpoint`
@@ -177,10 +127,52 @@ class RunCheckpoints:
                 f"goes on from the checkpoint before, or from the start"
             ) from None
         count = jax.device_put(jnp.asarray(step, jnp.int32), start.step.sharding)
-        state = TrainState(restored.params, restored.opt_state, count)
+        state = start._replace(step=count, **{name: restored[name] for name in wanted})
         return state, Progress(**restored.progress)
 
-    def close(self) -> None:
-        """Waits until everything is written."""
-        self.manager.wait_until_finished()
-        self.manager.close()
+    def newest(self) -> Path | None:
+        """The folder of the newest checkpoint that is whole."""
+        step = self.manager.latest_step()
+        return None if step is None else self.folder / str(step)
+
+    def wait(self) -> None:
+        """Waits until everything is written.
+
+        Raises:
+            InputError: it cannot be.
+        """
+        try:
+            self.manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            raise self._unwritten(error) from None
+
+    def _unwritten(self, error: Exception) -> InputError:
+        return InputError(
+            f"{self.folder}: a checkpoint cannot be written ({first_line(error)}); free some "
+            f"space, and the same command goes on from the checkpoint before"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.wait()
+        finally:
+            self.manager.close()
+
+
+class _Best:
+    """Preserves the best checkpoint; which that is may change from one time to the next."""
+
+    def __init__(self, best: Callable[[], int | None]):
+        self.best = best
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        best = self.best()
+        return [checkpoint.step == best for checkpoint in checkpoints]

@@ -1,352 +1,286 @@
-"""A run from its configuration to a trained checkpoint."""
+"""A run from its configuration to a trained model."""
 
-import json
 import math
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from itertools import islice
-from pathlib import Path
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from ast_jax.audio.augment import noise, roll, spec_augment
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
-from ast_jax.checkpoint import Checkpoint, describe
+from ast_jax.checkpoint import describe
 from ast_jax.config import TrainConfig
-from ast_jax.data.batches import Batch, EvaluationBatches, Inputs, TrainBatches
-from ast_jax.data.clips import DataSet
+from ast_jax.data.batches import TrainBatches
 from ast_jax.data.datasets import load_data
-from ast_jax.data.order import steps_per_epoch
 from ast_jax.data.pipeline import stream
-from ast_jax.data.statistics import measure
-from ast_jax.data.synthetic import write_unseen
 from ast_jax.errors import InputError
-from ast_jax.inference.load import find_checkpoint, read_checkpoint
-from ast_jax.models.ast import graphdef, init_params
-from ast_jax.models.config import GEOMETRY
-from ast_jax.training import report, step
-from ast_jax.training.checkpoint import (
-    Progress,
-    RunCheckpoints,
-    check_data,
-    claim_workdir,
-    open_workdir,
-)
-from ast_jax.training.metrics import Scores, confusion_matrix, evaluate_scores
-from ast_jax.training.optimizer import make_optimizer
+from ast_jax.training import step
+from ast_jax.training.checkpoint import Progress, RunCheckpoints
+from ast_jax.training.finish import finish
+from ast_jax.training.interrupt import Interruption
+from ast_jax.training.metrics import Scores
 from ast_jax.training.parallel import DataParallel
 from ast_jax.training.progress import EpochBar
-
-LOSSES = {
-    "cross_entropy": step.cross_entropy,
-    "binary_cross_entropy": step.binary_cross_entropy,
-}
-
-
-DIVERGED = (
-    "{}: training diverged; lower --config.optimizer.learning_rate, and give another "
-    "--config.workdir if this one holds checkpoints"
+from ast_jax.training.record import ScalarWriter
+from ast_jax.training.report import History, describe_scores, write_history
+from ast_jax.training.scoring import cumulative_scores, predict_all, score
+from ast_jax.training.setup import (
+    Run,
+    initial_checkpoint,
+    make_extractor,
+    make_functions,
+    measure_length,
+    parameter_count,
+    train_batches,
 )
+from ast_jax.training.workdir import check_data, claimed, open_workdir, read_history
+
+LOG_EVERY = 10  # steps, for TensorBoard
 
 
 def fit(config: TrainConfig) -> Scores:
     """Trains as `config` says, or goes on with a run that was cut off.
 
-    `workdir` then holds `checkpoints/`, which `ast_jax.load(workdir)` takes, `history.json`,
-    `loss.png` and `confusion.png`.
+    `workdir` then holds `model/`, which `ast_jax.load(workdir)` takes, `history.json`,
+    `results.json` and pictures of both.
 
     Returns:
-        The metrics of the held-out clips after the last epoch.
+        The metrics of the held-out clips under the run's result.
 
     Raises:
-        InputError: a field, a recording or the folder cannot be used, or the loss diverged.
+        InputError: a field, a recording or the folder cannot be used, or training diverged.
+        KeyboardInterrupt: SIGINT or SIGTERM came; what was done is saved.
     """
     config.validate()
-    if jax.process_count() > 1:
-        raise InputError("this trains on the devices of one process; start one process only")
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, quiet=jax.process_index() > 0)
     parallel = DataParallel(config.parallel)
-    parallel.check_batch(config.batch_size)
-    workdir, run = open_workdir(config)
+    parallel.check_batch(config.batch_size, config.accumulate)
+    workdir, known = open_workdir(config)
     data = load_data(config)
-    if len(data.train.waveforms) < config.batch_size:
-        raise InputError(
-            f"batch_size is {config.batch_size} and there are {len(data.train.waveforms)} "
-            f"training clips; lower --config.batch_size"
-        )
-    epoch_steps = steps_per_epoch(len(data.train.waveforms), config.batch_size)
-    num_steps = epoch_steps * config.num_epochs
-    if config.optimizer.warmup_steps >= num_steps:
-        raise InputError(
-            f"optimizer.warmup_steps is {config.optimizer.warmup_steps} and the run has "
-            f"{num_steps} steps; lower --config.optimizer.warmup_steps"
-        )
-    if run is None:
+    length = measure_length(config, len(data.train.waveforms))
+    if known is None:
         extractor = make_extractor(config, data)
     else:
-        check_data(workdir, run, data)
-        extractor = ASTFeatureExtractor.from_dict(run["feature_extractor"], str(workdir))
+        check_data(workdir, known, data)
+        extractor = ASTFeatureExtractor.from_dict(known["feature_extractor"], str(workdir))
     start = initial_checkpoint(config, data, extractor)
     console.print(
         f"{len(data.train.waveforms)} clips to train on, {len(data.evaluation.waveforms)} held "
-        f"out, {len(data.labels)} classes; {_size(start.params):,} parameters, "
+        f"out, {len(data.labels)} classes; {parameter_count(start.params):,} parameters, "
         f"{start.config.num_tokens} tokens; devices: {len(parallel.devices)} "
         f"{jax.default_backend()}"
     )
+    compiled = make_functions(config, start, parallel, length)
+    run = Run(config, workdir, data, start, parallel, length, compiled, console)
+    with claimed(workdir, known, config, data, extractor):
+        return train(run)
 
-    optimizer = make_optimizer(config.optimizer, num_steps)
-    graph, loss = graphdef(start.config), LOSSES[config.loss]
-    on_device = config.frontend.on_device
-    inputs = step.make_device_inputs(extractor) if on_device else step.host_inputs
-    gradient_fn = step.make_gradient_fn(graph, loss, make_augment(config, extractor), inputs)
-    train_step = parallel.map(
-        step.make_train_step(gradient_fn, optimizer, jax.random.key(config.seed)),
-        split=(False, True),
-        donate=(0,),
+
+def train(run: Run) -> Scores:
+    """Takes the steps that are left, and writes down what came of them."""
+    history: History = []
+    checkpoints = RunCheckpoints(
+        run.workdir / "checkpoints",
+        describe(run.start.config, run.start.feature_extractor),
+        run.config.keep,
+        lambda: best_step(run, history),
     )
-    predict = parallel.map(step.make_predict(graph, inputs), split=(False, True), split_result=True)
+    with (
+        checkpoints,
+        Interruption() as interruption,
+        EpochBar(run.console, run.config.num_epochs) as bar,
+        _scalars(run) as scalars,
+    ):
+        state, progress = checkpoints.restore(run.compiled.state)
+        taken = int(state.step)
+        history += read_history(run.workdir, taken, run.length.epoch)
+        if taken:
+            done = "finished" if taken == run.length.run else "going on"
+            run.console.print(f"{done} after step {taken} of {run.length.run}")
+        if history and history[-1]["epoch"] * run.length.epoch == taken:
+            progress = Progress(skipped=progress.skipped)  # its losses are in the history
+        training = Training(run, checkpoints, interruption, bar, scalars, history, state, progress)
+        training.take_steps(taken)
+        params = training.result()
+    return finish(run, params, history, training.logits if run.config.result == "last" else None)
 
-    def evaluate(params: step.Params) -> tuple[Scores, np.ndarray]:
-        batches = EvaluationBatches(
-            data.evaluation, Inputs(extractor, on_device), config.batch_size
+
+def _scalars(run: Run) -> AbstractContextManager[ScalarWriter | None]:
+    return nullcontext() if jax.process_index() else ScalarWriter(run.workdir / "tensorboard")
+
+
+def best_step(run: Run, history: History) -> int | None:
+    """The step of the best evaluation so far, the first of several; None before any."""
+    scored = [row for row in history if row[run.config.metric] is not None]
+    best = max(scored, key=lambda row: row[run.config.metric], default=None)
+    return best and best["epoch"] * run.length.epoch
+
+
+def evaluated(state: step.TrainState) -> step.Params:
+    """The parameters that are evaluated: their moving average, where there is one."""
+    return state.params if state.ema is None else state.ema
+
+
+@dataclass
+class Training:
+    """A run under way: what changes from step to step, and where that is told.
+
+    Attributes:
+        run: what stays the same.
+        checkpoints: of the run.
+        interruption: tells when it must end.
+        bar: what a person watches.
+        scalars: for TensorBoard; the first process has them.
+        history: a row for each evaluation.
+        state: of the parameters.
+        progress: between evaluations.
+        logits: of the evaluation after the last step, if it was made here.
+        speed: of the last epoch, see `EpochBar.end`.
+    """
+
+    run: Run
+    checkpoints: RunCheckpoints
+    interruption: Interruption
+    bar: EpochBar
+    scalars: ScalarWriter | None
+    history: History
+    state: step.TrainState
+    progress: Progress
+    logits: np.ndarray | None = None
+    speed: tuple[float, float] = (math.nan, math.nan)
+    _pending: tuple[int, step.StepMetrics] | None = None
+
+    def take_steps(self, taken: int) -> None:
+        """Takes the steps after `taken`, evaluating and saving in between.
+
+        Raises:
+            InputError: too many steps had a loss or gradient that is not finite.
+            KeyboardInterrupt: the run was asked to end, and has saved.
+        """
+        config, length, extractor = (
+            self.run.config,
+            self.run.length,
+            self.run.start.feature_extractor,
         )
-        made = stream(batches, range(len(batches)), config.data.workers)
-        logits = predict_all(predict, params, made, parallel)
-        if not np.isfinite(logits).all():
-            raise InputError(DIVERGED.format("the model's output is not finite"))
-        targets = data.evaluation.all_targets()
-        value = float(loss(jnp.asarray(logits), jnp.asarray(targets)))
-        return evaluate_scores(logits, targets, value), logits
-
-    state = parallel.replicate(step.init_state(start.params, optimizer))
-    with run_checkpoints(workdir, run, config, data, start) as checkpoints:
-        state, progress = checkpoints.restore(state)
-        if progress.epochs:
-            done = progress.epochs == config.num_epochs
-            console.print(f"{'finished' if done else 'going on'} after epoch {progress.epochs}")
-        make_batch = TrainBatches(
-            data.train,
-            Inputs(extractor, on_device),
-            seed=config.seed,
-            batch_size=config.batch_size,
-            mixup=config.augment.mixup,
-            balanced=config.data.balanced,
-        )
-        batches = stream(make_batch, range(int(state.step), num_steps), config.data.workers)
-        losses: list[float] = []
-        results = None
-        with EpochBar(console, config.num_epochs) as bar:
-            for epoch in range(progress.epochs + 1, config.num_epochs + 1):
-                bar.start(epoch, epoch_steps)
-                state, epoch_losses = train_epoch(
-                    train_step,
-                    state,
-                    islice(batches, epoch_steps),
-                    parallel,
-                    lambda loss: bar.step(loss, config.batch_size),
-                )
-                losses += epoch_losses
-                rate = bar.end()
-                if epoch % config.evaluate_every and epoch < config.num_epochs:
-                    continue
-                results = evaluate(state.params)
-                row = {"epoch": epoch, "training_loss": float(np.mean(losses))}
-                row |= results[0]._asdict()
-                progress = Progress(epoch, [*progress.history, row])
-                losses = []
-                checkpoints.save(state, progress)
-                console.print(_line(row, config.num_epochs, rate))
-        scores, logits = results or evaluate(state.params)
-    write_report(workdir, config, data, progress.history, logits, console)
-    return scores
-
-
-@contextmanager
-def run_checkpoints(
-    workdir: Path,
-    run: dict[str, Any] | None,
-    config: TrainConfig,
-    data: DataSet,
-    start: Checkpoint,
-) -> Iterator[RunCheckpoints]:
-    """The run's checkpoints; whatever ends the run, those begun are finished.
-
-    A new run that ends before its first checkpoint leaves no folder behind.
-    """
-    extractor = start.feature_extractor
-    new_folder = not workdir.exists()
-    if run is None:
-        claim_workdir(workdir, config, data, extractor)
-    checkpoints = RunCheckpoints(workdir, describe(start.config, extractor))
-    try:
-        yield checkpoints
-    finally:
-        checkpoints.close()
-        if run is None and not find_checkpoint(workdir):
-            shutil.rmtree(workdir)
-            if not new_folder:
-                workdir.mkdir()
-
-
-def make_extractor(config: TrainConfig, data: DataSet) -> ASTFeatureExtractor:
-    """The configuration's frontend; a mean or std it leaves open is the training clips'.
-
-    `ast-jax stats` measures a prepared set's once; others are measured here.
-    """
-    mean, std = config.frontend.mean, config.frontend.std
-    if mean is None or std is None:
-        bins = config.model.num_mel_bins
-        measured = data.statistics.get(bins)
-        if measured is None:
-            # What is read from disk is too much for one core; what is in memory is little.
-            on_disk = data.train.samples is not None
-            if on_disk:
-                Console().print("measuring all log-mels; ast-jax stats does it once and for all")
-            measured = measure(
-                data.train,
-                data.labels,
-                config.frontend.sampling_rate,
-                bins,
-                processes=(os.cpu_count() or 1) if on_disk else 1,
-            )[:2]
-        mean = measured[0] if mean is None else mean
-        std = measured[1] if std is None else std
-    return ASTFeatureExtractor(
-        sampling_rate=config.frontend.sampling_rate,
-        num_mel_bins=config.model.num_mel_bins,
-        max_length=config.model.max_length,
-        mean=mean,
-        std=std,
-    )
-
-
-def initial_checkpoint(
-    config: TrainConfig, data: DataSet, extractor: ASTFeatureExtractor
-) -> Checkpoint:
-    """What training starts from: random parameters, or `init_from` with the data's classes.
-
-    Raises:
-        InputError: `init_from` cannot be used, or is of another size than the model.
-    """
-    kind = "single" if config.loss == "cross_entropy" else "multi"
-    changes: dict[str, Any] = {
-        "id2label": dict(enumerate(data.labels)),
-        "num_labels": len(data.labels),
-        "problem_type": f"{kind}_label_classification",
-    }
-    if not config.init_from:
-        model = config.model.replace(**changes)
-        return Checkpoint(model, extractor, init_params(model, config.seed))
-    for name in (*GEOMETRY, "dtype"):
-        changes[name] = getattr(config.model, name)
-    source = read_checkpoint(config.init_from, head_seed=config.seed, **changes)
-    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size"):
-        found, wanted = getattr(source.config, name), getattr(config.model, name)
-        if found != wanted:
-            raise InputError(
-                f"{config.init_from}: has {name} {found} and the configuration {wanted}; set "
-                f"--config.model.{name}={found}"
+        made = train_batches(config, self.run.data.train, extractor)
+        batches = stream(made, range(taken, length.run), config.data.workers)
+        begun = False
+        while True:
+            epoch, place = divmod(taken, length.epoch)
+            if self._is_due(taken):
+                self._evaluate(epoch)
+            if taken == length.run:
+                return
+            if not (begun and place):
+                self.bar.start(epoch + 1, place, length.epoch)
+                begun = True
+            batch = self.bar.wait(batches)
+            self.state, metrics = self.run.compiled.train_step(
+                self.state, self.run.parallel.put(batch)
             )
-    return source._replace(feature_extractor=extractor)
+            self._read_metrics(made)  # the last step's, once this one is under way
+            self._pending = taken, metrics
+            taken += 1
+            if place + 1 == length.epoch:
+                self._end_epoch(epoch + 1, made)
+            stop = self.interruption.reached(taken)
+            save = config.save_every and taken % config.save_every == 0
+            if stop or save or self._is_due(taken):
+                self._read_metrics(made)
+                self.checkpoints.save(taken, self.state, self.progress)
+            if stop:
+                raise KeyboardInterrupt
 
+    def _is_due(self, taken: int) -> bool:
+        """Whether the run is at the end of an epoch that is to be evaluated and is not yet."""
+        epoch, place = divmod(taken, self.run.length.epoch)
+        known = bool(self.history) and self.history[-1]["epoch"] == epoch
+        due = epoch % self.run.config.evaluate_every == 0 or taken == self.run.length.run
+        return taken > 0 and place == 0 and due and not known
 
-def make_augment(config: TrainConfig, extractor: ASTFeatureExtractor) -> step.Augment:
-    """The configuration's augmentation as a function of (key, input values)."""
+    def _read_metrics(self, made: TrainBatches) -> None:
+        """Counts the last step, whose metrics were left on the devices."""
+        if self._pending is None:
+            return
+        (number, metrics), self._pending = self._pending, None
+        loss, norm, rate = (float(value) for value in metrics)
+        if math.isfinite(loss) and math.isfinite(norm):
+            total, steps, skipped = self.progress
+            self.progress = Progress(total + loss, steps + 1, skipped)
+        else:
+            self.progress = self.progress._replace(skipped=self.progress.skipped + 1)
+            self._complain_of(number, "gradient" if math.isfinite(loss) else "loss", made)
+        self.bar.step(loss, rate, self.run.config.batch_size)
+        if self.scalars and number % LOG_EVERY == 0:
+            self.scalars.write(
+                number,
+                {
+                    "training/loss": loss,
+                    "training/gradient_norm": norm,
+                    "training/learning_rate": rate,
+                    "training/clips_per_second": self.bar.rate,
+                    "training/waiting_for_data": self.bar.waiting,
+                },
+            )
 
-    def augment(key: jax.Array, input_values: jax.Array) -> jax.Array:
-        mask_key, noise_key, roll_key = jax.random.split(key, 3)
-        masked = spec_augment(
-            mask_key,
-            input_values,
-            frequency_mask=config.augment.frequency_mask,
-            time_mask=config.augment.time_mask,
-            fill=-extractor.mean / (2 * extractor.std),
+    def _complain_of(self, number: int, what: str, made: TrainBatches) -> None:
+        """Tells of a step that changed nothing as its numbers were not finite."""
+        names = [str(self.run.data.train.names[i]) for i in made.indices(number)]
+        clips = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        told = f"step {number}: the {what} is not finite, on the clips {clips}"
+        if self.progress.skipped <= self.run.config.skip_nonfinite:
+            self.run.console.print(f"{told}; left out", markup=False, highlight=False)
+            return
+        good = self.checkpoints.newest()
+        raise InputError(
+            f"{told}; lower --config.optimizer.learning_rate, mend the clips, or leave such steps "
+            f"out with --config.skip_nonfinite={self.progress.skipped + 9} "
+            + (f"(the last good checkpoint is {good})" if good else "(there is no checkpoint yet)")
         )
-        noisy = noise(noise_key, masked) if config.augment.noise else masked
-        return roll(roll_key, noisy, config.augment.roll)
 
-    return augment
+    def _end_epoch(self, epoch: int, made: TrainBatches) -> None:
+        """Averages the parameters, where this epoch's count."""
+        self._read_metrics(made)
+        self.speed = self.bar.end()
+        first, last = self.run.config.average_from, self.run.config.average_to
+        if first and first <= epoch <= (last or self.run.config.num_epochs):
+            average = self.run.compiled.add_to_average(
+                self.state.average, evaluated(self.state), np.float32(epoch - first + 1)
+            )
+            self.state = self.state._replace(average=average)
 
+    def _evaluate(self, epoch: int) -> None:
+        """Scores the clips held out, and adds a row to the history."""
+        run = self.run
+        heard = self.interruption.heard_alone
+        logits = predict_all(run, evaluated(self.state), run.data.evaluation, heard)
+        row = {"epoch": epoch, "training_loss": self.progress.mean_loss}
+        row |= score(run, logits, run.data.evaluation)._asdict()
+        if run.config.cumulative:
+            row |= cumulative_scores(run, epoch, self.history, logits)
+        self.history.append(row)
+        self.progress = Progress(skipped=self.progress.skipped)
+        if epoch == run.config.num_epochs:
+            self.logits = logits
+        if jax.process_index() == 0:
+            write_history(run.workdir, self.history)
+        if self.scalars:
+            rows = {f"evaluation/{name}": row[name] for name in row.keys() - {"epoch"}}
+            self.scalars.write(epoch * run.length.epoch, rows)
+        rate, waiting = self.speed
+        run.console.print(
+            f"epoch {epoch}/{run.config.num_epochs}: training loss {row['training_loss']:.4f}; "
+            f"held out: {describe_scores(row)} ({rate:.1f} clips/s, {waiting:.0%} waiting for data)"
+        )
 
-def train_epoch(
-    train_step: Callable,
-    state: step.TrainState,
-    batches: Iterable[Batch],
-    parallel: DataParallel,
-    on_loss: Callable[[float], None],
-) -> tuple[step.TrainState, list[float]]:
-    """Takes a step for each batch and tells `on_loss` of each step's loss, as it returns them.
-
-    A loss is read once the next step is under way, so that the devices need not wait.
-
-    Raises:
-        InputError: a loss is not a finite number.
-    """
-    losses: list[float] = []
-
-    def read(pending: jax.Array) -> None:
-        losses.append(float(pending))
-        if not math.isfinite(losses[-1]):
-            raise InputError(DIVERGED.format(f"the loss is {losses[-1]}"))
-        on_loss(losses[-1])
-
-    pending = None
-    for batch in batches:
-        state, loss = train_step(state, parallel.put(batch))
-        if pending is not None:
-            read(pending)
-        pending = loss
-    if pending is not None:
-        read(pending)
-    return state, losses
-
-
-def predict_all(
-    predict: Callable, params: step.Params, batches: Iterator[Batch], parallel: DataParallel
-) -> np.ndarray:
-    """Logits (clips, classes) of evaluation batches, without the clips that fill up the last."""
-    logits = []
-    for batch in batches:
-        values = np.asarray(predict(params, parallel.put(batch)))
-        logits.append(values[batch["mask"] > 0])
-    return np.concatenate(logits)
-
-
-def write_report(
-    workdir: Path,
-    config: TrainConfig,
-    data: DataSet,
-    history: report.History,
-    logits: np.ndarray,
-    console: Console,
-) -> None:
-    """Prints the results and writes them to the run's folder, with two pictures."""
-    (workdir / "history.json").write_text(json.dumps(history, indent=2) + "\n", encoding="utf-8")
-    report.print_table(console, history)
-    report.draw_loss(history, workdir / "loss.png")
-    matrix = confusion_matrix(logits, data.evaluation.all_targets())
-    report.draw_confusion(matrix, data.labels, workdir / "confusion.png")
-    sounds = "FILE..."
-    if config.data.kind == "synthetic":
-        write_unseen(workdir / "unseen", config.seed)
-        sounds = f"{config.workdir}/unseen/*.wav"
-    console.print(f"loss.png, confusion.png and checkpoints are in {config.workdir}")
-    console.print(f"to use it: ast-jax classify {sounds} --checkpoint {config.workdir}")
-
-
-def _line(row: dict[str, Any], num_epochs: int, rate: float) -> str:
-    return (
-        f"epoch {row['epoch']}/{num_epochs}: training loss {row['training_loss']:.4f}, held out: "
-        f"loss {row['loss']:.4f}, accuracy {row['accuracy']:.1%}, "
-        f"mAP {row['mean_average_precision']:.3f} ({rate:.1f} clips/s)"
-    )
-
-
-def _size(params: step.Params) -> int:
-    return sum(array.size for array in jax.tree.leaves(params))
+    def result(self) -> step.Params:
+        """The parameters that the run is for."""
+        config = self.run.config
+        if config.result == "average":
+            return self.state.average
+        best = best_step(self.run, self.history)
+        if config.result == "last" or best in (None, self.run.length.run):
+            return evaluated(self.state)
+        self.checkpoints.wait()
+        return evaluated(self.checkpoints.restore(self.state, best)[0])

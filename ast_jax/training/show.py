@@ -6,12 +6,15 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from ast_jax.audio.fbank_jax import input_values
 from ast_jax.config import TrainConfig
-from ast_jax.data.batches import Inputs, TrainBatches
 from ast_jax.data.datasets import load_data
-from ast_jax.errors import InputError
-from ast_jax.training.loop import make_augment, make_extractor
+from ast_jax.training.setup import (
+    check_clips,
+    make_augment,
+    make_extractor,
+    make_inputs,
+    train_batches,
+)
 
 MOST_CLIPS = 8
 
@@ -27,28 +30,10 @@ def show(config: TrainConfig, file: Path, number: int = 0) -> None:
     """
     config.validate()
     data = load_data(config)
-    if len(data.train.waveforms) < config.batch_size:
-        raise InputError(
-            f"batch_size is {config.batch_size} and there are {len(data.train.waveforms)} "
-            f"training clips; lower batch_size"
-        )
+    check_clips(config, len(data.train.waveforms))
     extractor = make_extractor(config, data)
-    on_device = config.frontend.on_device
-    batches = TrainBatches(
-        data.train,
-        Inputs(extractor, on_device),
-        seed=config.seed,
-        batch_size=config.batch_size,
-        mixup=config.augment.mixup,
-        balanced=config.data.balanced,
-    )
-    batch = batches(number)
-    if on_device:
-        plain = jax.jit(lambda w, n: input_values(w, n, extractor))(
-            batch["waveforms"], batch["lengths"]
-        )
-    else:
-        plain = batch["input_values"]
+    batch = train_batches(config, data.train, extractor)(number)
+    plain = jax.jit(make_inputs(config, extractor))(batch)
     key = jax.random.fold_in(jax.random.key(config.seed), number)
     augmented = make_augment(config, extractor)(jax.random.fold_in(key, 0), plain)
     titles = [describe_target(target, data.labels) for target in batch["targets"][:MOST_CLIPS]]

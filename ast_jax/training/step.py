@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -26,11 +27,35 @@ GradientFn = Callable[[Params, Batch, jax.Array], tuple[jax.Array, Params]]
 
 
 class TrainState(NamedTuple):
-    """What a training step changes. `step` counts the steps taken, int32 ()."""
+    """What a training step changes.
+
+    Attributes:
+        params: those trained.
+        opt_state: the optimizer's.
+        ema: the moving average of the parameters, or None.
+        average: the mean of the parameters after some epochs, or None.
+        step: how many steps were taken, int32 ().
+    """
 
     params: Params
     opt_state: optax.OptState
+    ema: Params | None
+    average: Params | None
     step: jax.Array
+
+
+class StepMetrics(NamedTuple):
+    """What a training step tells, float32 () each.
+
+    Attributes:
+        loss: before the step, over the whole batch.
+        gradient_norm: of all parameters' gradient, before any clipping.
+        learning_rate: of the step.
+    """
+
+    loss: jax.Array
+    gradient_norm: jax.Array
+    learning_rate: jax.Array
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -41,6 +66,26 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Mean sigmoid cross-entropy over all clips and classes, as torch's BCEWithLogitsLoss."""
     return optax.sigmoid_binary_cross_entropy(logits, targets).mean()
+
+
+def probabilities(problem_type: str, logits: np.ndarray) -> np.ndarray:
+    """float32 probabilities of the classes: of one of them, or of each by itself."""
+    single = problem_type == "single_label_classification"
+    return np.asarray((jax.nn.softmax if single else jax.nn.sigmoid)(logits))
+
+
+def smoothed(loss: Loss, share: float) -> Loss:
+    """The loss against targets of which a share is spread evenly over all classes.
+
+    For binary cross-entropy these are the two of each class: targets go from share/2 to
+    1 - share/2 (Szegedy et al. 2016, section 7).
+    """
+
+    def smoothed_loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
+        classes = 2 if loss is binary_cross_entropy else targets.shape[-1]
+        return loss(logits, (1 - share) * targets + share / classes)
+
+    return smoothed_loss if share else loss
 
 
 def host_inputs(batch: Batch) -> jax.Array:
@@ -58,33 +103,72 @@ def make_device_inputs(extractor: ASTFeatureExtractor) -> Inputs:
 
 
 def make_gradient_fn(
-    graphdef: nnx.GraphDef, loss: Loss, augment: Augment, inputs: Inputs = host_inputs
+    graphdef: nnx.GraphDef,
+    loss: Loss,
+    augment: Augment,
+    inputs: Inputs = host_inputs,
+    accumulate: int = 1,
 ) -> GradientFn:
-    """(params, a device's batch, key) → loss and gradients, averaged over the devices."""
+    """(params, a device's batch, key) → loss and gradients, averaged over the devices.
 
-    def gradient_fn(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Params]:
-        key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+    A device takes its batch in `accumulate` equal parts, one after another.
+    """
+
+    def of_part(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Params]:
         augmented = augment(key, inputs(batch))
 
         def loss_of(params: Params) -> jax.Array:
             return loss(nnx.merge(graphdef, params)(augmented), batch["targets"])
 
-        return jax.lax.pmean(jax.value_and_grad(loss_of)(params), AXIS)
+        return jax.value_and_grad(loss_of)(params)
+
+    def of_parts(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Params]:
+        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+
+        def add(total: Any, numbered: tuple[jax.Array, Batch]) -> tuple[Any, None]:
+            number, part = numbered
+            of_one = of_part(params, part, jax.random.fold_in(key, number))
+            return jax.tree.map(jnp.add, total, of_one), None
+
+        nothing = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+        total, _ = jax.lax.scan(add, nothing, (jnp.arange(accumulate), parts))
+        return jax.tree.map(lambda x: x / accumulate, total)
+
+    def gradient_fn(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Params]:
+        key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+        of_batch = of_part if accumulate == 1 else of_parts
+        return jax.lax.pmean(of_batch(params, batch, key), AXIS)
 
     return gradient_fn
 
 
 def make_train_step(
-    gradient_fn: GradientFn, optimizer: optax.GradientTransformation, key: jax.Array
-) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
-    """(state, a device's batch) → the next state and the loss before it."""
+    gradient_fn: GradientFn,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    key: jax.Array,
+    ema_decay: float = 0.0,
+) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+    """(state, a device's batch) → the next state and the step's metrics.
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
+    The optimizer makes gradients updates of rate one. A step whose loss or gradient is not
+    finite counts, and changes nothing else.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         step_key = jax.random.fold_in(key, state.step)
         loss, gradients = gradient_fn(state.params, batch, step_key)
+        norm, rate = optax.tree.norm(gradients), jnp.asarray(schedule(state.step), jnp.float32)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(params, opt_state, state.step + 1), loss
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            ema = jax.tree.map(lambda e, p: ema_decay * e + (1 - ema_decay) * p, ema, params)
+        sound = jnp.isfinite(loss) & jnp.isfinite(norm)
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(sound, new, old), (params, opt_state, ema), state[:3]
+        )
+        return TrainState(*kept, state.average, state.step + 1), StepMetrics(loss, norm, rate)
 
     return train_step
 
@@ -100,6 +184,18 @@ def make_predict(
     return predict
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
-    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+def init_state(
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema: bool = False,
+    average: bool = False,
+) -> TrainState:
+    """The state before the first step, with a moving average and a mean of epochs if asked."""
+    return TrainState(
+        params,
+        optimizer.init(params),
+        jax.tree.map(jnp.array, params) if ema else None,
+        jax.tree.map(jnp.zeros_like, params) if average else None,
+        jnp.zeros((), jnp.int32),
+    )

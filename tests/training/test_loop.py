@@ -1,10 +1,14 @@
 import json
+import os
 import shutil
+import signal
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from matplotlib import image
+from sklearn.metrics import average_precision_score
 
 import ast_jax
 from ast_jax.checkpoint import load_checkpoint
@@ -18,9 +22,13 @@ from ast_jax.config import (
 from ast_jax.data.synthetic import SOUNDS, make_synthetic
 from ast_jax.errors import InputError
 from ast_jax.inference.load import step_folders
+from ast_jax.json_file import read_json
 from ast_jax.models.config import ASTConfig
-from ast_jax.training.loop import fit, make_extractor
+from ast_jax.training.interrupt import Interruption
+from ast_jax.training.loop import fit
 from ast_jax.training.progress import EpochBar
+from ast_jax.training.scoring import score
+from ast_jax.training.setup import make_extractor, train_batches
 
 
 def small(workdir, **changes):
@@ -55,7 +63,20 @@ def finished(tmp_path_factory):
 
 
 def params_of(workdir):
-    return load_checkpoint(step_folders(workdir)[-1]).params
+    return load_checkpoint(Path(workdir) / "model").params
+
+
+def stop_after(count, monkeypatch, how=None):
+    """The run hears an interruption after so many steps; or `how` is called then."""
+    steps = []
+
+    def reached(self, taken):
+        steps.append(taken)
+        if len(steps) == count and how:
+            how()
+        return len(steps) >= count
+
+    monkeypatch.setattr(Interruption, "reached", reached)
 
 
 def test_a_run_leaves_a_history_pictures_and_a_checkpoint_that_loads_as_it_is(finished):
@@ -74,24 +95,151 @@ def test_a_run_leaves_a_history_pictures_and_a_checkpoint_that_loads_as_it_is(fi
     assert [label["label"] in SOUNDS for label in best] == [True] * 3
 
 
-def test_a_run_cut_off_goes_on_to_the_same_parameters_bit_for_bit(finished, tmp_path, monkeypatch):
-    steps = []
-    step = EpochBar.step
-
-    def stop_at_the_fifth(self, loss, clips):
-        steps.append(loss)
-        if len(steps) == 5:
-            raise KeyboardInterrupt
-        step(self, loss, clips)
-
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])  # within epochs of two steps, and at their ends
+def test_a_run_asked_to_end_saves_and_goes_on_bit_for_bit(finished, tmp_path, monkeypatch, steps):
     with monkeypatch.context() as patch:
-        patch.setattr(EpochBar, "step", stop_at_the_fifth)
+        stop_after(steps, patch)
         with pytest.raises(KeyboardInterrupt):
             fit(small(tmp_path / "run"))
-    assert not (tmp_path / "run" / "history.json").exists()
+    assert step_folders(tmp_path / "run")[-1].name == str(steps)
+    assert not (tmp_path / "run" / "model").exists()
     scores = fit(small(tmp_path / "run"))
     assert scores == finished[1]
     jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "run"), params_of(finished[0]))
+    for file in ("history.json", "results.json"):
+        assert (tmp_path / "run" / file).read_text() == (finished[0] / file).read_text()
+    sessions = json.loads((tmp_path / "run" / "sessions.json").read_text())
+    assert len(sessions) == 2
+    assert sessions[0]["seed"] == 0
+    assert sessions[0]["versions"]["jax"] == jax.__version__
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_after_the_step_under_way(tmp_path, monkeypatch, number):
+    step, steps = EpochBar.step, []
+
+    def signal_at_the_third(self, *args):
+        steps.append(args)
+        if len(steps) == 3:
+            os.kill(os.getpid(), number)
+        step(self, *args)
+
+    monkeypatch.setattr(EpochBar, "step", signal_at_the_third)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        fit(small(tmp_path / "run"))
+    # The metrics of the third step are read once the fourth is under way.
+    assert step_folders(tmp_path / "run")[-1].name == "4"
+    assert signal.getsignal(number) == before
+
+
+def test_everything_a_run_may_keep_goes_on_too(tmp_path, monkeypatch):
+    def everything(workdir):
+        config = small(workdir, save_every=1, average_from=2, result="average", cumulative=True)
+        config.augment.mixup = 0.5
+        config.optimizer.ema_decay = 0.5
+        config.optimizer.clip_norm = 1.0
+        config.label_smoothing = 0.1
+        config.shard_optimizer = True
+        return config
+
+    fit(everything(tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        stop_after(5, patch)
+        with pytest.raises(KeyboardInterrupt):
+            fit(everything(tmp_path / "cut"))
+    fit(everything(tmp_path / "cut"))
+    expected = params_of(tmp_path / "whole")
+    jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "cut"), expected)
+    whole, cut = (read_json(tmp_path / name / "history.json") for name in ("whole", "cut"))
+    assert whole == cut
+    assert whole[-1]["cumulative_accuracy"] is not None
+
+
+def test_the_average_is_of_the_parameters_after_its_epochs(tmp_path):
+    def params_after(epochs, **changes):
+        config = small(tmp_path / f"{epochs} {len(changes)}", num_epochs=epochs, **changes)
+        config.optimizer = OptimizerConfig(learning_rate=1e-3)
+        fit(config)
+        return params_of(config.workdir)
+
+    average = params_after(3, average_from=2, result="average")
+    expected = jax.tree.map(lambda a, b: (a + b) / 2, params_after(2), params_after(3))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), average, expected)
+
+
+def test_the_cumulative_ensemble_is_of_the_mean_prediction(tmp_path):
+    fit(small(tmp_path / "run", cumulative=True))
+    folder = tmp_path / "run" / "predictions"
+    mean = np.mean([np.load(folder / f"epoch-{n}.npy") for n in (1, 2, 3)], axis=0)
+    np.testing.assert_allclose(mean.sum(axis=1), 1, atol=1e-6)
+    targets = make_synthetic(2, 1, seed=0).evaluation.targets
+    expected = average_precision_score(targets, mean, average="macro")
+    row = read_json(tmp_path / "run" / "history.json")[-1]
+    assert row["cumulative_mean_average_precision"] == pytest.approx(expected)
+    assert row["cumulative_accuracy"] == (mean.argmax(1) == targets.argmax(1)).mean()
+
+
+def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path, monkeypatch):
+    made = iter([0.2, 0.9, 0.4, 0.9, 0.1])
+    scored = score
+
+    def pretend(*args):
+        return scored(*args)._replace(accuracy=next(made, 0.1))
+
+    monkeypatch.setattr("ast_jax.training.loop.score", pretend)
+    fit(small(tmp_path / "run", num_epochs=5, keep=2, metric="accuracy", result="best"))
+    assert [folder.name for folder in step_folders(tmp_path / "run")] == ["4", "8", "10"]
+    best = load_checkpoint(step_folders(tmp_path / "run")[0]).params
+    jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "run"), best)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_clips_and_checkpoint(
+    tmp_path, monkeypatch
+):
+    poison(monkeypatch, steps=[3])
+    with pytest.raises(InputError) as caught:
+        fit(small(tmp_path / "run"))
+    message = str(caught.value)
+    assert message.startswith("step 3: the loss is not finite, on the clips ")
+    assert sum(message.count(label) for label in SOUNDS) == 8
+    assert message.endswith("(the last good checkpoint is " + f"{tmp_path}/run/checkpoints/2)")
+    # What is wrong being mended, the same command goes on.
+    monkeypatch.undo()
+    fit(small(tmp_path / "run"))
+
+
+def test_steps_that_are_not_finite_may_be_left_out(finished, tmp_path, monkeypatch, capsys):
+    poison(monkeypatch, steps=[1, 4])
+    fit(small(tmp_path / "run", skip_nonfinite=2))
+    told = capsys.readouterr().out
+    assert "step 1: the loss is not finite" in told
+    assert "step 4: the loss is not finite" in told
+    for array in jax.tree.leaves(params_of(tmp_path / "run")):
+        assert np.isfinite(array).all()
+    with pytest.raises(InputError, match=r"^step 4: the loss is not finite"):
+        fit(small(tmp_path / "other", skip_nonfinite=1))
+
+
+def poison(monkeypatch, steps):
+    """Makes a clip of the batches of some steps NaN."""
+
+    def broken(config, clips, extractor):
+        made = train_batches(config, clips, extractor)
+        return Poisoned(made, steps)
+
+    monkeypatch.setattr("ast_jax.training.loop.train_batches", broken)
+
+
+class Poisoned:
+    def __init__(self, made, steps):
+        self.made, self.steps, self.indices = made, steps, made.indices
+
+    def __call__(self, number, into=None):
+        batch = self.made(number, into)
+        if number in self.steps:
+            batch["input_values"][0] = np.nan
+        return batch
 
 
 def test_a_finished_run_is_reported_again_and_not_trained_again(finished):
@@ -128,7 +276,7 @@ def test_training_starts_from_a_checkpoint_with_a_new_head_and_size(
     assert after["ast"]["embeddings"]["position_embeddings"].shape == (1, 2 + 2 * 6, 32)
     old, new = (x["classifier"]["dense"]["kernel"] for x in (before, after))
     assert np.abs(old - new).max() > 0.01
-    assert load_checkpoint(step_folders(tmp_path / "run")[-1]).config.max_length == 96
+    assert load_checkpoint(tmp_path / "run" / "model").config.max_length == 96
 
 
 def test_a_run_of_another_configuration_is_not_overwritten(finished):
@@ -146,12 +294,12 @@ def test_a_folder_that_is_no_run_is_not_written_to(tmp_path):
 
 
 @pytest.mark.parametrize("batch_size", [8, 16])  # of 20 clips: two steps an epoch, or one
-def test_a_diverging_run_stops_in_one_sentence_and_leaves_no_folder(tmp_path, batch_size):
+def test_a_diverging_run_stops_in_one_sentence(tmp_path, batch_size):
     config = small(tmp_path / "run", batch_size=batch_size)
     config.optimizer = OptimizerConfig(learning_rate=1e30)
-    with pytest.raises(InputError, match=r"^the (loss|model's output) is .*diverged; lower"):
+    with pytest.raises(InputError, match=r"is not finite.*lower --config.optimizer.learning_rate"):
         fit(config)
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "model").exists()
 
 
 def test_a_run_does_not_go_on_with_other_recordings(finished, monkeypatch):

@@ -9,7 +9,7 @@ from ast_jax.errors import InputError
 from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.config import ASTConfig
 from ast_jax.training import step
-from ast_jax.training.parallel import DataParallel
+from ast_jax.training.parallel import REPLICATED, SPLIT, DataParallel
 
 CONFIG = ASTConfig(
     hidden_size=32,
@@ -38,7 +38,7 @@ def gradients(how, devices, batch):
     assert len(parallel.devices) == devices
     gradient_fn = parallel.map(
         step.make_gradient_fn(graphdef(CONFIG), step.cross_entropy, lambda key, x: x),
-        split=(False, True, False),
+        (REPLICATED, SPLIT, REPLICATED),
     )
     return gradient_fn(init_params(CONFIG), parallel.put(batch), jax.random.key(0))
 
@@ -63,19 +63,19 @@ def test_eight_devices_give_one_devices_loss_and_gradients(how, batch, within):
 @pytest.mark.parametrize("how", ["shard_map", "pmap"])
 def test_the_train_step_runs_donates_and_counts(how, batch):
     parallel = DataParallel(how)
-    optimizer = optax.sgd(0.002)
+    optimizer = optax.identity()
     gradient_fn = step.make_gradient_fn(graphdef(CONFIG), step.cross_entropy, lambda key, x: x)
     train_step = parallel.map(
-        step.make_train_step(gradient_fn, optimizer, jax.random.key(0)),
-        split=(False, True),
+        step.make_train_step(gradient_fn, optimizer, lambda step: 0.002, jax.random.key(0)),
+        (REPLICATED, SPLIT),
         donate=(0,),
     )
-    state = parallel.replicate(step.init_state(init_params(CONFIG), optimizer))
+    state = parallel.place(step.init_state(init_params(CONFIG), optimizer))
     given = state.params["classifier"]["dense"]["kernel"]
     losses = []
     for _ in range(5):
-        state, loss = train_step(state, parallel.put(batch))
-        losses.append(float(loss))
+        state, metrics = train_step(state, parallel.put(batch))
+        losses.append(float(metrics.loss))
     assert losses == sorted(losses, reverse=True)
     assert int(state.step) == 5
     assert given.is_deleted()
@@ -84,14 +84,12 @@ def test_the_train_step_runs_donates_and_counts(how, batch):
 @pytest.mark.parametrize("how", ["shard_map", "pmap"])
 def test_predictions_keep_the_order_of_the_batch(how, batch):
     parallel = DataParallel(how)
-    predict = parallel.map(
-        step.make_predict(graphdef(CONFIG)), split=(False, True), split_result=True
-    )
+    predict = parallel.map(step.make_predict(graphdef(CONFIG)), (REPLICATED, SPLIT), SPLIT)
     params = init_params(CONFIG)
     logits = predict(params, parallel.put(batch))
     assert logits.shape == (16, 5)
     single = DataParallel(how, jax.devices()[:1]).map(
-        step.make_predict(graphdef(CONFIG)), split=(False, True), split_result=True
+        step.make_predict(graphdef(CONFIG)), (REPLICATED, SPLIT), SPLIT
     )
     expected = single(params, batch)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
@@ -106,7 +104,7 @@ def test_each_device_augments_with_a_key_of_its_own(how, batch):
         parallel = DataParallel(how, jax.devices()[:devices])
         gradient_fn = parallel.map(
             step.make_gradient_fn(graphdef(CONFIG), step.cross_entropy, drop_at_random),
-            split=(False, True, False),
+            (REPLICATED, SPLIT, REPLICATED),
         )
         # The same two clips on every device, so that only the keys can tell them apart.
         same = {name: np.concatenate([rows[:2]] * devices) for name, rows in batch.items()}

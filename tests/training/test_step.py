@@ -1,12 +1,15 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+import pytest
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.audio.pcm import to_float, to_int16
 from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.config import ASTConfig
 from ast_jax.training import step
-from ast_jax.training.parallel import DataParallel
+from ast_jax.training.parallel import REPLICATED, SPLIT, DataParallel
 
 CONFIG = ASTConfig(
     hidden_size=32,
@@ -39,9 +42,107 @@ def test_the_device_frontend_gives_the_loss_and_gradients_of_the_hosts():
         gradient_fn = step.make_gradient_fn(
             graphdef(CONFIG), step.cross_entropy, lambda key, x: x, inputs
         )
-        mapped = parallel.map(gradient_fn, split=(False, True, False))
+        mapped = parallel.map(gradient_fn, (REPLICATED, SPLIT, REPLICATED))
         return mapped(params, batch | {"targets": targets}, jax.random.key(0))
 
     expected = loss_and_gradients(host, step.host_inputs)
     found = loss_and_gradients(device, step.make_device_inputs(extractor))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
+
+
+def small_batch(clips=8):
+    rng = np.random.default_rng(1)
+    return {
+        "input_values": rng.standard_normal((clips, 64, 32), dtype=np.float32),
+        "targets": np.eye(5, dtype=np.float32)[rng.integers(5, size=clips)],
+    }
+
+
+def make_step(parallel, optimizer, **options):
+    gradient_fn = step.make_gradient_fn(graphdef(CONFIG), step.cross_entropy, lambda key, x: x)
+    train_step = step.make_train_step(
+        gradient_fn, optimizer, lambda number: 1e-2 * (number + 1), jax.random.key(0), **options
+    )
+    return parallel.map(train_step, (REPLICATED, SPLIT), REPLICATED)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_accumulated_parts_give_the_gradients_of_the_whole_batch(devices):
+    parallel = DataParallel(devices=jax.devices()[:devices])
+    params = init_params(CONFIG)
+
+    def loss_and_gradients(accumulate):
+        gradient_fn = step.make_gradient_fn(
+            graphdef(CONFIG), step.cross_entropy, lambda key, x: x, accumulate=accumulate
+        )
+        mapped = parallel.map(gradient_fn, (REPLICATED, SPLIT, REPLICATED))
+        return mapped(params, small_batch(), jax.random.key(0))
+
+    expected, found = loss_and_gradients(1), loss_and_gradients(4)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected
+    )
+
+
+def test_accumulated_parts_are_augmented_with_keys_of_their_own():
+    seen = []
+
+    def remember(key, input_values):
+        jax.debug.callback(lambda data: seen.append(tuple(data.tolist())), jax.random.key_data(key))
+        return input_values
+
+    parallel = DataParallel(devices=jax.devices()[:2])
+    gradient_fn = step.make_gradient_fn(
+        graphdef(CONFIG), step.cross_entropy, remember, accumulate=3
+    )
+    mapped = parallel.map(gradient_fn, (REPLICATED, SPLIT, REPLICATED))
+    jax.block_until_ready(mapped(init_params(CONFIG), small_batch(12), jax.random.key(0)))
+    jax.effects_barrier()
+    assert len(seen) == 6
+    assert len(set(seen)) == 6
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_step_that_is_not_finite_changes_nothing_but_the_count(bad):
+    parallel = DataParallel(devices=jax.devices()[:2])
+    optimizer = optax.scale_by_adam()
+    train_step = make_step(parallel, optimizer, ema_decay=0.5)
+    state = step.init_state(init_params(CONFIG), optimizer, ema=True)
+    state, metrics = train_step(state, small_batch())
+    assert np.isfinite(metrics.loss)
+    broken = small_batch()
+    broken["input_values"][5, 3, 3] = bad
+    after, metrics = train_step(state, broken)
+    assert not np.isfinite(metrics.loss)
+    assert int(after.step) == 2
+    jax.tree.map(np.testing.assert_array_equal, after[:3], state[:3])
+    moved, metrics = train_step(after, small_batch())
+    assert float(metrics.learning_rate) == pytest.approx(3e-2)  # steps left out count for it
+    kernels = [s.params["classifier"]["dense"]["kernel"] for s in (after, moved)]
+    assert np.abs(np.subtract(*kernels)).max() > 1e-3
+
+
+def test_the_moving_average_follows_the_parameters():
+    parallel = DataParallel(devices=jax.devices()[:1])
+    optimizer = optax.identity()
+    state = step.init_state(init_params(CONFIG), optimizer, ema=True)
+    expected = state.params
+    train_step = make_step(parallel, optimizer, ema_decay=0.75)
+    for _ in range(3):
+        state, _ = train_step(state, small_batch())
+        expected = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * p, expected, state.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.ema, expected)
+
+
+def test_smoothing_spreads_a_share_of_the_target():
+    logits = jnp.array([[2.0, -1.0, 0.5]])
+    targets = jnp.array([[1.0, 0, 0]])
+    single = step.smoothed(step.cross_entropy, 0.3)(logits, targets)
+    assert float(single) == pytest.approx(
+        float(step.cross_entropy(logits, jnp.array([[0.8, 0.1, 0.1]])))
+    )
+    each = step.smoothed(step.binary_cross_entropy, 0.3)(logits, targets)
+    assert float(each) == pytest.approx(
+        float(step.binary_cross_entropy(logits, jnp.array([[0.85, 0.15, 0.15]])))
+    )
+    assert step.smoothed(step.cross_entropy, 0) is step.cross_entropy

@@ -1,0 +1,459 @@
+"""How good checkpoints are on a set of recordings, each by itself and all together."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.checkpoint import Checkpoint, written_whole
+from ast_jax.data.batches import EvaluationBatches, Inputs
+from ast_jax.data.clips import Clips, read_clips
+from ast_jax.data.pipeline import stream
+from ast_jax.data.prepared import PreparedSet, default_splits, open_prepared
+from ast_jax.data.sources.folder import list_folder
+from ast_jax.data.sources.reading import quoted
+from ast_jax.errors import InputError
+from ast_jax.inference.load import read_checkpoint
+from ast_jax.models.ast import graphdef
+from ast_jax.models.config import ASTConfig
+from ast_jax.training import step
+from ast_jax.training.metrics import ClassScores, Scores, evaluate_scores, score_classes
+from ast_jax.training.parallel import REPLICATED, SPLIT, DataParallel
+from ast_jax.training.report import class_rows
+
+
+class EvaluationSet(NamedTuple):
+    """Clips to evaluate on.
+
+    Attributes:
+        folder: where they are from.
+        split: which of its clips they are, as 'a+b'.
+        labels: the names of the classes.
+        sampling_rate: of the clips, in Hz.
+        clips: the recordings.
+    """
+
+    folder: str
+    split: str
+    labels: list[str]
+    sampling_rate: int
+    clips: Clips
+
+
+class Evaluation(NamedTuple):
+    """What a model, or several together, made of clips.
+
+    Attributes:
+        probabilities: float32 (clips, classes), in the order of the data's classes.
+        scores: of a model by its logits, as in training; of several by their mean probabilities.
+        by_class: of the same.
+    """
+
+    probabilities: np.ndarray
+    scores: Scores
+    by_class: ClassScores
+
+
+class Results(NamedTuple):
+    """What several checkpoints made of one set.
+
+    Attributes:
+        data: the set.
+        evaluations: of each checkpoint, by its path.
+        ensemble: of all of them together, or None of one.
+        unnamed: checkpoints that do not name their classes, taken to be in the data's order.
+    """
+
+    data: EvaluationSet
+    evaluations: dict[str, Evaluation]
+    ensemble: Evaluation | None
+    unnamed: list[str]
+
+
+def evaluate_checkpoints(
+    paths: Sequence[str],
+    folder: str | Path,
+    *,
+    name: str = "",
+    split: str = "",
+    batch_size: int = 32,
+    workers: int = 0,
+    on_device: bool = False,
+) -> Results:
+    """Evaluates checkpoints one after another; no two of them are in memory at a time.
+
+    Args:
+        paths: any that `read_checkpoint` takes.
+        folder: see `read_evaluation_set`, as are `name` and `split`.
+        name: of a prepared set.
+        split: the clips to evaluate on.
+        batch_size: see `evaluate`, as are `workers` and `on_device`.
+        workers: processes that make batches.
+        on_device: whether log-mels are computed on the accelerator.
+
+    Raises:
+        InputError: a checkpoint, the data, or both together cannot be used. Nothing is
+            evaluated before all of them are known to fit.
+    """
+    if len({Path(path).resolve() for path in paths}) < len(paths):
+        raise InputError("a checkpoint is given twice; give each of them once")
+    # Read here for what they say of themselves and once more below: seconds, where an
+    # evaluation that ends at its last checkpoint may have taken hours.
+    described = {str(path): read_checkpoint(path)[:2] for path in paths}
+    kinds = {config.problem_type: path for path, (config, _) in described.items()}
+    if len(kinds) > 1:
+        (one, first), (another, second) = kinds.items()
+        raise InputError(
+            f"{first} is for {one} and {second} for {another}, whose probabilities have no "
+            f"mean; evaluate them apart"
+        )
+    rate = next(extractor.sampling_rate for _, extractor in described.values())
+    data = read_evaluation_set(folder, rate, split=split, name=name)
+    for path, (config, extractor) in described.items():
+        match_classes(config, extractor, data.labels, data.sampling_rate, path)
+    evaluations = {
+        path: evaluate(
+            read_checkpoint(path),
+            data.clips,
+            data.labels,
+            data.sampling_rate,
+            batch_size=batch_size,
+            workers=workers,
+            on_device=on_device,
+            source=path,
+            what=f"evaluating checkpoint {number} of {len(described)}",
+        )
+        for number, path in enumerate(described, start=1)
+    }
+    together = None
+    if len(evaluations) > 1:
+        probabilities = [evaluation.probabilities for evaluation in evaluations.values()]
+        together = ensemble(probabilities, data.clips.all_targets(), next(iter(kinds)))
+    unnamed = [path for path, (config, _) in described.items() if config.id2label is None]
+    return Results(data, evaluations, together, unnamed)
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    clips: Clips,
+    labels: Sequence[str],
+    sampling_rate: int,
+    *,
+    batch_size: int = 32,
+    workers: int = 0,
+    on_device: bool = False,
+    source: str = "the checkpoint",
+    what: str = "evaluating",
+) -> Evaluation:
+    """What a checkpoint makes of clips, every one of them once, over all local devices.
+
+    Args:
+        checkpoint: with the clips' classes, in any order.
+        clips: those to evaluate on.
+        labels: the names of their classes.
+        sampling_rate: of the clips, in Hz.
+        batch_size: clips at a time; rounded up to a multiple of the devices.
+        workers: how many processes make batches; 0 for threads of this one.
+        on_device: whether log-mels are computed on the accelerator, from int16 waveforms.
+        source: where the checkpoint is from, for messages.
+        what: what a terminal's progress bar says.
+
+    Raises:
+        InputError: classes or sampling rates differ, a clip cannot be used, or the model's
+            output is not finite.
+    """
+    config, extractor, _ = checkpoint
+    columns = match_classes(config, extractor, labels, sampling_rate, source)
+    logits = predict(checkpoint, clips, batch_size, workers, on_device, what)[:, columns]
+    if not np.isfinite(logits).all():
+        raise InputError(
+            f"{source}: the model's output is not finite, so that the checkpoint must be damaged; "
+            f"use another"
+        )
+    targets = clips.all_targets()
+    single = config.problem_type == "single_label_classification"
+    criterion = step.cross_entropy if single else step.binary_cross_entropy
+    loss = float(criterion(jnp.asarray(logits), jnp.asarray(targets)))
+    return Evaluation(
+        step.probabilities(config.problem_type, logits),
+        evaluate_scores(logits, targets, loss),
+        score_classes(logits, targets),
+    )
+
+
+def predict(
+    checkpoint: Checkpoint,
+    clips: Clips,
+    batch_size: int,
+    workers: int,
+    on_device: bool,
+    what: str,
+) -> np.ndarray:
+    """The model's logits, float32 (clips, classes), in its own order of classes."""
+    config, extractor, params = checkpoint
+    parallel = DataParallel(devices=jax.local_devices())
+    devices = len(parallel.devices)
+    # No larger than it need be: a set of few clips would be computed many times over.
+    batch_size = -(-min(batch_size, len(clips.waveforms)) // devices) * devices
+    inputs = step.make_device_inputs(extractor) if on_device else step.host_inputs
+    mapped = parallel.map(
+        step.make_predict(graphdef(config), inputs), (REPLICATED, SPLIT), result=SPLIT
+    )
+    params = parallel.place(params)
+    batches = EvaluationBatches(clips, Inputs(extractor, on_device), batch_size)
+    made = stream(batches, range(len(batches)), workers)
+    console = Console(stderr=True)
+    shown = track(
+        made, what, len(batches), console=console, transient=True, disable=not console.is_terminal
+    )
+    logits = []
+    for batch in shown:
+        heard = {name: batch[name] for name in batch.keys() - {"targets", "mask"}}
+        rows = parallel.gather(mapped(params, parallel.put(heard)))
+        logits.append(rows[batch["mask"] > 0])
+    return np.concatenate(logits)
+
+
+def match_classes(
+    config: ASTConfig,
+    extractor: ASTFeatureExtractor,
+    labels: Sequence[str],
+    sampling_rate: int,
+    source: str,
+) -> list[int]:
+    """Which of a model's outputs is each class of the data, matched by name.
+
+    Those of a model that does not name its classes are taken as they come.
+
+    Raises:
+        InputError: classes or sampling rates differ; `source` says where the model is from.
+    """
+    if extractor.sampling_rate != sampling_rate:
+        raise InputError(
+            f"{source}: takes sound at {extractor.sampling_rate} Hz and the clips are at "
+            f"{sampling_rate} Hz; prepare them with --sampling-rate {extractor.sampling_rate}, "
+            f"and evaluate checkpoints of one rate at a time"
+        )
+    if config.id2label is None:
+        if config.num_labels != len(labels):
+            raise InputError(
+                f"{source}: has {config.num_labels} classes without names and the data has "
+                f"{len(labels)}; give a checkpoint of the data's classes"
+            )
+        return list(range(len(labels)))
+    for label in Counter(labels) - Counter(config.labels):
+        raise InputError(
+            f"{source}: has no class {quoted(label)}, and the data has; give a checkpoint and "
+            f"data of the same classes"
+        )
+    for label in Counter(config.labels) - Counter(labels):
+        raise InputError(
+            f"{source}: has a class {quoted(label)}, and the data has not; give a checkpoint and "
+            f"data of the same classes"
+        )
+    index = {label: i for i, label in enumerate(config.labels)}
+    return [index[label] for label in labels]
+
+
+def ensemble(
+    probabilities: Sequence[np.ndarray], targets: np.ndarray, problem_type: str
+) -> Evaluation:
+    """Several models together: the mean of their probabilities.
+
+    Args:
+        probabilities: (clips, classes) of each model.
+        targets: (clips, classes).
+        problem_type: of the models, which says how the loss is calculated.
+    """
+    mean = np.asarray(np.mean(probabilities, axis=0, dtype=np.float64))
+    # float32 has numbers near 0, and none between 1 and 1 - epsneg.
+    limits = np.finfo(np.float32)
+    loss = -(targets * np.log(np.maximum(mean, limits.tiny)))
+    if problem_type == "single_label_classification":
+        value = loss.sum(axis=1).mean()
+    else:
+        value = (loss - (1 - targets) * np.log(np.maximum(1 - mean, limits.epsneg))).mean()
+    return Evaluation(
+        np.asarray(mean, np.float32),
+        evaluate_scores(mean, targets, float(value)),
+        score_classes(mean, targets),
+    )
+
+
+def read_evaluation_set(
+    folder: str | Path, sampling_rate: int, *, split: str = "", name: str = ""
+) -> EvaluationSet:
+    """The clips of a prepared set's split, or of a folder of sound files by class.
+
+    Args:
+        folder: a prepared set's, or the `--output` of `ast-jax prepare`; or one that
+            `list_folder` takes.
+        sampling_rate: what sound files are resampled to, in Hz; a prepared set has its own.
+        split: such as 'eval', or 'validation+test' for several. '' for the one that the
+            benchmark holds out; of sound files, for all of them, or for the one folder that is
+            not `train`.
+        name: of a prepared set, where the folder holds several.
+
+    Raises:
+        InputError: the folder cannot be used, there is no such split, or it must be said.
+    """
+    if name or _is_prepared(Path(folder)):
+        prepared = open_prepared(folder, name)
+        split = split or _held_out(prepared)
+        _check_splits(split, prepared.splits, prepared.folder)
+        found = EvaluationSet(
+            str(prepared.folder),
+            split,
+            prepared.labels,
+            prepared.sampling_rate,
+            prepared.clips(split),
+        )
+    else:
+        labels, splits, _ = list_folder(Path(folder))
+        if not split:
+            first = Path(splits["train"][0].path)
+            if first.parents[1] == Path(folder).absolute():
+                split = "+".join(splits)
+            else:
+                split = _only([other for other in splits if other != "train"], splits, folder)
+        names = _check_splits(split, splits, folder)
+        entries = [entry for chosen in names for entry in splits[chosen]]
+        clips = read_clips(entries, len(labels), sampling_rate, "recordings")
+        clips = clips._replace(names=[entry.id for entry in entries])
+        found = EvaluationSet(str(folder), split, labels, sampling_rate, clips)
+    if not len(found.clips.waveforms):
+        raise InputError(f"{found.folder}: split '{split}' has no clips; choose another")
+    return found
+
+
+def results_table(results: Results) -> Table:
+    """A line for each checkpoint, and one for the ensemble."""
+    data = results.data
+    about = f"{data.folder}, {data.split}: {len(data.clips.waveforms)} clips"
+    table = Table(title=Text(about))
+    table.add_column("checkpoint", overflow="fold")
+    for column in ("mAP", "mAUC", "d'", "accuracy", "loss"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, evaluation in _lines(results):
+        scores = evaluation.scores
+        table.add_row(
+            Text(name),
+            _figure(scores.mean_average_precision, ".4f"),
+            _figure(scores.mean_auc, ".4f"),
+            "inf" if scores.mean_auc == 1 else _figure(scores.d_prime, ".3f"),
+            _figure(scores.accuracy, ".2%"),
+            _figure(scores.loss, ".4f"),
+        )
+    return table
+
+
+def results_json(results: Results) -> dict[str, Any]:
+    """The set, and every checkpoint's and the ensemble's scores, as JSON takes them."""
+    data, together = results.data, results.ensemble
+    return {
+        "data": data.folder,
+        "split": data.split,
+        "clips": len(data.clips.waveforms),
+        "classes": len(data.labels),
+        "checkpoints": [
+            {"checkpoint": path, **evaluation.scores._asdict()}
+            for path, evaluation in results.evaluations.items()
+        ],
+        "ensemble": together.scores._asdict() if together else None,
+    }
+
+
+def write_results(folder: str | Path, results: Results) -> None:
+    """Writes a folder of three files, whole or not at all.
+
+    `results.json` is `results_json`'s. `per_class.csv` has a line a class: how many clips have
+    it, and the average precision of each checkpoint and of the ensemble, empty where no clip
+    has it. `predictions.npz` holds `ids` and `targets` (clips, classes) of the clips, `labels`,
+    `checkpoints` and `probabilities`, float32 (checkpoints, clips, classes).
+
+    Raises:
+        InputError: `folder` exists already or cannot be written.
+    """
+    data = results.data
+    precisions = {
+        f"AP {name}": [row["AP"] for row in class_rows(data.labels, evaluation.by_class)]
+        for name, evaluation in _lines(results)
+    }
+    targets = data.clips.all_targets()
+    counts = (targets > 0).sum(axis=0)
+    evaluations = results.evaluations
+    with written_whole(Path(folder).absolute()) as place:
+        place.mkdir()
+        text = json.dumps(results_json(results), indent=2, allow_nan=False)
+        (place / "results.json").write_text(text + "\n", encoding="utf-8")
+        # A path may hold what is no UTF-8.
+        with (place / "per_class.csv").open(
+            "w", encoding="utf-8", errors="backslashreplace", newline=""
+        ) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["label", "clips", *precisions])
+            writer.writerows(zip(data.labels, counts, *precisions.values(), strict=True))
+        np.savez(
+            place / "predictions.npz",
+            ids=np.array(data.clips.names),
+            labels=np.array(data.labels),
+            targets=targets.astype(np.uint8),
+            checkpoints=np.array(list(evaluations)),
+            probabilities=np.stack([one.probabilities for one in evaluations.values()]),
+        )
+
+
+def _is_prepared(folder: Path) -> bool:
+    found = [folder / "dataset_info.json", *folder.glob("*/[0-9]*/dataset_info.json")]
+    return any(file.is_file() for file in found)
+
+
+def _held_out(prepared: PreparedSet) -> str:
+    """The split that the set's benchmark holds out."""
+    # Of ESC-50 each fold is held out in turn: another than the right one was trained on.
+    if prepared.name != "esc50":
+        with suppress(InputError):
+            return default_splits(prepared, fold=1)[1]
+    return _only([], prepared.splits, prepared.folder)
+
+
+def _only(held_out: Sequence[str], splits: Iterable[str], where: object) -> str:
+    if len(held_out) == 1:
+        return held_out[0]
+    raise InputError(
+        f"{where}: has the splits {', '.join(splits)}; say with --split which the checkpoints "
+        f"were not trained on"
+    )
+
+
+def _check_splits(split: str, splits: Iterable[str], where: object) -> list[str]:
+    """The names in 'a+b', every one of them there and there once."""
+    names = [name.strip() for name in split.split("+")]
+    for name in names:
+        if name not in splits:
+            raise InputError(f"{where}: has no split '{name}'; it has {', '.join(splits)}")
+    if len(set(names)) < len(names):
+        raise InputError(f"{where}: split '{split}' names one twice; name each once")
+    return names
+
+
+def _lines(results: Results) -> list[tuple[str, Evaluation]]:
+    """Every checkpoint's evaluation by its path, and the ensemble's."""
+    lines = list(results.evaluations.items())
+    return lines + ([("ensemble", results.ensemble)] if results.ensemble else [])
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,76 @@
+"""How good a run's parameters are on clips that are held out."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ast_jax.data.clips import Clips
+from ast_jax.data.pipeline import stream
+from ast_jax.errors import InputError
+from ast_jax.json_file import replaced
+from ast_jax.training import step
+from ast_jax.training.metrics import Scores, evaluate_scores
+from ast_jax.training.report import History
+from ast_jax.training.setup import Run, evaluation_batches
+
+
+def predict_all(
+    run: Run, params: step.Params, clips: Clips, stop: Callable[[], bool] = lambda: False
+) -> np.ndarray:
+    """Logits (clips, classes), on every process.
+
+    Raises:
+        KeyboardInterrupt: `stop`, asked before each batch, says so.
+    """
+    batches = evaluation_batches(run.config, clips, run.start.feature_extractor)
+    logits = []
+    for batch in stream(batches, range(len(batches)), run.config.data.workers):
+        if stop():
+            raise KeyboardInterrupt
+        inputs = {name: batch[name] for name in batch.keys() - {"targets", "mask"}}
+        rows = run.compiled.predict(params, run.parallel.put(inputs))
+        logits.append(run.parallel.gather(rows))
+    return np.concatenate(logits)[: len(clips.waveforms)]  # less those that fill up the last batch
+
+
+def score(run: Run, logits: np.ndarray, clips: Clips) -> Scores:
+    """The metrics of (clips, classes) logits, with the training criterion as the loss.
+
+    Raises:
+        InputError: the logits are not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise InputError(
+            "the model's output is not finite: training diverged; lower "
+            "--config.optimizer.learning_rate, and give another --config.workdir"
+        )
+    targets = clips.all_targets()
+    loss = float(run.compiled.loss(jnp.asarray(logits), jnp.asarray(targets)))
+    return evaluate_scores(logits, targets, loss)
+
+
+def cumulative_scores(
+    run: Run, epoch: int, history: History, logits: np.ndarray
+) -> dict[str, float | None]:
+    """Metrics of the mean prediction of this epoch and those in the history before it.
+
+    The original's cumulative ensemble (src/traintest.py). Each evaluation's predictions are
+    kept in the run's folder; only the first process has them, and the others get nothing.
+    """
+    if jax.process_index():
+        return {}
+    folder = run.workdir / "predictions"
+    folder.mkdir(exist_ok=True)
+    probabilities = step.probabilities(run.start.config.problem_type, logits)
+    with replaced(folder / f"epoch-{epoch}.npy") as place, place.open("wb") as file:
+        np.save(file, probabilities)
+    total = probabilities.astype(np.float64)
+    for row in history:
+        total += np.load(folder / f"epoch-{row['epoch']}.npy")
+    scores = evaluate_scores(total, run.data.evaluation.all_targets(), loss=0.0)
+    return {
+        f"cumulative_{name}": getattr(scores, name)
+        for name in ("mean_average_precision", "mean_auc", "accuracy")
+    }

@@ -1,0 +1,181 @@
+"""A run's folder: whose it is, where it ran, and its history.
+
+    WORKDIR/run.json        the configuration, the clips' digests, the feature extractor
+    WORKDIR/sessions.json   where and when it ran, an entry for each start
+    WORKDIR/history.json    a row for each evaluation; also .csv, and loss.png
+    WORKDIR/checkpoints/    to go on from
+    WORKDIR/model/          the result, when it is finished
+
+Written by the first process only; all read it.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.config import TrainConfig
+from ast_jax.data.clips import DataSet
+from ast_jax.errors import InputError
+from ast_jax.inference.load import step_folders
+from ast_jax.json_file import read_json, write_json
+from ast_jax.training.record import describe_run
+
+RUN_FILE = "run.json"
+SESSIONS_FILE = "sessions.json"
+HISTORY_FILE = "history.json"
+
+
+def open_workdir(config: TrainConfig) -> tuple[Path, dict[str, Any] | None]:
+    """The run's folder and what it says of the run, None if it is new; writes nothing.
+
+    Raises:
+        InputError: the folder holds something else, or a run of another configuration.
+    """
+    if "://" in config.workdir:
+        raise InputError(f"workdir {config.workdir} is remote; runs go to a folder of this machine")
+    workdir = Path(config.workdir).absolute()
+    file = workdir / RUN_FILE
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"{workdir}: is a file; choose another --config.workdir")
+    if not file.exists():
+        # A kill in the first moment leaves a temporary file.
+        leftover = f".{RUN_FILE}."
+        if workdir.exists() and any(not x.name.startswith(leftover) for x in workdir.iterdir()):
+            raise InputError(f"{workdir}: exists and is no run of ours; choose another folder")
+        return workdir, None
+    run = read_json(file)
+    if not isinstance(run, dict) or not {"config", "data", "feature_extractor"} <= run.keys():
+        raise InputError(f"{file}: damaged; remove {workdir} or choose another --config.workdir")
+    if run["config"] != _fields(config):
+        raise InputError(
+            f"{workdir}: holds a run with another "
+            f"{_first_difference(run['config'], _fields(config))}; choose another "
+            f"--config.workdir, or remove this one"
+        )
+    return workdir, run
+
+
+@contextmanager
+def claimed(
+    workdir: Path,
+    run: dict[str, Any] | None,
+    config: TrainConfig,
+    data: DataSet,
+    extractor: ASTFeatureExtractor,
+) -> Iterator[None]:
+    """Holds a run's folder, a new one if `run` is None, while the run goes on.
+
+    A new run that ends before its first checkpoint leaves no folder behind.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    first = jax.process_index() == 0
+    new_folder = not workdir.exists()
+    session = describe_run() | {"seed": config.seed}
+    _meet("all have read the folder")
+    if first:
+        if run is None:
+            claim_workdir(workdir, config, data, extractor)
+        sessions = workdir / SESSIONS_FILE
+        write_json(sessions, [*(read_json(sessions) if sessions.exists() else []), session])
+    _meet("the folder is claimed")
+    try:
+        yield
+    finally:
+        if first and run is None and not step_folders(workdir):
+            shutil.rmtree(workdir)
+            if not new_folder:
+                workdir.mkdir()
+
+
+def _meet(where: str) -> None:
+    """Waits for all processes."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
+
+
+def read_history(workdir: Path, steps: int, epoch_steps: int) -> list[dict[str, Any]]:
+    """The rows of evaluations up to the training step that a run goes on from.
+
+    Later ones are of a run that was cut off before its next checkpoint; they come again.
+    """
+    file = workdir / HISTORY_FILE
+    rows = read_json(file) if file.exists() else []
+    return [row for row in rows if row["epoch"] * epoch_steps <= steps]
+
+
+def claim_workdir(
+    workdir: Path, config: TrainConfig, data: DataSet, extractor: ASTFeatureExtractor
+) -> None:
+    """Makes the run's folder and writes down whose it is.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    run = {
+        "config": _fields(config),
+        "data": describe_data(data),
+        "feature_extractor": extractor.to_dict(),
+    }
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / RUN_FILE, run)
+    except OSError as error:
+        raise InputError(f"{workdir}: cannot be written ({error.strerror})") from None
+
+
+def check_data(workdir: Path, run: dict[str, Any], data: DataSet) -> None:
+    """Raises `InputError` if a run would go on with other clips than it began with."""
+    before, now = run["data"], describe_data(data)
+    if before != now:
+        raise InputError(
+            f"{workdir}: its run began with other recordings ({_first_difference(before, now)} "
+            f"differs); choose another --config.workdir, or bring the recordings back"
+        )
+
+
+def describe_data(data: DataSet) -> dict[str, Any]:
+    """The classes, and the number and a digest of the clips on either side."""
+    description: dict[str, Any] = {"labels": data.labels}
+    for side, clips in (("train", data.train), ("evaluation", data.evaluation)):
+        targets = clips.targets
+        digest = hashlib.sha256()
+        for array in (
+            [targets] if isinstance(targets, np.ndarray) else [targets.indices, targets.indptr]
+        ):
+            digest.update(array.tobytes())
+        for name, length in zip(clips.names, clips.lengths(), strict=True):
+            digest.update(f"{Path(name).name} {length} ".encode())
+        description[side] = {"clips": len(clips.names), "digest": digest.hexdigest()}
+    return description
+
+
+def _fields(config: TrainConfig) -> dict[str, Any]:
+    """What makes a run this run, as JSON gives it back."""
+    fields = config.to_dict()
+    # Of these no result depends.
+    for name in ("workdir", "save_every", "keep", "skip_nonfinite"):
+        del fields[name]
+    del fields["data"]["workers"]
+    return json.loads(json.dumps(fields))
+
+
+def _first_difference(before: Any, now: Any) -> str:
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return "configuration"
+    for name in now:
+        if before.get(name) != now[name]:
+            if isinstance(now[name], dict):
+                return f"{name}.{_first_difference(before.get(name), now[name])}"
+            return f"{name} ({before.get(name)}, not {now[name]})"
+    return "configuration"
