@@ -16,6 +16,16 @@ from ml_collections import config_flags
 from ast_jax.command import INTERRUPTED, complain, run_command
 from ast_jax.config import TrainConfig
 
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of the first of several processes; or JAX_COORDINATOR_ADDRESS"
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "how many processes train together; or JAX_NUM_PROCESSES"
+)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is; or JAX_PROCESS_ID")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "ask the cluster (Cloud TPU, SLURM, …) for the three above"
+)
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="a Python file whose get_config() returns a TrainConfig"
 )
@@ -37,9 +47,12 @@ def main(argv: Sequence[str]) -> None:
 
     def train() -> None:
         # Here, as processes that make batches import this file and need nothing of it.
+        from ast_jax.training.distributed import connect
+        from ast_jax.training.folds import cross_validate
         from ast_jax.training.loop import fit
 
-        fit(config)
+        connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value)
+        (fit if config.data.fold else cross_validate)(config)
 
     status = run_command("train.py", train, config.workdir)
     if status == INTERRUPTED:

@@ -58,13 +58,15 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     Raises:
         InputError: `path` exists already or cannot be made.
     """
+    me = jax.process_index()
+    # Orbax would wait for the others, who have nothing to write.
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
     handler = ocp.CompositeCheckpointHandler(
-        config=ocp.JsonCheckpointHandler(filename=CONFIG_FILE),
-        params=ocp.StandardCheckpointHandler(),
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+        config=ocp.JsonCheckpointHandler(filename=CONFIG_FILE, multiprocessing_options=alone),
+        params=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
     )
     description = describe(checkpoint.config, checkpoint.feature_extractor)
-    me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
     checkpointer = ocp.Checkpointer(handler, multiprocessing_options=alone)
     with written_whole(Path(path).absolute()) as place, checkpointer:
         try:

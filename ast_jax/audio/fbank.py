@@ -78,7 +78,7 @@ def fbank(
         raise InputError("dither needs a source of noise: pass rng=np.random.default_rng(seed)")
 
     centred = _centred(waveform, frame_size, dtype)
-    rest = dtype.type(1 - preemphasis)
+    rest = 1 - preemphasis
     frames, emphasised_frames = (
         np.lib.stride_tricks.sliding_window_view(samples, frame_size)[::shift]
         for samples in (centred, _emphasise(centred, rest))

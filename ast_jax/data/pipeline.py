@@ -1,6 +1,7 @@
 """Batches ahead of time: by tf.data in this process, or by processes of their own."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def _from_threads(make_batch: MakeBatch, numbers: range) -> Iterator[Batch]:
             raise
         return [batch[name] for name in names]
 
-    def load(number: tf.Tensor) -> dict[str, tf.Tensor]:
+    def load(number: Any) -> dict[str, Any]:
         types = [tf.as_dtype(first[name].dtype) for name in names]
         arrays = tf.numpy_function(make, [number], types, stateful=False)
         return {

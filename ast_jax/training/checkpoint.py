@@ -1,5 +1,10 @@
 """Checkpoints of a run, each a folder that `ast_jax.load` takes as it is."""
 
+import functools
+import logging
+import os
+import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -53,6 +58,7 @@ class RunCheckpoints:
         keep: int,
         best: Callable[[], int | None],
     ):
+        _quiet_orbax()
         self.folder = folder
         self.description = description
         handlers = ocp.DefaultCheckpointHandlerRegistry()
@@ -62,7 +68,8 @@ class RunCheckpoints:
         self.manager = ocp.CheckpointManager(
             folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=AnyPreservationPolicy([LatestN(keep), _Best(best)])
+                preservation_policy=AnyPreservationPolicy([LatestN(keep), _Best(best)]),
+                cleanup_tmp_directories=True,  # what a run that was killed had half written
             ),
             handler_registry=handlers,
         )
@@ -147,8 +154,14 @@ class RunCheckpoints:
             raise self._unwritten(error) from None
 
     def _unwritten(self, error: Exception) -> InputError:
+        # Orbax keeps the error until Python ends, and the frames it came through would keep the
+        # stream of batches, which TensorFlow cannot take down that late: the process would hang.
+        error.__traceback__ = None
+        # TensorStore names all files on the way before it comes to the system's reason.
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        reason = os.strerror(int(code[1])) if code else first_line(error)
         return InputError(
-            f"{self.folder}: a checkpoint cannot be written ({first_line(error)}); free some "
+            f"{self.folder}: a checkpoint cannot be written ({reason}); free some "
             f"space, and the same command goes on from the checkpoint before"
         )
 
@@ -176,3 +189,23 @@ class _Best:
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
         best = self.best()
         return [checkpoint.step == best for checkpoint in checkpoints]
+
+
+@functools.cache
+def _quiet_orbax() -> None:
+    """Leaves it to the exception to tell of a save that fails.
+
+    Orbax logs it with a traceback from each of its threads, and TensorStore prints another for
+    each array that was under way; as some do when the exception is here already, this is for
+    good. A folder half written is made anew, of which Orbax warns.
+    """
+    logging.getLogger("absl").addFilter(
+        lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname
+    )
+    tell = sys.unraisablehook
+
+    def tell_of_others(what: Any) -> None:
+        if what.object is not None or str(what.exc_value) != "Event loop is closed":
+            tell(what)
+
+    sys.unraisablehook = tell_of_others

@@ -114,7 +114,7 @@ def best_step(run: Run, history: History) -> int | None:
     """The step of the best evaluation so far, the first of several; None before any."""
     scored = [row for row in history if row[run.config.metric] is not None]
     best = max(scored, key=lambda row: row[run.config.metric], default=None)
-    return best and best["epoch"] * run.length.epoch
+    return None if best is None else best["epoch"] * run.length.epoch
 
 
 def evaluated(state: step.TrainState) -> step.Params:
@@ -188,7 +188,7 @@ class Training:
             save = config.save_every and taken % config.save_every == 0
             if stop or save or self._is_due(taken):
                 self._read_metrics(made)
-                self.checkpoints.save(taken, self.state, self.progress)
+                self.checkpoints.save(taken, self.run.parallel.shared(self.state), self.progress)
             if stop:
                 raise KeyboardInterrupt
 
@@ -276,9 +276,9 @@ class Training:
 
     def result(self) -> step.Params:
         """The parameters that the run is for."""
-        config = self.run.config
-        if config.result == "average":
-            return self.state.average
+        config, average = self.run.config, self.state.average
+        if config.result == "average" and average is not None:
+            return average
         best = best_step(self.run, self.history)
         if config.result == "last" or best in (None, self.run.length.run):
             return evaluated(self.state)

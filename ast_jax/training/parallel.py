@@ -117,6 +117,11 @@ class DataParallel:
 
         return jax.tree.map(place, tree, shardings)
 
+    def shared(self, tree: Any) -> Any:
+        """Replicated arrays as those of all processes, which `pmap` returns as this one's."""
+        alone = jax.process_count() == 1 or self.how == "shard_map"
+        return tree if alone else self.place(tree)
+
     def gather(self, rows: jax.Array) -> np.ndarray:
         """What a function with a `SPLIT` result returned: all rows, on every process."""
         if jax.process_count() == 1:

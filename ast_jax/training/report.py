@@ -53,7 +53,7 @@ def write_history(folder: Path, history: History) -> None:
     """Writes a row an evaluation to `history.json` and `history.csv`, and draws `loss.png`."""
     rows = [_valid(row) for row in history]
     write_json(folder / "history.json", rows)
-    _write_csv(folder / "history.csv", rows)
+    write_csv(folder / "history.csv", rows)
     draw_loss(history, folder / "loss.png")
 
 
@@ -79,7 +79,7 @@ def write_evaluation(
     by_class = score_classes(logits, targets)
     rows = class_rows(labels, by_class)
     write_json(folder / "results.json", _valid(scores._asdict()) | {"classes": rows})
-    _write_csv(folder / "per_class.csv", rows)
+    write_csv(folder / "per_class.csv", rows)
     draw_class_precisions(by_class.average_precision, labels, folder / "per_class_ap.png")
     if confusion:
         draw_confusion(confusion_matrix(logits, targets), labels, folder / "confusion.png")
@@ -95,7 +95,7 @@ def class_rows(labels: Sequence[str], by_class: ClassScores) -> list[dict[str, A
 
 def draw_loss(history: History, file: Path) -> None:
     """Training and held-out loss by epoch, and the accuracy beside, as a PNG."""
-    figure, (left, right) = _subplots(1, 2, (10, 4))
+    figure, (left, right) = subplots(1, 2, (10, 4))
     epochs = [row["epoch"] for row in history]
 
     def values(name: str) -> np.ndarray:
@@ -110,7 +110,7 @@ def draw_loss(history: History, file: Path) -> None:
     for axes in (left, right):
         axes.legend()
         axes.grid(alpha=0.3)
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def draw_confusion(matrix: np.ndarray, labels: Sequence[str], file: Path) -> None:
@@ -121,7 +121,7 @@ def draw_confusion(matrix: np.ndarray, labels: Sequence[str], file: Path) -> Non
     names = [_short(label) for label in labels]
     # 0.1 inches a letter leave the matrix its room beside the names.
     size = min(3 + 0.1 * max(map(len, names)) + 0.4 * len(names), MOST_INCHES)
-    figure, axes = _subplots(1, 1, (size, size))
+    figure, axes = subplots(1, 1, (size, size))
     axes.imshow(
         matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1
     )
@@ -137,7 +137,7 @@ def draw_confusion(matrix: np.ndarray, labels: Sequence[str], file: Path) -> Non
                 predicted, true, matrix[true, predicted],
                 ha="center", va="center", color="white" if dark else "black", fontsize=8,
             )  # fmt: skip
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def draw_class_precisions(precisions: np.ndarray, labels: Sequence[str], file: Path) -> None:
@@ -152,10 +152,10 @@ def draw_class_precisions(precisions: np.ndarray, labels: Sequence[str], file: P
     if len(order) < len(precisions):
         title += f"; {len(precisions) - len(order)} without clips left out"
     if len(order) <= MOST_NAMED:
-        figure, axes = _subplots(1, 1, (8, 2 + 0.25 * len(order)))
+        figure, axes = subplots(1, 1, (8, 2 + 0.25 * len(order)))
         _draw_bars(axes, precisions, labels, order, title)
     else:
-        figure, (curve, best, worst) = _subplots(1, 3, (MOST_INCHES, 2 + 0.25 * EXTREMES))
+        figure, (curve, best, worst) = subplots(1, 3, (MOST_INCHES, 2 + 0.25 * EXTREMES))
         curve.plot(np.arange(1, len(order) + 1), precisions[order])
         mean = precisions[order].mean()
         curve.axhline(mean, color="gray", linestyle="--", label=f"mean {mean:.3f}")
@@ -164,7 +164,7 @@ def draw_class_precisions(precisions: np.ndarray, labels: Sequence[str], file: P
         curve.grid(alpha=0.3)
         _draw_bars(best, precisions, labels, order[:EXTREMES], f"the best {EXTREMES}")
         _draw_bars(worst, precisions, labels, order[-EXTREMES:], f"the worst {EXTREMES}")
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def _draw_bars(
@@ -179,7 +179,8 @@ def _draw_bars(
     axes.grid(axis="x", alpha=0.3)
 
 
-def _subplots(rows: int, columns: int, size: tuple[float, float]) -> Any:
+def subplots(rows: int, columns: int, size: tuple[float, float]) -> Any:
+    """A figure of a size in inches, and its axes."""
     # Not pyplot: it would choose a window system, and a pod has none.
     from matplotlib.figure import Figure
 
@@ -187,15 +188,16 @@ def _subplots(rows: int, columns: int, size: tuple[float, float]) -> Any:
     return figure, figure.subplots(rows, columns)
 
 
-def _save(figure: Any, file: Path) -> None:
+def save_figure(figure: Any, file: Path) -> None:
+    """Writes a figure as a PNG."""
     with replaced(file) as place, warnings.catch_warnings():
         # Letters that no font has are drawn as boxes; matplotlibrc's font.family adds fonts.
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
         figure.savefig(place, dpi=120, format="png")
 
 
-def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Columns are all fields of all rows; None, and what a row lacks, is left empty."""
+def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows to a CSV file: all fields of all of them; None, and what one lacks, is empty."""
     text = io.StringIO()
     fields = dict.fromkeys(name for row in rows for name in row)
     writer = csv.DictWriter(text, list(fields), lineterminator="\n")

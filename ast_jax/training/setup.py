@@ -127,21 +127,21 @@ def initial_checkpoint(
 
 
 def make_augment(config: TrainConfig, extractor: ASTFeatureExtractor) -> step.Augment:
-    """The configuration's augmentation as a function of (key, input values)."""
+    """The configuration's augmentation of clips: (keys (clips,), input values) → the latter."""
 
-    def augment(key: jax.Array, input_values: jax.Array) -> jax.Array:
+    def augment(key: jax.Array, clip: jax.Array) -> jax.Array:
         mask_key, noise_key, roll_key = jax.random.split(key, 3)
         masked = spec_augment(
             mask_key,
-            input_values,
+            clip[None],
             frequency_mask=config.augment.frequency_mask,
             time_mask=config.augment.time_mask,
             fill=-extractor.mean / (2 * extractor.std),
         )
         noisy = noise(noise_key, masked) if config.augment.noise else masked
-        return roll(roll_key, noisy, config.augment.roll)
+        return roll(roll_key, noisy, config.augment.roll)[0]
 
-    return augment
+    return jax.vmap(augment)
 
 
 def make_inputs(config: TrainConfig, extractor: ASTFeatureExtractor) -> step.Inputs:

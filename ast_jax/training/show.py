@@ -15,6 +15,7 @@ from ast_jax.training.setup import (
     make_inputs,
     train_batches,
 )
+from ast_jax.training.step import clip_keys
 
 MOST_CLIPS = 8
 
@@ -35,7 +36,8 @@ def show(config: TrainConfig, file: Path, number: int = 0) -> None:
     batch = train_batches(config, data.train, extractor)(number)
     plain = jax.jit(make_inputs(config, extractor))(batch)
     key = jax.random.fold_in(jax.random.key(config.seed), number)
-    augmented = make_augment(config, extractor)(jax.random.fold_in(key, 0), plain)
+    keys = clip_keys(key, 0, config.batch_size)
+    augmented = make_augment(config, extractor)(keys, plain)
     titles = [describe_target(target, data.labels) for target in batch["targets"][:MOST_CLIPS]]
     draw_batch(np.asarray(plain)[:MOST_CLIPS], np.asarray(augmented)[:MOST_CLIPS], titles, file)
 

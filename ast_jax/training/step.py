@@ -22,7 +22,7 @@ Params = dict[str, Any]
 Batch = dict[str, jax.Array]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Inputs = Callable[[Batch], jax.Array]  # a batch → input_values
-Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (key, input_values) → input_values
+Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (keys, input_values) → input_values
 GradientFn = Callable[[Params, Batch, jax.Array], tuple[jax.Array, Params]]
 
 
@@ -111,35 +111,41 @@ def make_gradient_fn(
 ) -> GradientFn:
     """(params, a device's batch, key) → loss and gradients, averaged over the devices.
 
-    A device takes its batch in `accumulate` equal parts, one after another.
+    A device takes its batch in `accumulate` equal parts, one after another. Each clip is
+    augmented by a key of its own, the same on any number of devices and in any number of parts.
     """
 
-    def of_part(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Params]:
-        augmented = augment(key, inputs(batch))
+    def of_part(params: Params, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Params]:
+        augmented = augment(keys, inputs(batch))
 
         def loss_of(params: Params) -> jax.Array:
             return loss(nnx.merge(graphdef, params)(augmented), batch["targets"])
 
         return jax.value_and_grad(loss_of)(params)
 
-    def of_parts(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Params]:
-        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+    def of_parts(params: Params, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Params]:
+        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (batch, keys))
 
-        def add(total: Any, numbered: tuple[jax.Array, Batch]) -> tuple[Any, None]:
-            number, part = numbered
-            of_one = of_part(params, part, jax.random.fold_in(key, number))
-            return jax.tree.map(jnp.add, total, of_one), None
+        def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, of_part(params, *part)), None
 
         nothing = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
-        total, _ = jax.lax.scan(add, nothing, (jnp.arange(accumulate), parts))
+        total, _ = jax.lax.scan(add, nothing, parts)
         return jax.tree.map(lambda x: x / accumulate, total)
 
     def gradient_fn(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Params]:
-        key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+        clips = len(batch["targets"])
+        keys = clip_keys(key, jax.lax.axis_index(AXIS) * clips, clips)
         of_batch = of_part if accumulate == 1 else of_parts
-        return jax.lax.pmean(of_batch(params, batch, key), AXIS)
+        return jax.lax.pmean(of_batch(params, batch, keys), AXIS)
 
     return gradient_fn
+
+
+def clip_keys(key: jax.Array, first: jax.Array | int, clips: int) -> jax.Array:
+    """A step's keys (clips,) for the clips of its batch from place `first` on."""
+    places = first + jnp.arange(clips)
+    return jax.vmap(lambda place: jax.random.fold_in(key, place))(places)
 
 
 def make_train_step(
@@ -165,10 +171,11 @@ def make_train_step(
         if ema is not None:
             ema = jax.tree.map(lambda e, p: ema_decay * e + (1 - ema_decay) * p, ema, params)
         sound = jnp.isfinite(loss) & jnp.isfinite(norm)
-        kept = jax.tree.map(
+        params, opt_state, ema = jax.tree.map(
             lambda new, old: jnp.where(sound, new, old), (params, opt_state, ema), state[:3]
         )
-        return TrainState(*kept, state.average, state.step + 1), StepMetrics(loss, norm, rate)
+        after = TrainState(params, opt_state, ema, state.average, state.step + 1)
+        return after, StepMetrics(loss, norm, rate)
 
     return train_step
 

@@ -145,9 +145,12 @@ def check_data(workdir: Path, run: dict[str, Any], data: DataSet) -> None:
 
 
 def describe_data(data: DataSet) -> dict[str, Any]:
-    """The classes, and the number and a digest of the clips on either side."""
+    """The classes, and the number and a digest of the clips on each side."""
     description: dict[str, Any] = {"labels": data.labels}
-    for side, clips in (("train", data.train), ("evaluation", data.evaluation)):
+    sides = {"train": data.train, "evaluation": data.evaluation}
+    if data.test is not None:
+        sides["test"] = data.test
+    for side, clips in sides.items():
         targets = clips.targets
         digest = hashlib.sha256()
         for array in (

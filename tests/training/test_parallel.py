@@ -96,22 +96,27 @@ def test_predictions_keep_the_order_of_the_batch(how, batch):
 
 
 @pytest.mark.parametrize("how", ["shard_map", "pmap"])
-def test_each_device_augments_with_a_key_of_its_own(how, batch):
-    def drop_at_random(key, input_values):
-        return input_values * jax.random.bernoulli(key, 0.5, input_values.shape)
+@pytest.mark.parametrize(("devices", "accumulate"), [(2, 1), (8, 1), (2, 4)])
+def test_each_clip_is_augmented_alike_on_any_number_of_devices(how, batch, devices, accumulate):
+    @jax.vmap
+    def drop_at_random(key, clip):
+        return clip * jax.random.bernoulli(key, 0.5, clip.shape)
 
-    def loss_on(devices):
+    def loss_on(devices, accumulate, batch):
         parallel = DataParallel(how, jax.devices()[:devices])
         gradient_fn = parallel.map(
-            step.make_gradient_fn(graphdef(CONFIG), step.cross_entropy, drop_at_random),
+            step.make_gradient_fn(
+                graphdef(CONFIG), step.cross_entropy, drop_at_random, accumulate=accumulate
+            ),
             (REPLICATED, SPLIT, REPLICATED),
         )
-        # The same two clips on every device, so that only the keys can tell them apart.
-        same = {name: np.concatenate([rows[:2]] * devices) for name, rows in batch.items()}
-        loss, _ = gradient_fn(init_params(CONFIG), parallel.put(same), jax.random.key(0))
+        loss, _ = gradient_fn(init_params(CONFIG), parallel.put(batch), jax.random.key(0))
         return float(loss)
 
-    assert loss_on(1) != pytest.approx(loss_on(2), rel=1e-6)
+    expected = loss_on(1, 1, batch)
+    assert loss_on(devices, accumulate, batch) == pytest.approx(expected, rel=1e-6)
+    turned = {name: rows[::-1] for name, rows in batch.items()}  # every clip in another place
+    assert loss_on(devices, accumulate, turned) != pytest.approx(expected, rel=1e-6)
 
 
 def test_a_batch_that_does_not_split_is_refused():

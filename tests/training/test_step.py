@@ -84,24 +84,6 @@ def test_accumulated_parts_give_the_gradients_of_the_whole_batch(devices):
     )
 
 
-def test_accumulated_parts_are_augmented_with_keys_of_their_own():
-    seen = []
-
-    def remember(key, input_values):
-        jax.debug.callback(lambda data: seen.append(tuple(data.tolist())), jax.random.key_data(key))
-        return input_values
-
-    parallel = DataParallel(devices=jax.devices()[:2])
-    gradient_fn = step.make_gradient_fn(
-        graphdef(CONFIG), step.cross_entropy, remember, accumulate=3
-    )
-    mapped = parallel.map(gradient_fn, (REPLICATED, SPLIT, REPLICATED))
-    jax.block_until_ready(mapped(init_params(CONFIG), small_batch(12), jax.random.key(0)))
-    jax.effects_barrier()
-    assert len(seen) == 6
-    assert len(set(seen)) == 6
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_step_that_is_not_finite_changes_nothing_but_the_count(bad):
     parallel = DataParallel(devices=jax.devices()[:2])

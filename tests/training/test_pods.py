@@ -1,0 +1,174 @@
+"""Several processes train as one does."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ast_jax.checkpoint import load_checkpoint
+from ast_jax.errors import InputError
+from ast_jax.inference.load import step_folders
+from ast_jax.training.distributed import VARIABLES, connect
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+from ast_jax.config import AugmentConfig, DataConfig, OptimizerConfig, TrainConfig
+from ast_jax.models.config import ASTConfig
+
+def get_config():
+    return TrainConfig(
+        model=ASTConfig(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+            frequency_stride=16, time_stride=16, max_length=64, num_mel_bins=32,
+        ),
+        data=DataConfig(kind="synthetic", train_clips=4, evaluation_clips=1),
+        augment=AugmentConfig(frequency_mask=8, time_mask=16, mixup=0.5),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        batch_size=16,
+        num_epochs=2,
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def pod(tmp_path_factory):
+    """Starts `train.py` in so many processes; gives them, or what they wrote once they end."""
+    folder = tmp_path_factory.mktemp("pod")
+    (folder / "config.py").write_text(CONFIG)
+
+    def start(workdir, processes, devices, *flags):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        environment = os.environ | {
+            "JAX_NUM_CPU_DEVICES": str(devices),
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "",
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        command = [sys.executable, "train.py", f"--config={folder / 'config.py'}"]
+        command += [f"--config.workdir={workdir}", *flags]
+        started = []
+        for number in range(processes):
+            if processes > 1:
+                settings = (f"localhost:{port}", str(processes), str(number))
+                environment |= dict(zip(VARIABLES, settings, strict=True))
+            started.append(
+                subprocess.Popen(
+                    command, cwd=ROOT, env=environment, text=True,
+                    stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                )
+            )  # fmt: skip
+        return started
+
+    def run(workdir, processes, devices, *flags):
+        started = start(workdir, processes, devices, *flags)
+        outputs = [process.communicate(timeout=400) for process in started]
+        assert [process.returncode for process in started] == [0] * processes, outputs
+        return [out for out, _ in outputs]
+
+    run.start = start
+    run.folder = folder
+    return run
+
+
+@pytest.fixture(scope="module")
+def alone(pod):
+    pod(pod.folder / "alone", 1, 4)
+    return pod.folder / "alone"
+
+
+def same(one, other):
+    """Histories whose losses agree to 1e-6 and whose metrics agree exactly."""
+    ours, theirs = (json.loads((folder / "history.json").read_text()) for folder in (one, other))
+    for mine, yours in zip(ours, theirs, strict=True):
+        for name in mine:
+            if name.endswith("loss"):
+                assert mine[name] == pytest.approx(yours[name], rel=1e-6), name
+            else:
+                assert mine[name] == yours[name], name
+    return True
+
+
+def test_two_processes_of_two_devices_are_one_of_four(pod, alone):
+    first, second = pod(pod.folder / "two", 2, 2)
+    assert same(pod.folder / "two", alone)
+    assert "4 cpu" in first
+    assert not [line for line in second.splitlines() if not line.startswith("[Gloo]")]
+    assert len(list((pod.folder / "two" / "tensorboard").iterdir())) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "processes", "devices", "flags"),
+    [
+        ("four", 4, 1, []),
+        ("pmap", 2, 2, ["--config.parallel=pmap"]),
+        ("zero", 2, 2, ["--config.shard_optimizer=True"]),
+        ("workers", 2, 2, ["--config.data.workers=1", "--config.frontend.on_device=True"]),
+    ],
+)
+def test_any_way_of_spreading_a_run_is_the_run(pod, alone, name, processes, devices, flags):
+    if name == "workers":  # whose waveforms are rounded to 16 bits
+        alone = pod.folder / "alone on device"
+        pod(alone, 1, 4, flags[1])
+    pod(pod.folder / name, processes, devices, *flags)
+    assert same(pod.folder / name, alone)
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_process_ends_all_at_a_step_and_the_run_goes_on_elsewhere(pod, alone):
+    workdir = pod.folder / "cut"
+    more = ["--config.num_epochs=40", "--config.evaluate_every=20", "--config.save_every=1"]
+    started = pod.start(workdir, 2, 2, *more)
+    while not step_folders(workdir) and all(process.poll() is None for process in started):
+        time.sleep(0.1)
+    started[1].send_signal(signal.SIGTERM)
+    outputs = [process.communicate(timeout=200) for process in started]
+    assert [process.returncode for process in started] == [130, 130], outputs
+    assert not (workdir / "model").exists()
+    whole = pod.folder / "whole"
+    pod(workdir, 1, 1, *more)
+    pod(whole, 1, 1, *more)
+    ours, theirs = (json.loads((x / "history.json").read_text()) for x in (workdir, whole))
+    for mine, yours in zip(ours, theirs, strict=True):
+        assert mine["training_loss"] == pytest.approx(yours["training_loss"], rel=1e-5)
+    ours, theirs = (load_checkpoint(x / "model").params for x in (workdir, whole))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), ours, theirs)
+
+
+def test_a_process_that_is_told_nothing_is_alone(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert not connect()
+    assert not jax.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"coordinator": "localhost:1"}, "belong together"),
+        ({"num_processes": 2, "process_id": 0}, "belong together"),
+        ({"coordinator": "localhost:1", "num_processes": 2, "process_id": 2}, "give 0 to 1"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(monkeypatch, given, said):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match=said):
+        connect(**given)
+
+
+def test_a_variable_that_is_no_number_is_named(monkeypatch):
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    with pytest.raises(InputError, match="JAX_NUM_PROCESSES is 'two'"):
+        connect()
