@@ -153,7 +153,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     config = ASTConfig.from_dict(description["model"], source=str(file))
     extractor = ASTFeatureExtractor.from_dict(description["feature_extractor"], source=str(file))
     check_agreement(config, extractor, str(file))
-    return Checkpoint(config, extractor, _restore(path / "params", config))
+    # A run that keeps a moving average of its parameters is for that.
+    part = "ema" if (path / "ema").is_dir() else "params"
+    return Checkpoint(config, extractor, _restore(path / part, config))
 
 
 def _restore(path: Path, config: ASTConfig) -> dict[str, Any]:

@@ -264,6 +264,12 @@ class TrainConfig:
             )
         if self.shard_optimizer and self.parallel == "pmap":
             raise InputError("shard_optimizer needs parallel to be 'shard_map', which is faster")
+        for name in ("name", "digest", "train", "evaluation", "test"):
+            if self.data.kind != "prepared" and getattr(self.data, name):
+                raise InputError(
+                    f"data.{name} is of prepared sets and data.kind is '{self.data.kind}'; leave "
+                    f"--config.data.{name} out, or prepare the set"
+                )
         if self.data.kind != "synthetic" and not self.data.dir:
             raise InputError("data.dir is not set; say where the recordings are, --config.data.dir")
 

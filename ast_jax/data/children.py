@@ -14,19 +14,21 @@ from ast_jax.errors import InputError
 
 
 @contextmanager
-def deaf_to_interrupts() -> Iterator[None]:
-    """Processes started within ignore Ctrl-C, from their first moment on.
+def deaf_to_signals() -> Iterator[None]:
+    """Processes started within ignore Ctrl-C and SIGTERM, from their first moment on.
 
-    A terminal sends it to all of them, and it is for the one that waits for the others.
+    A terminal or a cluster sends them to all, and they are for the one that waits for the others.
     """
     if threading.current_thread() is not threading.main_thread():  # may not set handlers
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -45,7 +47,7 @@ def pool_of(
     pool = ProcessPoolExecutor(processes, context, _start, (shared,))
 
     def submit(task: Any) -> Future:
-        with deaf_to_interrupts():
+        with deaf_to_signals():
             return pool.submit(_call, work, task)
 
     try:

@@ -19,6 +19,8 @@ def load_data(config: TrainConfig) -> DataSet:
         InputError: the recordings cannot be used; the message names the file or field.
     """
     data, rate = config.data, config.frontend.sampling_rate
+    if not data.fold:
+        raise InputError("data.fold is 0, of which train.py makes five runs; set it to 1 to 5")
     if data.kind == "synthetic":
         if rate != SAMPLING_RATE:
             raise InputError(f"frontend.sampling_rate is {rate}; synthetic clips are at 16000 Hz")

@@ -1,6 +1,6 @@
 """Batches ahead of time: by tf.data in this process, or by processes of their own."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from ast_jax.data.workers import MakeBatch, from_workers
 from ast_jax.tensorflow import import_tensorflow
 
 
-def stream(make_batch: MakeBatch, numbers: range, workers: int = 0) -> Iterator[Batch]:
+def stream(make_batch: MakeBatch, numbers: range, workers: int = 0) -> Generator[Batch, None, None]:
     """The batches of `numbers` in order, made while the caller works on those before.
 
     Args:
@@ -24,7 +24,7 @@ def stream(make_batch: MakeBatch, numbers: range, workers: int = 0) -> Iterator[
     return _from_threads(make_batch, numbers)
 
 
-def _from_threads(make_batch: MakeBatch, numbers: range) -> Iterator[Batch]:
+def _from_threads(make_batch: MakeBatch, numbers: range) -> Generator[Batch, None, None]:
     if not numbers:
         return
     tf = import_tensorflow()
@@ -33,14 +33,14 @@ def _from_threads(make_batch: MakeBatch, numbers: range) -> Iterator[Batch]:
     first = make_batch(numbers[0])
     yield first
     names = list(first)
-    errors = []
+    failed: dict[int, Exception] = {}
 
     def make(number: np.ndarray) -> list[np.ndarray]:
         try:
             batch = make_batch(int(number))
-        except Exception as error:
-            errors.append(error)
-            raise
+        except Exception as error:  # raised below; TensorFlow would print tracebacks of its own
+            failed[int(number)] = error
+            batch = first
         return [batch[name] for name in names]
 
     def load(number: Any) -> dict[str, Any]:
@@ -54,9 +54,7 @@ def _from_threads(make_batch: MakeBatch, numbers: range) -> Iterator[Batch]:
     rest = numbers[1:]
     dataset = tf.data.Dataset.range(rest.start, rest.stop, rest.step)
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
-    try:
-        yield from dataset.as_numpy_iterator()
-    except tf.errors.OpError:
-        if not errors:
-            raise
-        raise errors[0] from None  # TensorFlow's tells of it in words only
+    for number, batch in zip(rest, dataset.as_numpy_iterator(), strict=True):
+        if number in failed:
+            raise failed[number]
+        yield batch

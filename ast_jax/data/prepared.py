@@ -243,7 +243,7 @@ def default_splits(prepared: PreparedSet, fold: int) -> tuple[str, str]:
         return "train", others[0]
     raise InputError(
         f"{prepared.folder}: has the splits {', '.join(prepared.splits)}; say which to train on "
-        f"and which to evaluate on with data.train and data.evaluation, or prepare it with both"
+        f"and which to evaluate on with data.train and data.evaluation (of ast-jax stats: --splits)"
     )
 
 
@@ -263,5 +263,7 @@ def _find(folder: Path, name: str) -> Path:
         raise InputError(f"{folder}: does not hold {what}; make one with ast-jax prepare")
     if len(current) > 1:
         names = ", ".join(place.parent.name for place in current)
-        raise InputError(f"{folder}: holds several prepared sets; set data.name to one of {names}")
+        raise InputError(
+            f"{folder}: holds several prepared sets; set data.name (or --name) to one of {names}"
+        )
     return current[0]

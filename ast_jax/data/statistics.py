@@ -15,7 +15,7 @@ from ast_jax.audio.pcm import to_float
 from ast_jax.data.children import pool_of
 from ast_jax.data.clips import Clips
 from ast_jax.errors import InputError
-from ast_jax.json_file import read_json
+from ast_jax.json_file import read_json, replaced
 
 STATISTICS_FILE = "statistics.json"
 BATCH = 1000  # clips of which the original's script takes mean and deviation together
@@ -142,9 +142,8 @@ def write_statistics(
     kind = f"padded to {padded_to}" if padded_to else "unpadded"
     content.setdefault(splits, {}).setdefault(kind, {})[str(num_mel_bins)] = statistics._asdict()
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    part = file.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
+    with replaced(file) as place:
+        place.write_text(text, encoding="utf-8")
     return file
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import multiprocessing
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ast_jax.data.batches import Batch
-from ast_jax.data.children import deaf_to_interrupts
+from ast_jax.data.children import deaf_to_signals
 from ast_jax.errors import InputError
 
 AHEAD = 3  # batches that a worker has room for, the one it is filling among them
@@ -20,7 +20,9 @@ MakeBatch = Callable[..., Batch]  # (number) → a batch, or (number, batch) →
 Layout = list[tuple[str, tuple[int, ...], str, int]]  # name, shape, dtype and offset of arrays
 
 
-def from_workers(make_batch: MakeBatch, numbers: range, workers: int) -> Iterator[Batch]:
+def from_workers(
+    make_batch: MakeBatch, numbers: range, workers: int
+) -> Generator[Batch, None, None]:
     """The batches of `numbers` in order; worker w of W makes every W-th.
 
     Args:
@@ -59,7 +61,7 @@ class _Worker:
         self.process = context.Process(
             target=_work, args=(theirs, make_batch, numbers), daemon=True
         )
-        with deaf_to_interrupts():
+        with deaf_to_signals():
             self.process.start()
         theirs.close()  # so that a worker's death is seen as the end of the pipe
         self.memory: list[SharedMemory] = []
@@ -96,7 +98,7 @@ class _Worker:
     def close(self) -> None:
         """Ends the process and frees the memory."""
         self.pipe.close()
-        self.process.terminate()
+        self.process.kill()
         self.process.join()
         for memory in self.memory:
             memory.close()

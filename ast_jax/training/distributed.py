@@ -46,6 +46,8 @@ def connect(
         )
     if num_processes is not None and not 0 <= (process_id or 0) < num_processes:
         raise InputError(f"--process_id is {process_id}; give 0 to {num_processes - 1}")
+    # Its handler would take SIGTERM from ours, and agree on numbers of steps of one run only.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(coordinator or None, num_processes, process_id)
     except (RuntimeError, ValueError) as error:

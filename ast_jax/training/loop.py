@@ -1,7 +1,8 @@
 """A run from its configuration to a trained model."""
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 
 import jax
@@ -11,7 +12,7 @@ from rich.console import Console
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint import describe
 from ast_jax.config import TrainConfig
-from ast_jax.data.batches import TrainBatches
+from ast_jax.data.batches import Batch, TrainBatches
 from ast_jax.data.datasets import load_data
 from ast_jax.data.pipeline import stream
 from ast_jax.errors import InputError
@@ -23,7 +24,7 @@ from ast_jax.training.metrics import Scores
 from ast_jax.training.parallel import DataParallel
 from ast_jax.training.progress import EpochBar
 from ast_jax.training.record import ScalarWriter
-from ast_jax.training.report import History, describe_scores, write_history
+from ast_jax.training.report import History, describe_scores, figure, write_history
 from ast_jax.training.scoring import cumulative_scores, predict_all, score
 from ast_jax.training.setup import (
     Run,
@@ -53,7 +54,8 @@ def fit(config: TrainConfig) -> Scores:
         KeyboardInterrupt: SIGINT or SIGTERM came; what was done is saved.
     """
     config.validate()
-    console = Console(soft_wrap=True, quiet=jax.process_index() > 0)
+    quiet = jax.process_index() > 0
+    console = Console(soft_wrap=True, markup=False, highlight=False, quiet=quiet)
     parallel = DataParallel(config.parallel)
     parallel.check_batch(config.batch_size, config.accumulate)
     workdir, known = open_workdir(config)
@@ -96,6 +98,7 @@ def train(run: Run) -> Scores:
         taken = int(state.step)
         history += read_history(run.workdir, taken, run.length.epoch)
         if taken:
+            jax.tree.map(lambda array: array.delete(), run.compiled.state)  # twice is too much
             done = "finished" if taken == run.length.run else "going on"
             run.console.print(f"{done} after step {taken} of {run.length.run}")
         if history and history[-1]["epoch"] * run.length.epoch == taken:
@@ -103,6 +106,8 @@ def train(run: Run) -> Scores:
         training = Training(run, checkpoints, interruption, bar, scalars, history, state, progress)
         training.take_steps(taken)
         params = training.result()
+        if training.must_end():
+            raise KeyboardInterrupt
     return finish(run, params, history, training.logits if run.config.result == "last" else None)
 
 
@@ -136,7 +141,8 @@ class Training:
         state: of the parameters.
         progress: between evaluations.
         logits: of the evaluation after the last step, if it was made here.
-        speed: of the last epoch, see `EpochBar.end`.
+        speed: of the last epoch, see `EpochBar.end`; None before one has ended.
+        agreed: whether all processes know that they must end.
     """
 
     run: Run
@@ -148,7 +154,8 @@ class Training:
     state: step.TrainState
     progress: Progress
     logits: np.ndarray | None = None
-    speed: tuple[float, float] = (math.nan, math.nan)
+    speed: tuple[float, float] | None = None
+    agreed: bool = False
     _pending: tuple[int, step.StepMetrics] | None = None
 
     def take_steps(self, taken: int) -> None:
@@ -158,13 +165,14 @@ class Training:
             InputError: too many steps had a loss or gradient that is not finite.
             KeyboardInterrupt: the run was asked to end, and has saved.
         """
-        config, length, extractor = (
-            self.run.config,
-            self.run.length,
-            self.run.start.feature_extractor,
-        )
+        config, length = self.run.config, self.run.length
+        extractor = self.run.start.feature_extractor
         made = train_batches(config, self.run.data.train, extractor)
-        batches = stream(made, range(taken, length.run), config.data.workers)
+        with closing(stream(made, range(taken, length.run), config.data.workers)) as batches:
+            self._take_steps(taken, made, batches)
+
+    def _take_steps(self, taken: int, made: TrainBatches, batches: Iterator[Batch]) -> None:
+        config, length = self.run.config, self.run.length
         begun = False
         while True:
             epoch, place = divmod(taken, length.epoch)
@@ -176,6 +184,9 @@ class Training:
                 self.bar.start(epoch + 1, place, length.epoch)
                 begun = True
             batch = self.bar.wait(batches)
+            if jax.process_count() > 1:
+                rows = len(batch["targets"])
+                batch["stop"] = np.full(rows, self.interruption.heard, np.float32)
             self.state, metrics = self.run.compiled.train_step(
                 self.state, self.run.parallel.put(batch)
             )
@@ -184,13 +195,21 @@ class Training:
             taken += 1
             if place + 1 == length.epoch:
                 self._end_epoch(epoch + 1, made)
-            stop = self.interruption.reached(taken)
+            stop = self._is_asked_to_end()
             save = config.save_every and taken % config.save_every == 0
             if stop or save or self._is_due(taken):
                 self._read_metrics(made)
                 self.checkpoints.save(taken, self.run.parallel.shared(self.state), self.progress)
             if stop:
                 raise KeyboardInterrupt
+
+    def _is_asked_to_end(self) -> bool:
+        """Asked after every step."""
+        return self.must_end() or self.agreed
+
+    def must_end(self) -> bool:
+        """Whether the run was asked to end, and may at once as no other process waits for it."""
+        return self.interruption.heard and jax.process_count() == 1
 
     def _is_due(self, taken: int) -> bool:
         """Whether the run is at the end of an epoch that is to be evaluated and is not yet."""
@@ -204,7 +223,8 @@ class Training:
         if self._pending is None:
             return
         (number, metrics), self._pending = self._pending, None
-        loss, norm, rate = (float(value) for value in metrics)
+        loss, norm, rate, stop = (float(value) for value in metrics)
+        self.agreed |= stop > 0
         if math.isfinite(loss) and math.isfinite(norm):
             total, steps, skipped = self.progress
             self.progress = Progress(total + loss, steps + 1, skipped)
@@ -230,13 +250,17 @@ class Training:
         clips = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         told = f"step {number}: the {what} is not finite, on the clips {clips}"
         if self.progress.skipped <= self.run.config.skip_nonfinite:
-            self.run.console.print(f"{told}; left out", markup=False, highlight=False)
+            self.run.console.print(f"{told}; left out")
             return
         good = self.checkpoints.newest()
         raise InputError(
             f"{told}; lower --config.optimizer.learning_rate, mend the clips, or leave such steps "
             f"out with --config.skip_nonfinite={self.progress.skipped + 9} "
-            + (f"(the last good checkpoint is {good})" if good else "(there is no checkpoint yet)")
+            + (
+                f"(the last good checkpoint is {good}; another rate wants another --config.workdir)"
+                if good
+                else "(there is no checkpoint yet)"
+            )
         )
 
     def _end_epoch(self, epoch: int, made: TrainBatches) -> None:
@@ -253,8 +277,7 @@ class Training:
     def _evaluate(self, epoch: int) -> None:
         """Scores the clips held out, and adds a row to the history."""
         run = self.run
-        heard = self.interruption.heard_alone
-        logits = predict_all(run, evaluated(self.state), run.data.evaluation, heard)
+        logits = predict_all(run, evaluated(self.state), run.data.evaluation, self.must_end)
         row = {"epoch": epoch, "training_loss": self.progress.mean_loss}
         row |= score(run, logits, run.data.evaluation)._asdict()
         if run.config.cumulative:
@@ -268,10 +291,12 @@ class Training:
         if self.scalars:
             rows = {f"evaluation/{name}": row[name] for name in row.keys() - {"epoch"}}
             self.scalars.write(epoch * run.length.epoch, rows)
-        rate, waiting = self.speed
+        speed = ""
+        if self.speed:
+            speed = " ({:.1f} clips/s, {:.0%} waiting for data)".format(*self.speed)
         run.console.print(
-            f"epoch {epoch}/{run.config.num_epochs}: training loss {row['training_loss']:.4f}; "
-            f"held out: {describe_scores(row)} ({rate:.1f} clips/s, {waiting:.0%} waiting for data)"
+            f"epoch {epoch}/{run.config.num_epochs}: training loss "
+            f"{figure(row['training_loss'], '.4f')}; held out: {describe_scores(row)}{speed}"
         )
 
     def result(self) -> step.Params:
@@ -283,4 +308,5 @@ class Training:
         if config.result == "last" or best in (None, self.run.length.run):
             return evaluated(self.state)
         self.checkpoints.wait()
-        return evaluated(self.checkpoints.restore(self.state, best)[0])
+        like = self.run.parallel.shared(self.state)
+        return evaluated(self.checkpoints.restore(like, best)[0])

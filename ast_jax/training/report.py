@@ -31,12 +31,12 @@ def print_table(console: Console, history: History, rows: int = 10) -> None:
     for row in history[-rows:]:
         table.add_row(
             str(row["epoch"]),
-            _figure(row["training_loss"], ".4f"),
-            _figure(row["loss"], ".4f"),
-            _figure(row["mean_average_precision"], ".3f"),
-            _figure(row["mean_auc"], ".3f"),
-            "∞" if row["mean_auc"] == 1 else _figure(row["d_prime"], ".2f"),
-            _figure(row["accuracy"], ".1%"),
+            figure(row["training_loss"], ".4f"),
+            figure(row["loss"], ".4f"),
+            figure(row["mean_average_precision"], ".3f"),
+            figure(row["mean_auc"], ".3f"),
+            "∞" if row["mean_auc"] == 1 else figure(row["d_prime"], ".2f"),
+            figure(row["accuracy"], ".1%"),
         )
     console.print(table)
 
@@ -45,7 +45,7 @@ def describe_scores(row: Mapping[str, Any]) -> str:
     """The metrics of an evaluation in a few words."""
     parts = [f"loss {row['loss']:.4f}", f"accuracy {row['accuracy']:.1%}"]
     for name, short in (("mean_average_precision", "mAP"), ("mean_auc", "mAUC")):
-        parts.append(f"{short} {_figure(row[name], '.3f')}")
+        parts.append(f"{short} {figure(row[name], '.3f')}")
     return ", ".join(parts)
 
 
@@ -179,13 +179,13 @@ def _draw_bars(
     axes.grid(axis="x", alpha=0.3)
 
 
-def subplots(rows: int, columns: int, size: tuple[float, float]) -> Any:
+def subplots(rows: int, columns: int, size: tuple[float, float], **options: Any) -> Any:
     """A figure of a size in inches, and its axes."""
     # Not pyplot: it would choose a window system, and a pod has none.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(rows, columns)
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def save_figure(figure: Any, file: Path) -> None:
@@ -215,7 +215,8 @@ def _valid(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _figure(value: float | None, form: str) -> str:
+def figure(value: float | None, form: str) -> str:
+    """A number in a format, or a dash."""
     return "–" if value is None else format(value, form)
 
 

@@ -1,6 +1,7 @@
 """How good a run's parameters are on clips that are held out."""
 
 from collections.abc import Callable
+from contextlib import closing
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +27,13 @@ def predict_all(
     """
     batches = evaluation_batches(run.config, clips, run.start.feature_extractor)
     logits = []
-    for batch in stream(batches, range(len(batches)), run.config.data.workers):
-        if stop():
-            raise KeyboardInterrupt
-        inputs = {name: batch[name] for name in batch.keys() - {"targets", "mask"}}
-        rows = run.compiled.predict(params, run.parallel.put(inputs))
-        logits.append(run.parallel.gather(rows))
+    with closing(stream(batches, range(len(batches)), run.config.data.workers)) as made:
+        for batch in made:
+            if stop():
+                raise KeyboardInterrupt
+            inputs = {name: batch[name] for name in batch.keys() - {"targets", "mask"}}
+            rows = run.compiled.predict(params, run.parallel.put(inputs))
+            logits.append(run.parallel.gather(rows))
     return np.concatenate(logits)[: len(clips.waveforms)]  # less those that fill up the last batch
 
 

@@ -77,7 +77,9 @@ def make_extractor(config: TrainConfig, data: DataSet) -> ASTFeatureExtractor:
             # What is read from disk is too much for one core; what is in memory is little.
             on_disk = data.train.samples is not None
             if on_disk:
-                Console().print("measuring all log-mels; ast-jax stats does it once and for all")
+                Console(quiet=jax.process_index() > 0).print(
+                    "measuring all log-mels; ast-jax stats does it once and for all"
+                )
             measured = measure(
                 data.train,
                 data.labels,

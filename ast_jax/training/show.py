@@ -1,13 +1,14 @@
 """Draws a training batch as the model sees it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 from ast_jax.config import TrainConfig
 from ast_jax.data.datasets import load_data
+from ast_jax.training.report import save_figure, subplots
 from ast_jax.training.setup import (
     check_clips,
     make_augment,
@@ -29,6 +30,8 @@ def show(config: TrainConfig, file: Path, number: int = 0) -> None:
     Raises:
         InputError: the recordings cannot be used, or there are fewer than one batch.
     """
+    if not config.data.fold:  # a run of each: the first is as good as another
+        config = replace(config, data=replace(config.data, fold=1))
     config.validate()
     data = load_data(config)
     check_clips(config, len(data.train.waveforms))
@@ -54,8 +57,9 @@ def describe_target(target: np.ndarray, labels: list[str]) -> str:
 def draw_batch(plain: np.ndarray, augmented: np.ndarray, titles: list[str], file: Path) -> None:
     """Draws (clips, frames, mel_bins) arrays side by side, a row a clip, as a PNG."""
     clips, frames, mel_bins = plain.shape
-    figure = Figure(figsize=(13, 1 + 1.9 * clips), layout="constrained")
-    grid = figure.subplots(clips, 2, squeeze=False, sharex=True, sharey=True)
+    figure, grid = subplots(
+        clips, 2, (13, 1 + 1.9 * clips), squeeze=False, sharex=True, sharey=True
+    )
     low, high = np.percentile(plain, [0.5, 99.5])
     for row, title, *pair in zip(grid, titles, plain, augmented, strict=True):
         for axes, values in zip(row, pair, strict=True):
@@ -75,4 +79,4 @@ def draw_batch(plain: np.ndarray, augmented: np.ndarray, titles: list[str], file
     for axes in grid[-1]:
         axes.set_xlabel("seconds")
     figure.colorbar(picture, ax=grid, label="(log-mel - mean) / (2 std)", aspect=40, pad=0.01)
-    figure.savefig(file, dpi=100)
+    save_figure(figure, file)

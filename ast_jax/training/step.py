@@ -19,6 +19,8 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 AXIS = "data"
 
 Params = dict[str, Any]
+# Inputs (see `ast_jax.data.batches.Inputs`), `targets`, and where several processes train `stop`:
+# above 0 in the rows of a process that was asked to end.
 Batch = dict[str, jax.Array]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Inputs = Callable[[Batch], jax.Array]  # a batch → input_values
@@ -51,11 +53,13 @@ class StepMetrics(NamedTuple):
         loss: before the step, over the whole batch.
         gradient_norm: of all parameters' gradient, before any clipping.
         learning_rate: of the step.
+        stop: above 0 if any process was asked to end: all learn it of the same step.
     """
 
     loss: jax.Array
     gradient_norm: jax.Array
     learning_rate: jax.Array
+    stop: jax.Array
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -175,7 +179,8 @@ def make_train_step(
             lambda new, old: jnp.where(sound, new, old), (params, opt_state, ema), state[:3]
         )
         after = TrainState(params, opt_state, ema, state.average, state.step + 1)
-        return after, StepMetrics(loss, norm, rate)
+        stop = jax.lax.pmax(batch["stop"].max(), AXIS) if "stop" in batch else jnp.zeros(())
+        return after, StepMetrics(loss, norm, rate, stop)
 
     return train_step
 

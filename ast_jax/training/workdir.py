@@ -3,8 +3,11 @@
     WORKDIR/run.json        the configuration, the clips' digests, the feature extractor
     WORKDIR/sessions.json   where and when it ran, an entry for each start
     WORKDIR/history.json    a row for each evaluation; also .csv, and loss.png
+    WORKDIR/predictions/    of each evaluation, where they are ensembled
+    WORKDIR/tensorboard/    scalars
     WORKDIR/checkpoints/    to go on from
     WORKDIR/model/          the result, when it is finished
+    WORKDIR/results.json    its scores; also per_class.csv and pictures, and test/ the same
 
 Written by the first process only; all read it.
 """
@@ -12,7 +15,7 @@ Written by the first process only; all read it.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,26 +85,49 @@ def claimed(
     first = jax.process_index() == 0
     new_folder = not workdir.exists()
     session = describe_run() | {"seed": config.seed}
-    _meet("all have read the folder")
-    if first:
-        if run is None:
-            claim_workdir(workdir, config, data, extractor)
-        sessions = workdir / SESSIONS_FILE
-        write_json(sessions, [*(read_json(sessions) if sessions.exists() else []), session])
-    _meet("the folder is claimed")
+    _agree(True)  # all have read the folder
     try:
+        failure = None
+        if first:
+            try:
+                if run is None:
+                    claim_workdir(workdir, config, data, extractor)
+                sessions = workdir / SESSIONS_FILE
+                before = read_json(sessions) if sessions.exists() else []
+                write_json(sessions, [*before, session])
+                _remove(workdir.glob(".*.tmp*"))  # of runs that were killed
+            except (InputError, OSError) as error:
+                failure = error
+        claimed_well = _agree(failure is None)
+        if failure:
+            raise failure
+        if not claimed_well:
+            raise InputError(f"{workdir}: the first process cannot write there; see its message")
+        if not (workdir / RUN_FILE).exists():
+            raise InputError(
+                f"{workdir}: is not on a disk that all processes share; give one that is"
+            )
         yield
     finally:
-        if first and run is None and not step_folders(workdir):
-            shutil.rmtree(workdir)
-            if not new_folder:
-                workdir.mkdir()
+        if first and run is None and workdir.exists() and not step_folders(workdir):
+            _remove(workdir.iterdir())
+            if new_folder:
+                workdir.rmdir()
 
 
-def _meet(where: str) -> None:
-    """Waits for all processes."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(where)
+def _agree(well: bool) -> bool:
+    """Waits for all processes, and tells them what the first one says."""
+    if jax.process_count() == 1:
+        return well
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(well)))
+
+
+def _remove(places: Iterable[Path]) -> None:
+    for place in list(places):
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink()
 
 
 def read_history(workdir: Path, steps: int, epoch_steps: int) -> list[dict[str, Any]]:

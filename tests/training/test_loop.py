@@ -24,8 +24,7 @@ from ast_jax.errors import InputError
 from ast_jax.inference.load import step_folders
 from ast_jax.json_file import read_json
 from ast_jax.models.config import ASTConfig
-from ast_jax.training.interrupt import Interruption
-from ast_jax.training.loop import fit
+from ast_jax.training.loop import Training, fit
 from ast_jax.training.progress import EpochBar
 from ast_jax.training.scoring import score
 from ast_jax.training.setup import make_extractor, train_batches
@@ -66,17 +65,10 @@ def params_of(workdir):
     return load_checkpoint(Path(workdir) / "model").params
 
 
-def stop_after(count, monkeypatch, how=None):
-    """The run hears an interruption after so many steps; or `how` is called then."""
-    steps = []
-
-    def reached(self, taken):
-        steps.append(taken)
-        if len(steps) == count and how:
-            how()
-        return len(steps) >= count
-
-    monkeypatch.setattr(Interruption, "reached", reached)
+def stop_after(count, monkeypatch):
+    """The run is asked to end after so many steps."""
+    steps = iter(range(1, count + 1))
+    monkeypatch.setattr(Training, "_is_asked_to_end", lambda self: next(steps) == count)
 
 
 def test_a_run_leaves_a_history_pictures_and_a_checkpoint_that_loads_as_it_is(finished):
@@ -203,7 +195,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_clips_and_checkp
     message = str(caught.value)
     assert message.startswith("step 3: the loss is not finite, on the clips ")
     assert sum(message.count(label) for label in SOUNDS) == 8
-    assert message.endswith("(the last good checkpoint is " + f"{tmp_path}/run/checkpoints/2)")
+    assert f"(the last good checkpoint is {tmp_path}/run/checkpoints/2; another rate" in message
     # What is wrong being mended, the same command goes on.
     monkeypatch.undo()
     fit(small(tmp_path / "run"))

@@ -4,13 +4,13 @@ import csv
 import io
 import json
 import math
+import os
 
 import matplotlib.image
 import numpy as np
 import pytest
 from rich.console import Console
 
-from ast_jax.training import report
 from ast_jax.training.metrics import evaluate_scores, score_classes
 from ast_jax.training.report import (
     draw_class_precisions,
@@ -168,7 +168,7 @@ def test_a_file_that_cannot_be_finished_leaves_the_one_before(history, tmp_path,
     def fail(*arguments):
         raise OSError("disk full")
 
-    monkeypatch.setattr(report.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     for write in (write_history, lambda folder, rows: draw_loss(rows, folder / "loss.png")):
         with pytest.raises(OSError, match="disk full"):
             write(tmp_path, history)
