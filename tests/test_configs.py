@@ -314,9 +314,9 @@ def shrunk(name, workdir, sets):
 @pytest.mark.parametrize(
     ("name", "train", "held_out", "labels"),
     [
-        ("audioset_full", 16, 3, 527),
+        pytest.param("audioset_full", 16, 3, 527, marks=pytest.mark.slow),
         ("speechcommands", 9, 2, 35),
-        ("finetune", 13, 3, 2),
+        pytest.param("finetune", 13, 3, 2, marks=pytest.mark.slow),
     ],
 )
 def test_a_small_run_of_a_recipe_ends_with_its_result(

@@ -40,8 +40,10 @@ def from_workers(
     workers = min(workers, len(numbers) - 1)
     # Made here while the workers start: it tells them how much memory a batch takes.
     context = multiprocessing.get_context("spawn")
-    pool = [_Worker(context, make_batch, numbers[1 + w :: workers]) for w in range(workers)]
+    pool: list[_Worker] = []
     try:
+        for w in range(workers):
+            pool.append(_Worker(context, make_batch, numbers[1 + w :: workers]))
         first = make_batch(numbers[0])
         for worker in pool:
             worker.share(first)
@@ -69,7 +71,8 @@ class _Worker:
     def share(self, first: Batch) -> None:
         """Tells the worker where batches like `first` go."""
         self.layout, size = _layout(first)
-        self.memory = [SharedMemory(create=True, size=max(size, 1)) for _ in range(AHEAD)]
+        for _ in range(AHEAD):  # one by one, so that `close` frees those that were made
+            self.memory.append(SharedMemory(create=True, size=max(size, 1)))
         self._send((self.layout, [memory.name for memory in self.memory]))
 
     def take(self) -> Batch:

@@ -3,8 +3,7 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,37 +18,19 @@ from rich.text import Text
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint import Checkpoint, written_whole
 from ast_jax.data.batches import EvaluationBatches, Inputs
-from ast_jax.data.clips import Clips, read_clips
+from ast_jax.data.clips import Clips
 from ast_jax.data.pipeline import stream
-from ast_jax.data.prepared import PreparedSet, default_splits, open_prepared
-from ast_jax.data.sources.folder import list_folder
 from ast_jax.data.sources.reading import quoted
 from ast_jax.errors import InputError
 from ast_jax.inference.load import read_checkpoint
 from ast_jax.models.ast import graphdef
 from ast_jax.models.config import ASTConfig
 from ast_jax.training import step
+from ast_jax.training.evaluation_set import EvaluationSet, read_evaluation_set
 from ast_jax.training.metrics import ClassScores, Scores, evaluate_scores, score_classes
 from ast_jax.training.parallel import REPLICATED, SPLIT, DataParallel
 from ast_jax.training.report import class_rows
-
-
-class EvaluationSet(NamedTuple):
-    """Clips to evaluate on.
-
-    Attributes:
-        folder: where they are from.
-        split: which of its clips they are, as 'a+b'.
-        labels: the names of the classes.
-        sampling_rate: of the clips, in Hz.
-        clips: the recordings.
-    """
-
-    folder: str
-    split: str
-    labels: list[str]
-    sampling_rate: int
-    clips: Clips
+from ast_jax.training.scoring import predict_batches
 
 
 class Evaluation(NamedTuple):
@@ -218,12 +199,7 @@ def predict(
     shown = track(
         made, what, len(batches), console=console, transient=True, disable=not console.is_terminal
     )
-    logits = []
-    for batch in shown:
-        heard = {name: batch[name] for name in batch.keys() - {"targets", "mask"}}
-        rows = parallel.gather(mapped(params, parallel.put(heard)))
-        logits.append(rows[batch["mask"] > 0])
-    return np.concatenate(logits)
+    return predict_batches(mapped, parallel, params, shown, len(clips.waveforms))
 
 
 def match_classes(
@@ -290,52 +266,6 @@ def ensemble(
         evaluate_scores(mean, targets, float(value)),
         score_classes(mean, targets),
     )
-
-
-def read_evaluation_set(
-    folder: str | Path, sampling_rate: int, *, split: str = "", name: str = ""
-) -> EvaluationSet:
-    """The clips of a prepared set's split, or of a folder of sound files by class.
-
-    Args:
-        folder: a prepared set's, or the `--output` of `ast-jax prepare`; or one that
-            `list_folder` takes.
-        sampling_rate: what sound files are resampled to, in Hz; a prepared set has its own.
-        split: such as 'eval', or 'validation+test' for several. '' for the one that the
-            benchmark holds out; of sound files, for all of them, or for the one folder that is
-            not `train`.
-        name: of a prepared set, where the folder holds several.
-
-    Raises:
-        InputError: the folder cannot be used, there is no such split, or it must be said.
-    """
-    if name or _is_prepared(Path(folder)):
-        prepared = open_prepared(folder, name)
-        split = split or _held_out(prepared)
-        _check_splits(split, prepared.splits, prepared.folder)
-        found = EvaluationSet(
-            str(prepared.folder),
-            split,
-            prepared.labels,
-            prepared.sampling_rate,
-            prepared.clips(split),
-        )
-    else:
-        labels, splits, _ = list_folder(Path(folder))
-        if not split:
-            first = Path(splits["train"][0].path)
-            if first.parents[1] == Path(folder).absolute():
-                split = "+".join(splits)
-            else:
-                split = _only([other for other in splits if other != "train"], splits, folder)
-        names = _check_splits(split, splits, folder)
-        entries = [entry for chosen in names for entry in splits[chosen]]
-        clips = read_clips(entries, len(labels), sampling_rate, "recordings")
-        clips = clips._replace(names=[entry.id for entry in entries])
-        found = EvaluationSet(str(folder), split, labels, sampling_rate, clips)
-    if not len(found.clips.waveforms):
-        raise InputError(f"{found.folder}: split '{split}' has no clips; choose another")
-    return found
 
 
 def results_table(results: Results) -> Table:
@@ -413,40 +343,6 @@ def write_results(folder: str | Path, results: Results) -> None:
             checkpoints=np.array(list(evaluations)),
             probabilities=np.stack([one.probabilities for one in evaluations.values()]),
         )
-
-
-def _is_prepared(folder: Path) -> bool:
-    found = [folder / "dataset_info.json", *folder.glob("*/[0-9]*/dataset_info.json")]
-    return any(file.is_file() for file in found)
-
-
-def _held_out(prepared: PreparedSet) -> str:
-    """The split that the set's benchmark holds out."""
-    # Of ESC-50 each fold is held out in turn: another than the right one was trained on.
-    if prepared.name != "esc50":
-        with suppress(InputError):
-            return default_splits(prepared, fold=1)[1]
-    return _only([], prepared.splits, prepared.folder)
-
-
-def _only(held_out: Sequence[str], splits: Iterable[str], where: object) -> str:
-    if len(held_out) == 1:
-        return held_out[0]
-    raise InputError(
-        f"{where}: has the splits {', '.join(splits)}; say with --split which the checkpoints "
-        f"were not trained on"
-    )
-
-
-def _check_splits(split: str, splits: Iterable[str], where: object) -> list[str]:
-    """The names in 'a+b', every one of them there and there once."""
-    names = [name.strip() for name in split.split("+")]
-    for name in names:
-        if name not in splits:
-            raise InputError(f"{where}: has no split '{name}'; it has {', '.join(splits)}")
-    if len(set(names)) < len(names):
-        raise InputError(f"{where}: split '{split}' names one twice; name each once")
-    return names
 
 
 def _lines(results: Results) -> list[tuple[str, Evaluation]]:

@@ -186,7 +186,7 @@ class Training:
             batch = self.bar.wait(batches)
             if jax.process_count() > 1:
                 rows = len(batch["targets"])
-                batch["stop"] = np.full(rows, self.interruption.heard, np.float32)
+                batch = batch | {"stop": np.full(rows, self.interruption.heard, np.float32)}
             self.state, metrics = self.run.compiled.train_step(
                 self.state, self.run.parallel.put(batch)
             )

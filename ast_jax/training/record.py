@@ -5,7 +5,8 @@ import os
 import platform
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any, Self
 
 import jax
 
+from ast_jax.checkpoint import first_line
+from ast_jax.errors import InputError
 from ast_jax.tensorflow import import_tensorflow
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -70,14 +73,19 @@ class ScalarWriter:
 
     def __init__(self, folder: str | Path):
         self._tf = tf = import_tensorflow()
+        self._folder = folder
         self._writer = tf.summary.create_file_writer(str(folder))
         # tf.summary.scalar would write the same, and wants the tensorboard package to do it.
         self._metadata = tf.compat.v1.SummaryMetadata(data_class="DATA_CLASS_SCALAR")
         self._metadata.plugin_data.plugin_name = "scalars"
 
     def write(self, step: int, scalars: Mapping[str, float | None]) -> None:
-        """Adds values by name at a step; those that are None or not finite are left out."""
-        with self._writer.as_default():
+        """Adds values by name at a step; those that are None or not finite are left out.
+
+        Raises:
+            InputError: they cannot be written.
+        """
+        with self._told_in_one_sentence(), self._writer.as_default():
             for name, value in scalars.items():
                 if value is not None and math.isfinite(value):
                     number = self._tf.constant(value, self._tf.float32)
@@ -85,7 +93,18 @@ class ScalarWriter:
 
     def close(self) -> None:
         """Writes what is still in memory; the writer takes nothing more."""
-        self._writer.close()
+        with self._told_in_one_sentence():
+            self._writer.close()
+
+    @contextmanager
+    def _told_in_one_sentence(self) -> Iterator[None]:
+        try:
+            yield
+        except self._tf.errors.OpError as error:
+            raise InputError(
+                f"{self._folder}: scalars cannot be written ({first_line(error)}); free some "
+                f"space, and the same command goes on"
+            ) from None
 
     def __enter__(self) -> Self:
         return self

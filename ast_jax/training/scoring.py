@@ -1,18 +1,20 @@
 """How good a run's parameters are on clips that are held out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ast_jax.data.batches import Batch
 from ast_jax.data.clips import Clips
 from ast_jax.data.pipeline import stream
 from ast_jax.errors import InputError
 from ast_jax.json_file import replaced
 from ast_jax.training import step
 from ast_jax.training.metrics import Scores, evaluate_scores
+from ast_jax.training.parallel import DataParallel
 from ast_jax.training.report import History
 from ast_jax.training.setup import Run, evaluation_batches
 
@@ -26,15 +28,32 @@ def predict_all(
         KeyboardInterrupt: `stop`, asked before each batch, says so.
     """
     batches = evaluation_batches(run.config, clips, run.start.feature_extractor)
-    logits = []
     with closing(stream(batches, range(len(batches)), run.config.data.workers)) as made:
-        for batch in made:
-            if stop():
-                raise KeyboardInterrupt
-            inputs = {name: batch[name] for name in batch.keys() - {"targets", "mask"}}
-            rows = run.compiled.predict(params, run.parallel.put(inputs))
-            logits.append(run.parallel.gather(rows))
-    return np.concatenate(logits)[: len(clips.waveforms)]  # less those that fill up the last batch
+
+        def until_stopped() -> Iterator[Batch]:
+            for batch in made:
+                if stop():
+                    raise KeyboardInterrupt
+                yield batch
+
+        return predict_batches(
+            run.compiled.predict, run.parallel, params, until_stopped(), len(clips.waveforms)
+        )
+
+
+def predict_batches(
+    predict: Callable,
+    parallel: DataParallel,
+    params: step.Params,
+    batches: Iterable[Batch],
+    clips: int,
+) -> np.ndarray:
+    """Logits (clips, classes) of batches whose last is filled up to the size of the others."""
+    logits = []
+    for batch in batches:
+        inputs = {name: batch[name] for name in batch.keys() - {"targets", "mask"}}
+        logits.append(parallel.gather(predict(params, parallel.put(inputs))))
+    return np.concatenate(logits)[:clips]
 
 
 def score(run: Run, logits: np.ndarray, clips: Clips) -> Scores:

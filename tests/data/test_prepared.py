@@ -140,7 +140,9 @@ def test_what_holds_no_set_is_refused(made, tmp_path):
 
 def test_of_several_sets_one_must_be_named(copy, tmp_path):
     shutil.copytree(tmp_path / "csv", tmp_path / "json")
-    with pytest.raises(InputError, match=r"several prepared sets; set data\.name to one of csv, j"):
+    with pytest.raises(
+        InputError, match=r"several prepared sets; set data\.name \(or --name\) to one of csv, j"
+    ):
         open_prepared(tmp_path)
     assert open_prepared(tmp_path, "csv").folder == copy
 

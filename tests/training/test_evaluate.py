@@ -28,11 +28,11 @@ from ast_jax.training.evaluate import (
     evaluate_checkpoints,
     match_classes,
     predict,
-    read_evaluation_set,
     results_json,
     results_table,
     write_results,
 )
+from ast_jax.training.evaluation_set import read_evaluation_set
 
 LABELS = ["bark", "meow", "owl"]
 RATE = 16000

@@ -347,6 +347,7 @@ def children(process):
     return [pid for pid, line in lines.items() if b"spawn_main" in line]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_asked_to_end_and_then_finds_the_disk_full_goes_on_bit_for_bit(disturbed):
     # Nothing but the request makes a run save before its first evaluation, after 12 steps.
     process, told = disturbed.start()

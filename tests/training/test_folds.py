@@ -214,8 +214,8 @@ def test_a_prepared_esc50_is_taken_by_folds_too(finished, esc, tmp_path):
     [
         ({"kind": "synthetic"}, "data.fold is 0 and data.kind is 'synthetic'; only ESC-50 has"),
         ({"kind": "folder"}, "data.fold is 0 and data.kind is 'folder'; only ESC-50 has"),
-        ({"train": "fold1"}, "data.fold is 0 and data.train 'fold1'; the folds say"),
-        ({"test": "fold1"}, "data.fold is 0 and data.test 'fold1'; the folds say"),
+        ({"train": "fold1"}, "data.train is of prepared sets and data.kind is 'esc50'"),
+        ({"test": "fold1"}, "data.test is of prepared sets and data.kind is 'esc50'"),
         ({"dir": "/nowhere"}, "/nowhere/meta/esc50.csv: no such file"),
     ],
 )

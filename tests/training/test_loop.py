@@ -87,7 +87,7 @@ def test_a_run_leaves_a_history_pictures_and_a_checkpoint_that_loads_as_it_is(fi
     assert [label["label"] in SOUNDS for label in best] == [True] * 3
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 5])  # within epochs of two steps, and at their ends
+@pytest.mark.parametrize("steps", [1, 4])  # within an epoch of two steps, and at the end of one
 def test_a_run_asked_to_end_saves_and_goes_on_bit_for_bit(finished, tmp_path, monkeypatch, steps):
     with monkeypatch.context() as patch:
         stop_after(steps, patch)

@@ -155,6 +155,7 @@ def test_24_steps_through_the_loop_follow_the_original(golden_training, follow, 
     within(f"logits after training ({criterion}) against the original", error.max(), 1e-3)
 
 
+@pytest.mark.slow  # CPUs have no products of such numbers
 @pytest.mark.parametrize("criterion", ["bce", "ce"])
 def test_bfloat16_follows_the_original_within_two_percent(
     golden_training, follow, within, criterion

@@ -1,0 +1,109 @@
+"""The recordings that checkpoints are evaluated on."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from ast_jax.data.clips import Clips, read_clips
+from ast_jax.data.prepared import PreparedSet, default_splits, open_prepared
+from ast_jax.data.sources.folder import list_folder
+from ast_jax.errors import InputError
+
+
+class EvaluationSet(NamedTuple):
+    """Clips to evaluate on.
+
+    Attributes:
+        folder: where they are from.
+        split: which of its clips they are, as 'a+b'.
+        labels: the names of the classes.
+        sampling_rate: of the clips, in Hz.
+        clips: the recordings.
+    """
+
+    folder: str
+    split: str
+    labels: list[str]
+    sampling_rate: int
+    clips: Clips
+
+
+def read_evaluation_set(
+    folder: str | Path, sampling_rate: int, *, split: str = "", name: str = ""
+) -> EvaluationSet:
+    """The clips of a prepared set's split, or of a folder of sound files by class.
+
+    Args:
+        folder: a prepared set's, or the `--output` of `ast-jax prepare`; or one that
+            `list_folder` takes.
+        sampling_rate: what sound files are resampled to, in Hz; a prepared set has its own.
+        split: such as 'eval', or 'validation+test' for several. '' for the one that the
+            benchmark holds out; of sound files, for all of them, or for the one folder that is
+            not `train`.
+        name: of a prepared set, where the folder holds several.
+
+    Raises:
+        InputError: the folder cannot be used, there is no such split, or it must be said.
+    """
+    if name or _is_prepared(Path(folder)):
+        prepared = open_prepared(folder, name)
+        split = split or _held_out(prepared)
+        _check_splits(split, prepared.splits, prepared.folder)
+        found = EvaluationSet(
+            str(prepared.folder),
+            split,
+            prepared.labels,
+            prepared.sampling_rate,
+            prepared.clips(split),
+        )
+    else:
+        labels, splits, _ = list_folder(Path(folder))
+        if not split:
+            first = Path(splits["train"][0].path)
+            if first.parents[1] == Path(folder).absolute():
+                split = "+".join(splits)
+            else:
+                split = _only([other for other in splits if other != "train"], splits, folder)
+        names = _check_splits(split, splits, folder)
+        entries = [entry for chosen in names for entry in splits[chosen]]
+        clips = read_clips(entries, len(labels), sampling_rate, "recordings")
+        clips = clips._replace(names=[entry.id for entry in entries])
+        found = EvaluationSet(str(folder), split, labels, sampling_rate, clips)
+    if not len(found.clips.waveforms):
+        raise InputError(f"{found.folder}: split '{split}' has no clips; choose another")
+    return found
+
+
+def _is_prepared(folder: Path) -> bool:
+    found = [folder / "dataset_info.json", *folder.glob("*/[0-9]*/dataset_info.json")]
+    return any(file.is_file() for file in found)
+
+
+def _held_out(prepared: PreparedSet) -> str:
+    """The split that the set's benchmark holds out."""
+    # Of ESC-50 each fold is held out in turn: another than the right one was trained on.
+    if prepared.name != "esc50":
+        with suppress(InputError):
+            return default_splits(prepared, fold=1)[1]
+    return _only([], prepared.splits, prepared.folder)
+
+
+def _only(held_out: Sequence[str], splits: Iterable[str], where: object) -> str:
+    if len(held_out) == 1:
+        return held_out[0]
+    raise InputError(
+        f"{where}: has the splits {', '.join(splits)}; say with --split which the checkpoints "
+        f"were not trained on"
+    )
+
+
+def _check_splits(split: str, splits: Iterable[str], where: object) -> list[str]:
+    """The names in 'a+b', every one of them there and there once."""
+    names = [name.strip() for name in split.split("+")]
+    for name in names:
+        if name not in splits:
+            raise InputError(f"{where}: has no split '{name}'; it has {', '.join(splits)}")
+    if len(set(names)) < len(names):
+        raise InputError(f"{where}: split '{split}' names one twice; name each once")
+    return names
