@@ -10,6 +10,7 @@ A training run's steps are such folders too, with the optimizer's state beside.
 import glob
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -78,7 +79,23 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
                 ),
             )
         except ValueError as error:  # TensorStore's, for a full disk too
+            _wait_for_writers(place)
             raise OSError(first_line(error)) from error
+
+
+def _wait_for_writers(place: Path) -> None:
+    """Waits until nothing changes at `place` any more, ten seconds at most.
+
+    TensorStore reports the first write that fails while its other threads go on with theirs,
+    and they make a folder that was removed under them anew.
+    """
+    before = None
+    for _ in range(20):
+        now = sorted(place.parent.glob(f"{glob.escape(place.name)}*/**/*"))
+        if now == before:
+            return
+        before = now
+        time.sleep(0.5)
 
 
 @contextmanager

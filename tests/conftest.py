@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from hypothesis import settings
 
 # PyTorch's CUDA builds import this at an optimizer's first step, and the process dies if
 # TensorFlow was imported before.
@@ -22,13 +23,22 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     CACHE = tempfile.TemporaryDirectory(prefix="ast_jax_tests_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 
+# The same examples on every machine and in every run.
+settings.register_profile("fixed", derandomize=True)
+settings.load_profile("fixed")
+
 TESTS = Path(__file__).parent
 sys.path.insert(0, str(TESTS / "golden"))
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest go first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: not {"training", "benchmarks"} & set(item.path.parts))
 
 
 @pytest.fixture

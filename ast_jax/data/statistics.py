@@ -1,6 +1,5 @@
 """Mean and standard deviation of a set's log-mels, its durations and its classes."""
 
-import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from ast_jax.audio.pcm import to_float
 from ast_jax.data.children import pool_of
 from ast_jax.data.clips import Clips
 from ast_jax.errors import InputError
-from ast_jax.json_file import read_json, replaced
+from ast_jax.json_file import read_json, write_json
 
 STATISTICS_FILE = "statistics.json"
 BATCH = 1000  # clips of which the original's script takes mean and deviation together
@@ -141,9 +140,7 @@ def write_statistics(
     content = read_json(file) if file.exists() else {}
     kind = f"padded to {padded_to}" if padded_to else "unpadded"
     content.setdefault(splits, {}).setdefault(kind, {})[str(num_mel_bins)] = statistics._asdict()
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    with replaced(file) as place:
-        place.write_text(text, encoding="utf-8")
+    write_json(file, content)
     return file
 
 

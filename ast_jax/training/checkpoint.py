@@ -107,7 +107,8 @@ class RunCheckpoints:
         Raises:
             InputError: the checkpoint is damaged.
         """
-        step = self.manager.latest_step() if step is None else step
+        newest = self.manager.latest_step()
+        step = newest if step is None else step
         if step is None:
             return start, Progress()
         folder = self.folder / str(step)
@@ -128,14 +129,18 @@ class RunCheckpoints:
                     },
                 ),
             )
+            progress = Progress(**restored.progress)
         except Exception as error:  # of many kinds, see `load_checkpoint`
+            if step == newest:
+                hint = "remove it and the run goes on from the checkpoint before, or from the start"
+            else:  # the best, when all steps are taken
+                hint = f"restore it from a copy, or use the last one, {self.newest()}, in its place"
             raise InputError(
-                f"{folder}: damaged or incomplete ({first_line(error)}); remove it and the run "
-                f"goes on from the checkpoint before, or from the start"
+                f"{folder}: damaged or incomplete ({first_line(error)}); {hint}"
             ) from None
         count = jax.device_put(jnp.asarray(step, jnp.int32), start.step.sharding)
         state = start._replace(step=count, **{name: restored[name] for name in wanted})
-        return state, Progress(**restored.progress)
+        return state, progress
 
     def newest(self) -> Path | None:
         """The folder of the newest checkpoint that is whole."""

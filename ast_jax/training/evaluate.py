@@ -4,6 +4,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -167,10 +168,11 @@ def evaluate(
     single = config.problem_type == "single_label_classification"
     criterion = step.cross_entropy if single else step.binary_cross_entropy
     loss = float(criterion(jnp.asarray(logits), jnp.asarray(targets)))
+    by_class = score_classes(logits, targets)
     return Evaluation(
         step.probabilities(config.problem_type, logits),
-        evaluate_scores(logits, targets, loss),
-        score_classes(logits, targets),
+        evaluate_scores(logits, targets, loss, by_class),
+        by_class,
     )
 
 
@@ -194,12 +196,17 @@ def predict(
     )
     params = parallel.place(params)
     batches = EvaluationBatches(clips, Inputs(extractor, on_device), batch_size)
-    made = stream(batches, range(len(batches)), workers)
     console = Console(stderr=True)
-    shown = track(
-        made, what, len(batches), console=console, transient=True, disable=not console.is_terminal
-    )
-    return predict_batches(mapped, parallel, params, shown, len(clips.waveforms))
+    with closing(stream(batches, range(len(batches)), workers)) as made:
+        shown = track(
+            made,
+            what,
+            len(batches),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        return predict_batches(mapped, parallel, params, shown, len(clips.waveforms))
 
 
 def match_classes(
@@ -261,10 +268,11 @@ def ensemble(
         value = loss.sum(axis=1).mean()
     else:
         value = (loss - (1 - targets) * np.log(np.maximum(1 - mean, limits.epsneg))).mean()
+    by_class = score_classes(mean, targets)
     return Evaluation(
         np.asarray(mean, np.float32),
-        evaluate_scores(mean, targets, float(value)),
-        score_classes(mean, targets),
+        evaluate_scores(mean, targets, float(value), by_class),
+        by_class,
     )
 
 

@@ -21,8 +21,8 @@ from ast_jax.data.sources.esc50 import FOLDS, list_esc50
 from ast_jax.errors import InputError
 from ast_jax.json_file import read_json, write_json
 from ast_jax.training.loop import fit
-from ast_jax.training.report import save_figure, subplots, write_csv
-from ast_jax.training.workdir import HISTORY_FILE, check_data, open_workdir
+from ast_jax.training.report import HISTORY_FILE, save_figure, subplots, write_csv
+from ast_jax.training.workdir import check_data, open_workdir
 
 RESULT = "folds"  # the files' name, before its ending
 

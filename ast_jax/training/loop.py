@@ -24,7 +24,7 @@ from ast_jax.training.metrics import Scores
 from ast_jax.training.parallel import DataParallel
 from ast_jax.training.progress import EpochBar
 from ast_jax.training.record import ScalarWriter
-from ast_jax.training.report import History, describe_scores, figure, write_history
+from ast_jax.training.report import History, describe_scores, format_number, write_history
 from ast_jax.training.scoring import cumulative_scores, predict_all, score
 from ast_jax.training.setup import (
     Run,
@@ -296,7 +296,7 @@ class Training:
             speed = " ({:.1f} clips/s, {:.0%} waiting for data)".format(*self.speed)
         run.console.print(
             f"epoch {epoch}/{run.config.num_epochs}: training loss "
-            f"{figure(row['training_loss'], '.4f')}; held out: {describe_scores(row)}{speed}"
+            f"{format_number(row['training_loss'], '.4f')}; held out: {describe_scores(row)}{speed}"
         )
 
     def result(self) -> step.Params:

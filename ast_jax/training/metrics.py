@@ -107,13 +107,15 @@ def confusion_matrix(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
-def evaluate_scores(logits: np.ndarray, targets: np.ndarray, loss: float) -> Scores:
-    """All metrics of (clips, classes) logits.
+def evaluate_scores(
+    logits: np.ndarray, targets: np.ndarray, loss: float, classes: ClassScores | None = None
+) -> Scores:
+    """All metrics of (clips, classes) logits; `classes` are their `score_classes`, if known.
 
     Raises:
         InputError: a logit is not a finite number; the message names the clip's row.
     """
-    classes = score_classes(logits, targets)
+    classes = classes or score_classes(logits, targets)
     mean_auc = _mean(classes.auc)
     distance = math.inf if mean_auc is None else d_prime(mean_auc)
     return Scores(

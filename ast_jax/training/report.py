@@ -15,6 +15,8 @@ from rich.table import Table
 from ast_jax.json_file import replaced, write_json
 from ast_jax.training.metrics import ClassScores, Scores, confusion_matrix, score_classes
 
+HISTORY_FILE = "history.json"
+
 History = list[dict[str, Any]]
 
 MOST_INCHES = 20
@@ -31,12 +33,12 @@ def print_table(console: Console, history: History, rows: int = 10) -> None:
     for row in history[-rows:]:
         table.add_row(
             str(row["epoch"]),
-            figure(row["training_loss"], ".4f"),
-            figure(row["loss"], ".4f"),
-            figure(row["mean_average_precision"], ".3f"),
-            figure(row["mean_auc"], ".3f"),
-            "∞" if row["mean_auc"] == 1 else figure(row["d_prime"], ".2f"),
-            figure(row["accuracy"], ".1%"),
+            format_number(row["training_loss"], ".4f"),
+            format_number(row["loss"], ".4f"),
+            format_number(row["mean_average_precision"], ".3f"),
+            format_number(row["mean_auc"], ".3f"),
+            "∞" if row["mean_auc"] == 1 else format_number(row["d_prime"], ".2f"),
+            format_number(row["accuracy"], ".1%"),
         )
     console.print(table)
 
@@ -45,14 +47,14 @@ def describe_scores(row: Mapping[str, Any]) -> str:
     """The metrics of an evaluation in a few words."""
     parts = [f"loss {row['loss']:.4f}", f"accuracy {row['accuracy']:.1%}"]
     for name, short in (("mean_average_precision", "mAP"), ("mean_auc", "mAUC")):
-        parts.append(f"{short} {figure(row[name], '.3f')}")
+        parts.append(f"{short} {format_number(row[name], '.3f')}")
     return ", ".join(parts)
 
 
 def write_history(folder: Path, history: History) -> None:
     """Writes a row an evaluation to `history.json` and `history.csv`, and draws `loss.png`."""
     rows = [_valid(row) for row in history]
-    write_json(folder / "history.json", rows)
+    write_json(folder / HISTORY_FILE, rows)
     write_csv(folder / "history.csv", rows)
     draw_loss(history, folder / "loss.png")
 
@@ -215,7 +217,7 @@ def _valid(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def figure(value: float | None, form: str) -> str:
+def format_number(value: float | None, form: str) -> str:
     """A number in a format, or a dash."""
     return "–" if value is None else format(value, form)
 

@@ -226,12 +226,12 @@ def make_functions(
         ema=config.optimizer.ema_decay > 0,
         average=config.average_from > 0,
     )
-    specs = jax.tree.map(lambda _: REPLICATED, state)
+    specs: Any = REPLICATED
     if split > 1:
-        specs = specs._replace(opt_state=state_specs(state.opt_state, split))
-    mapped_specs = specs if split > 1 else REPLICATED
+        whole = jax.tree.map(lambda _: REPLICATED, state)
+        specs = whole._replace(opt_state=state_specs(state.opt_state, split))
     return Compiled(
-        parallel.map(train_step, (mapped_specs, SPLIT), (mapped_specs, REPLICATED), donate=(0,)),
+        parallel.map(train_step, (specs, SPLIT), (specs, REPLICATED), donate=(0,)),
         parallel.map(step.make_predict(graph, inputs), (REPLICATED, SPLIT), SPLIT),
         jax.jit(add_to_average, donate_argnums=0),
         loss,

@@ -31,10 +31,10 @@ from ast_jax.errors import InputError
 from ast_jax.inference.load import step_folders
 from ast_jax.json_file import read_json, write_json
 from ast_jax.training.record import describe_run
+from ast_jax.training.report import HISTORY_FILE
 
 RUN_FILE = "run.json"
 SESSIONS_FILE = "sessions.json"
-HISTORY_FILE = "history.json"
 
 
 def open_workdir(config: TrainConfig) -> tuple[Path, dict[str, Any] | None]:

@@ -46,6 +46,7 @@ def test_a_mistake_is_one_sentence_and_no_traceback(tmp_path, flags, named):
     assert not workdir.exists()
 
 
+@pytest.mark.slow
 def test_esc10_is_far_from_chance_after_a_few_epochs(esc10, tmp_path):
     done = train(
         "--config=configs/esc10.py",

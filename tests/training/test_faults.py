@@ -266,6 +266,7 @@ def survive(runs, whole, workdir, rounds):
     whole.check_finished(workdir)
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_ends_as_if_it_had_not_been(runs, whole, tmp_path):
     rng = random.Random(0)
     rounds = [("save", 3, rng.uniform(0, 0.1), 1), ("steps", 4, rng.uniform(0, 0.3), 0)]

@@ -302,13 +302,29 @@ def test_a_run_does_not_go_on_with_other_recordings(finished, monkeypatch):
         fit(small(finished[0]))
 
 
-def test_a_damaged_checkpoint_of_a_run_is_named(finished, tmp_path):
-    run = shutil.copytree(finished[0], tmp_path / "run")
-    for file in (step_folders(run)[-1] / "opt_state").rglob("*"):
+def cut_short(checkpoint):
+    for file in (checkpoint / "opt_state").rglob("*"):
         if file.is_file() and file.stat().st_size > 5000:
             file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"checkpoints/6: damaged or incomplete"):
+
+
+def test_a_damaged_checkpoint_of_a_run_is_named(finished, tmp_path):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    cut_short(step_folders(run)[-1])
+    with pytest.raises(InputError, match=r"checkpoints/6: damaged or incomplete.*remove it and"):
         fit(small(run))
+
+
+def test_a_damaged_best_checkpoint_is_named_with_the_one_to_take_instead(tmp_path, monkeypatch):
+    monkeypatch.setattr("ast_jax.training.loop.best_step", lambda run, history: 2)
+    config = small(tmp_path / "run", result="best")
+    with monkeypatch.context() as patch:
+        stop_after(6, patch)
+        with pytest.raises(KeyboardInterrupt):
+            fit(config)
+    cut_short(tmp_path / "run" / "checkpoints" / "2")
+    with pytest.raises(InputError, match=r"checkpoints/2: damaged .* last one, \S*checkpoints/6,"):
+        fit(config)
 
 
 def test_either_of_mean_and_std_can_be_given_and_the_other_is_measured():

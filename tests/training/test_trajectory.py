@@ -83,6 +83,7 @@ def follow(golden_training, start, tmp_path, monkeypatch):
             loss={"bce": "binary_cross_entropy", "ce": "cross_entropy"}[criterion],
             batch_size=4,
             num_epochs=12,
+            evaluate_every=12,
         )
         # Eight clips, two batches an epoch: the loop is told that they come from these.
         targets = np.eye(10, dtype=np.float32)[golden_training["arrays"]["classes"]]
