@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "pipeline.py"
 
 
@@ -22,6 +24,7 @@ def rows(output, section):
     return block.splitlines()[1:]
 
 
+@pytest.mark.slow
 def test_batches_and_prepare_stand_beside_the_peer():
     output = run(SCRIPT, "--tiny", "--sections", "pipeline", "prepare")
     pipeline = rows(output, "pipeline")

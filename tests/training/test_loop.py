@@ -24,6 +24,7 @@ from ast_jax.errors import InputError
 from ast_jax.inference.load import step_folders
 from ast_jax.json_file import read_json
 from ast_jax.models.config import ASTConfig
+from ast_jax.training import report
 from ast_jax.training.loop import Training, fit
 from ast_jax.training.progress import EpochBar
 from ast_jax.training.scoring import score
@@ -59,6 +60,13 @@ def small(workdir, **changes):
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "finished"
     return workdir, fit(small(workdir))
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(finished, monkeypatch):
+    """But for the run of `finished`: they take long, and one test looks at them."""
+    for name in ("draw_loss", "draw_confusion", "draw_class_precisions"):
+        monkeypatch.setattr(report, name, lambda *arguments: None)
 
 
 def params_of(workdir):
@@ -125,6 +133,7 @@ def test_a_signal_ends_a_run_after_the_step_under_way(tmp_path, monkeypatch, num
     assert signal.getsignal(number) == before
 
 
+@pytest.mark.slow
 def test_everything_a_run_may_keep_goes_on_too(tmp_path, monkeypatch):
     def everything(workdir):
         config = small(workdir, save_every=1, average_from=2, result="average", cumulative=True)
@@ -148,6 +157,7 @@ def test_everything_a_run_may_keep_goes_on_too(tmp_path, monkeypatch):
     assert whole[-1]["cumulative_accuracy"] is not None
 
 
+@pytest.mark.slow
 def test_the_average_is_of_the_parameters_after_its_epochs(tmp_path):
     def params_after(epochs, **changes):
         config = small(tmp_path / f"{epochs} {len(changes)}", num_epochs=epochs, **changes)
@@ -240,6 +250,7 @@ def test_a_finished_run_is_reported_again_and_not_trained_again(finished):
     jax.tree.map(np.testing.assert_array_equal, params_of(finished[0]), before)
 
 
+@pytest.mark.slow
 def test_pmap_trains_as_shard_map_does(finished, tmp_path):
     fit(small(tmp_path / "run", parallel="pmap"))
     expected = params_of(finished[0])

@@ -103,7 +103,8 @@ def test_two_processes_of_two_devices_are_one_of_four(pod, alone):
     first, second = pod(pod.folder / "two", 2, 2)
     assert same(pod.folder / "two", alone)
     assert "4 cpu" in first
-    assert not [line for line in second.splitlines() if not line.startswith("[Gloo]")]
+    # Gloo's own word on its peers comes from two processes at once, in pieces.
+    assert not [line for line in second.splitlines() if "peer ranks" not in line]
     assert len(list((pod.folder / "two" / "tensorboard").iterdir())) == 1
 
 

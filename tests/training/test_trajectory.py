@@ -146,7 +146,7 @@ def one_device(how):
     return DataParallel(how, jax.devices()[:1])
 
 
-@pytest.mark.parametrize("criterion", ["bce", "ce"])
+@pytest.mark.parametrize("criterion", ["bce", pytest.param("ce", marks=pytest.mark.slow)])
 def test_24_steps_through_the_loop_follow_the_original(golden_training, follow, within, criterion):
     losses, logits = follow(criterion)
     arrays = golden_training["arrays"]
