@@ -88,6 +88,7 @@ def test_one_alone_is_held_against_the_loss_of_the_others(training, arguments):
         training.measure(("eager",), 2, arguments, "cpu", 0.5)
 
 
+@pytest.mark.slow
 def test_out_of_memory_and_out_of_compilers(training, arguments, monkeypatch, capsys):
     import torch
 

@@ -296,7 +296,8 @@ def test_a_folder_that_is_no_run_is_not_written_to(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("batch_size", [8, 16])  # of 20 clips: two steps an epoch, or one
+# Of 20 clips: two steps an epoch, or one.
+@pytest.mark.parametrize("batch_size", [8, pytest.param(16, marks=pytest.mark.slow)])
 def test_a_diverging_run_stops_in_one_sentence(tmp_path, batch_size):
     config = small(tmp_path / "run", batch_size=batch_size)
     config.optimizer = OptimizerConfig(learning_rate=1e30)

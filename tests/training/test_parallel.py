@@ -95,8 +95,15 @@ def test_predictions_keep_the_order_of_the_batch(how, batch):
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("how", ["shard_map", "pmap"])
-@pytest.mark.parametrize(("devices", "accumulate"), [(8, 1), (2, 4)])
+@pytest.mark.parametrize(
+    ("how", "devices", "accumulate"),
+    [
+        ("shard_map", 2, 4),
+        ("pmap", 8, 1),
+        pytest.param("shard_map", 8, 1, marks=pytest.mark.slow),
+        pytest.param("pmap", 2, 4, marks=pytest.mark.slow),
+    ],
+)
 def test_each_clip_is_augmented_alike_on_any_number_of_devices(how, batch, devices, accumulate):
     @jax.vmap
     def drop_at_random(key, clip):
