@@ -78,21 +78,26 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
                     params=ocp.args.StandardSave(checkpoint.params),
                 ),
             )
-        except ValueError as error:  # TensorStore's, for a full disk too
+        except (OSError, ValueError) as error:
             _wait_for_writers(place)
-            raise OSError(first_line(error)) from error
+            if isinstance(error, OSError):
+                raise
+            raise OSError(first_line(error)) from error  # TensorStore's, for a full disk too
 
 
 def _wait_for_writers(place: Path) -> None:
-    """Waits until nothing changes at `place` any more, ten seconds at most.
+    """Waits until no file at `place` comes, goes or grows any more, ten seconds at most.
 
     TensorStore reports the first write that fails while its other threads go on with theirs,
     and they make a folder that was removed under them anew.
     """
     before = None
     for _ in range(20):
-        now = sorted(place.parent.glob(f"{glob.escape(place.name)}*/**/*"))
-        if now == before:
+        now = None  # a file that goes while they are counted
+        with suppress(OSError):
+            files = place.parent.glob(f"{glob.escape(place.name)}*/**/*")
+            now = sorted((file, file.stat().st_size) for file in files)
+        if now is not None and now == before:
             return
         before = now
         time.sleep(0.5)

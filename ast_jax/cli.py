@@ -190,12 +190,8 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     """Evaluates checkpoints, prints a table or JSON, and keeps the results if asked to."""
     from rich.console import Console
 
-    from ast_jax.training.evaluate import (
-        evaluate_checkpoints,
-        results_json,
-        results_table,
-        write_results,
-    )
+    from ast_jax.training.evaluate import evaluate_checkpoints
+    from ast_jax.training.evaluation_report import results_json, results_table, write_results
 
     if arguments.output:
         check_free(Path(arguments.output))
@@ -266,8 +262,8 @@ def run_stats(arguments: argparse.Namespace) -> None:
     prepared = open_prepared(arguments.folder, arguments.name)
     splits = arguments.splits
     if not splits:
-        only_train = list(prepared.splits) == ["train"]
-        splits = "train" if only_train else default_splits(prepared, fold=1)[0]
+        has_train = "train" in prepared.splits
+        splits = "train" if has_train else default_splits(prepared, fold=1)[0]
     found = measure(
         prepared.clips(splits),
         prepared.labels,

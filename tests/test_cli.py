@@ -351,6 +351,19 @@ def test_stats_prints_a_table_and_training_takes_its_values(prepared, capsys):
     assert float(padded) > mean  # half of each input is zeros
 
 
+def test_stats_are_of_the_split_to_train_on_where_there_are_three(source, tmp_path, capsys):
+    splits = ["train", "validation", "test"]
+    rows = [f"{source}/bark/{i}.wav,bark,{split}" for i, split in enumerate(splits)]
+    (tmp_path / "clips.csv").write_text("\n".join(["path,labels,split", *rows]))
+    output = tmp_path / "prepared"
+    arguments = ["csv", "--source", str(tmp_path), "--output", str(output), "--processes", "1"]
+    assert main(["prepare", *arguments]) == 0
+    assert main(["stats", str(output), "--num-mel-bins", "32", "--processes", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "csv, train" in printed
+    assert re.search(r"clips\W+1\b", printed)
+
+
 def test_show_draws_a_batch_of_a_prepared_set(prepared, tmp_path, capsys):
     config = str(Path(__file__).parent.parent / "configs" / "demo.py")
     changes = ["data.kind=prepared", f"data.dir={prepared}", "batch_size=4"]

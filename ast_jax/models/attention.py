@@ -18,38 +18,21 @@ class Attention(nnx.Module):
         self.output = linear(config, width, width, rngs)
 
     def __call__(
-        self, x: jax.Array, with_weights: bool = False, queries: int | None = None
+        self, x: jax.Array, with_weights: bool = False
     ) -> tuple[jax.Array, jax.Array | None]:
-        """(batch, tokens, hidden) → the same, and on request weights (batch, heads, to, from).
-
-        With `queries`, what attends is that many leading tokens, and they alone come back.
-        """
-        batch, _, width = x.shape
-        if queries is None:
-            query, key, value = self._project(x, 0, 3)
-        else:
-            (query,), (key, value) = self._project(x[:, :queries], 0, 1), self._project(x, 1, 3)
+        """(batch, tokens, hidden) → the same, and on request weights (batch, heads, to, from)."""
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x.reshape(batch * tokens, width))
+        qkv = qkv.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
+        query, key, value = (qkv[:, :, i] for i in range(3))  # (batch, tokens, heads, head width)
         if with_weights:
             weights = attention_weights(query, key)
             y = jnp.einsum("bhts,bshk->bthk", weights, value)
         else:
             weights = None
             y = dot_product_attention(query, key, value)
-        y = self.output(y.reshape(-1, width))
-        return y.reshape(batch, -1, width), weights
-
-    def _project(self, x: jax.Array, first: int, last: int) -> list[jax.Array]:
-        """Those of query, key and value from the first up to the last: (batch, tokens, heads, …).
-
-        As one product of a matrix of tokens, see `MLP`.
-        """
-        batch, tokens, width = x.shape
-        columns, dtype = slice(first * width, last * width), self.qkv.dtype
-        y = x.reshape(-1, width).astype(dtype) @ self.qkv.kernel[:, columns].astype(dtype)
-        if self.qkv.bias is not None:
-            y += self.qkv.bias[columns].astype(dtype)
-        y = y.reshape(batch, tokens, last - first, self.num_heads, width // self.num_heads)
-        return [y[:, :, i] for i in range(last - first)]
+        y = self.output(y.reshape(batch * tokens, width))
+        return y.reshape(batch, tokens, width), weights
 
 
 def attention_weights(query: jax.Array, key: jax.Array) -> jax.Array:
@@ -59,10 +42,7 @@ def attention_weights(query: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Attention of (batch, tokens, heads, width) arrays, by what is fastest on the backend.
-
-    There may be fewer queries than keys.
-    """
+    """Attention of (batch, tokens, heads, width) arrays, by what is fastest on the backend."""
     if jax.default_backend() == "cpu":
         return _attention_by_head(query, key, value)
     # cuDNN's fused kernel takes half precision and some widths only, and no odd number of
@@ -70,7 +50,6 @@ def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array) ->
     tokens, width = query.shape[1], query.shape[3]
     fused = (
         jax.default_backend() == "gpu"
-        and query.shape == key.shape
         and query.dtype in (jnp.bfloat16, jnp.float16)
         and tokens % 2 == 0
         and width % 8 == 0
@@ -87,7 +66,7 @@ def _attention_by_head(query: jax.Array, key: jax.Array, value: jax.Array) -> ja
     The backward pass computes the weights anew rather than write them to memory and read them
     back. Beside the plain product of all heads this takes half the time.
     """
-    batch, _, heads, width = query.shape
+    batch, tokens, heads, width = query.shape
 
     @jax.checkpoint
     def one_head(qkv: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
@@ -96,7 +75,7 @@ def _attention_by_head(query: jax.Array, key: jax.Array, value: jax.Array) -> ja
         return jnp.dot(jax.nn.softmax(scores).astype(v.dtype), v)
 
     def heads_first(x: jax.Array) -> jax.Array:
-        return jnp.moveaxis(x, 2, 1).reshape(batch * heads, -1, width)
+        return jnp.moveaxis(x, 2, 1).reshape(batch * heads, tokens, width)
 
     y = jax.lax.map(one_head, (heads_first(query), heads_first(key), heads_first(value)))
-    return jnp.moveaxis(y.reshape(batch, heads, -1, width), 1, 2)
+    return jnp.moveaxis(y.reshape(batch, heads, tokens, width), 1, 2)

@@ -42,14 +42,11 @@ class Layer(nnx.Module):
         self.mlp = MLP(config, rngs=rngs)
 
     def __call__(
-        self, x: jax.Array, with_weights: bool = False, queries: int | None = None
+        self, x: jax.Array, with_weights: bool = False
     ) -> tuple[jax.Array, jax.Array | None]:
-        """(batch, tokens, hidden) → the same, and on request the attention weights.
-
-        With `queries`, only that many leading tokens come back, and no more is computed.
-        """
-        attended, weights = self.attention(self.layernorm_before(x), with_weights, queries)
-        x = x[:, :queries] + attended
+        """(batch, tokens, hidden) → the same, and on request the attention weights."""
+        attended, weights = self.attention(self.layernorm_before(x), with_weights)
+        x = x + attended
         return x + self.mlp(self.layernorm_after(x)), weights
 
 
@@ -83,14 +80,3 @@ class Encoder(nnx.Module):
         if hidden_states is not None:
             hidden_states = jnp.concatenate([x[None], hidden_states])
         return y, hidden_states, attentions
-
-    def leading(self, x: jax.Array, count: int) -> jax.Array:
-        """The output's first tokens alone: (batch, tokens, hidden) → (batch, count, hidden).
-
-        The last layer leaves out what only the others would need, most of its work.
-        """
-        graphdef, stacked = nnx.split(self.layers)
-        below = jax.tree.map(lambda array: array[:-1], stacked)
-        last = jax.tree.map(lambda array: array[-1], stacked)
-        x, _ = jax.lax.scan(lambda x, params: (nnx.merge(graphdef, params)(x)[0], None), x, below)
-        return nnx.merge(graphdef, last)(x, queries=count)[0]

@@ -134,7 +134,9 @@ class RunCheckpoints:
             if step == newest:
                 hint = "remove it and the run goes on from the checkpoint before, or from the start"
             else:  # the best, when all steps are taken
-                hint = f"restore it from a copy, or use the last one, {self.newest()}, in its place"
+                hint = (
+                    f"restore it from a copy, or load the run's last one, {self.newest()}, instead"
+                )
             raise InputError(
                 f"{folder}: damaged or incomplete ({first_line(error)}); {hint}"
             ) from None

@@ -1,23 +1,19 @@
 """How good checkpoints are on a set of recordings, each by itself and all together."""
 
-import csv
-import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
-from rich.text import Text
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
-from ast_jax.checkpoint import Checkpoint, written_whole
+from ast_jax.checkpoint import Checkpoint
 from ast_jax.data.batches import EvaluationBatches, Inputs
 from ast_jax.data.clips import Clips
 from ast_jax.data.pipeline import stream
@@ -30,7 +26,6 @@ from ast_jax.training import step
 from ast_jax.training.evaluation_set import EvaluationSet, read_evaluation_set
 from ast_jax.training.metrics import ClassScores, Scores, evaluate_scores, score_classes
 from ast_jax.training.parallel import REPLICATED, SPLIT, DataParallel
-from ast_jax.training.report import class_rows
 from ast_jax.training.scoring import predict_batches
 
 
@@ -274,90 +269,3 @@ def ensemble(
         evaluate_scores(mean, targets, float(value), by_class),
         by_class,
     )
-
-
-def results_table(results: Results) -> Table:
-    """A line for each checkpoint, and one for the ensemble."""
-    data = results.data
-    about = f"{data.folder}, {data.split}: {len(data.clips.waveforms)} clips"
-    table = Table(title=Text(about))
-    table.add_column("checkpoint", overflow="fold")
-    for column in ("mAP", "mAUC", "d'", "accuracy", "loss"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, evaluation in _lines(results):
-        scores = evaluation.scores
-        table.add_row(
-            Text(name),
-            _figure(scores.mean_average_precision, ".4f"),
-            _figure(scores.mean_auc, ".4f"),
-            "inf" if scores.mean_auc == 1 else _figure(scores.d_prime, ".3f"),
-            _figure(scores.accuracy, ".2%"),
-            _figure(scores.loss, ".4f"),
-        )
-    return table
-
-
-def results_json(results: Results) -> dict[str, Any]:
-    """The set, and every checkpoint's and the ensemble's scores, as JSON takes them."""
-    data, together = results.data, results.ensemble
-    return {
-        "data": data.folder,
-        "split": data.split,
-        "clips": len(data.clips.waveforms),
-        "classes": len(data.labels),
-        "checkpoints": [
-            {"checkpoint": path, **evaluation.scores._asdict()}
-            for path, evaluation in results.evaluations.items()
-        ],
-        "ensemble": together.scores._asdict() if together else None,
-    }
-
-
-def write_results(folder: str | Path, results: Results) -> None:
-    """Writes a folder of three files, whole or not at all.
-
-    `results.json` is `results_json`'s. `per_class.csv` has a line a class: how many clips have
-    it, and the average precision of each checkpoint and of the ensemble, empty where no clip
-    has it. `predictions.npz` holds `ids` and `targets` (clips, classes) of the clips, `labels`,
-    `checkpoints` and `probabilities`, float32 (checkpoints, clips, classes).
-
-    Raises:
-        InputError: `folder` exists already or cannot be written.
-    """
-    data = results.data
-    precisions = {
-        f"AP {name}": [row["AP"] for row in class_rows(data.labels, evaluation.by_class)]
-        for name, evaluation in _lines(results)
-    }
-    targets = data.clips.all_targets()
-    counts = (targets > 0).sum(axis=0)
-    evaluations = results.evaluations
-    with written_whole(Path(folder).absolute()) as place:
-        place.mkdir()
-        text = json.dumps(results_json(results), indent=2, allow_nan=False)
-        (place / "results.json").write_text(text + "\n", encoding="utf-8")
-        # A path may hold what is no UTF-8.
-        with (place / "per_class.csv").open(
-            "w", encoding="utf-8", errors="backslashreplace", newline=""
-        ) as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["label", "clips", *precisions])
-            writer.writerows(zip(data.labels, counts, *precisions.values(), strict=True))
-        np.savez(
-            place / "predictions.npz",
-            ids=np.array(data.clips.names),
-            labels=np.array(data.labels),
-            targets=targets.astype(np.uint8),
-            checkpoints=np.array(list(evaluations)),
-            probabilities=np.stack([one.probabilities for one in evaluations.values()]),
-        )
-
-
-def _lines(results: Results) -> list[tuple[str, Evaluation]]:
-    """Every checkpoint's evaluation by its path, and the ensemble's."""
-    lines = list(results.evaluations.items())
-    return lines + ([("ensemble", results.ensemble)] if results.ensemble else [])
-
-
-def _figure(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

@@ -115,7 +115,7 @@ def evaluate_scores(
     Raises:
         InputError: a logit is not a finite number; the message names the clip's row.
     """
-    classes = classes or score_classes(logits, targets)
+    classes = score_classes(logits, targets) if classes is None else classes
     mean_auc = _mean(classes.auc)
     distance = math.inf if mean_auc is None else d_prime(mean_auc)
     return Scores(
