@@ -184,7 +184,13 @@ class RunCheckpoints:
         try:
             self.wait()
         finally:
-            self.manager.close()
+            try:
+                self.manager.close()
+            except (OSError, ValueError) as failure:
+                # A second Ctrl-C in the middle of a save leaves Orbax to remove what its threads
+                # still write to; the run ends of the Ctrl-C, and the next start removes it.
+                if kind is None:
+                    raise self._unwritten(failure) from None
 
 
 class _Best:

@@ -255,6 +255,7 @@ def kill(process, workdir, moment, ahead, delay):
 
 def survive(runs, whole, workdir, rounds):
     """Kills a run again and again, (moment, steps, delay, workers) each, and lets it finish."""
+    workdir.parent.mkdir()  # which a run that is killed at its start has not made
     for moment, ahead, delay, workers in rounds:
         process = runs.start(workdir, "save_every=1", f"data.workers={workers}")
         saving = kill(process, workdir, moment, ahead, delay)
@@ -310,7 +311,9 @@ class Disturbed:
     def stopped(self, process, steps):
         """The run has ended as it was asked to, after one of these numbers of steps more."""
         status, said = ended(process)
-        assert (status, STOPPED.fullmatch(said)[1]) == (130, str(self.workdir))
+        match = STOPPED.fullmatch(said)
+        assert match, said
+        assert (status, match[1]) == (130, str(self.workdir))
         self.saved(steps)
 
     def failed(self, process, steps):
@@ -419,7 +422,9 @@ def test_a_second_request_while_a_run_saves_leaves_nothing_half_written(disturbe
     if status == -signal.SIGTERM and number == signal.SIGTERM:
         assert said == ""
     else:
-        assert (status, STOPPED.fullmatch(said)[1]) == (130, str(disturbed.workdir))
+        match = STOPPED.fullmatch(said)
+        assert match, said
+        assert (status, match[1]) == (130, str(disturbed.workdir))
     disturbed.saved([0, 3, 4])
     disturbed.finish()
 
