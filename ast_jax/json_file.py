@@ -16,8 +16,14 @@ def read_json(path: str | Path) -> Any:
     Raises:
         InputError: the file is missing or malformed; the message names it.
     """
+    return read_json_and_text(path)[0]
+
+
+def read_json_and_text(path: str | Path) -> tuple[Any, str]:
+    """As `read_json`, with the text beside it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        return json.loads(text), text
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
