@@ -7,7 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from typing import Any
 
 from ast_jax.errors import InputError
@@ -37,14 +38,16 @@ def pool_of(
 ) -> Iterator[Callable[[Any], Future]]:
     """Gives a function that has a process call `work(shared, task)` for the task it is given.
 
-    `shared` is sent to each process once. Tasks that none has begun at the end are dropped.
+    `shared` is sent to each process once. Tasks that none has begun at the end are dropped; after
+    an error, Ctrl-C among them, those under way are too.
 
     Raises:
         InputError: a process was killed; `died` is the message.
     """
     # Spawned: a fork of a process with TensorFlow's threads may hang.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, _start, (shared,))
+    theirs, ours = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(processes, context, _start, (shared, theirs))
 
     def submit(task: Any) -> Future:
         with deaf_to_signals():
@@ -54,21 +57,27 @@ def pool_of(
         yield submit
     except BrokenProcessPool:
         raise InputError(died) from None
+    except BaseException:
+        ours.close()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+        ours.close()
+        theirs.close()
 
 
 _shared: Any  # in a pool's process
 
 
-def _start(shared: Any) -> None:
+def _start(shared: Any, lifeline: Connection) -> None:
     global _shared
     _shared = shared
 
-    def wait() -> None:  # nothing else tells a process that the one it works for was killed
-        if parent := multiprocessing.parent_process():
-            parent.join()
-            os._exit(1)
+    def wait() -> None:
+        # Its other end is closed, by the process that this one works for or as that was killed.
+        with suppress(EOFError, OSError):
+            lifeline.recv()
+        os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import multiprocessing
+import shutil
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from ast_jax.data.batches import Batch
 from ast_jax.data.children import deaf_to_signals
 from ast_jax.errors import InputError
 
+SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it
 AHEAD = 3  # batches that a worker has room for, the one it is filling among them
 
 MakeBatch = Callable[..., Batch]  # (number) → a batch, or (number, batch) → the batch, filled
@@ -33,7 +36,7 @@ def from_workers(
         workers: how many processes.
 
     Raises:
-        InputError: a worker raised one, or died.
+        InputError: a worker raised one, or died, or there is too little shared memory.
     """
     if not numbers:
         return
@@ -45,6 +48,7 @@ def from_workers(
         for w in range(workers):
             pool.append(_Worker(context, make_batch, numbers[1 + w :: workers]))
         first = make_batch(numbers[0])
+        _check_room(workers * AHEAD * _layout(first)[1])
         for worker in pool:
             worker.share(first)
         yield first
@@ -106,6 +110,19 @@ class _Worker:
         for memory in self.memory:
             memory.close()
             memory.unlink()
+
+
+def _check_room(size: int) -> None:
+    """Raises InputError if so many bytes of shared memory are not free, where that can be told.
+
+    It is taken when it is written to, and a process that finds none left dies (SIGBUS).
+    """
+    if SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(SHARED_MEMORY).free) < size:
+        raise InputError(
+            f"{SHARED_MEMORY}: has {free >> 20} MiB free and the batches made ahead take "
+            f"{size >> 20}; lower data.workers or batch_size, or give it more (--shm-size of "
+            f"docker run)"
+        )
 
 
 def _work(pipe: Connection, make_batch: MakeBatch, numbers: range) -> None:

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -131,6 +132,16 @@ def test_one_batch_is_made_here_and_none_are_made_nowhere():
 def test_a_first_batch_that_fails_ends_the_processes():
     with pytest.raises(InputError, match="clip 0 cannot be used"):
         next(from_workers(Numbers(bad=0, how="input"), range(5), 2))
+
+
+def test_too_little_shared_memory_is_told_before_a_worker_dies_of_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(ast_jax.data.workers, "SHARED_MEMORY", tmp_path)
+    little = namedtuple("Usage", "free")((1 << 20) - 1)
+    monkeypatch.setattr(ast_jax.data.workers.shutil, "disk_usage", lambda folder: little)
+    assert len(list(from_workers(Numbers(), range(3), 1))) == 3
+    monkeypatch.setattr(ast_jax.data.workers, "AHEAD", 10**4)
+    with pytest.raises(InputError, match=r"has 0 MiB free .* lower data\.workers or batch_size"):
+        next(from_workers(Numbers(), range(3), 1))
 
 
 def test_batches_that_cannot_be_pickled_are_refused_at_once():

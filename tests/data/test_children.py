@@ -1,0 +1,36 @@
+import time
+
+import pytest
+
+from ast_jax.data.children import pool_of
+from ast_jax.errors import InputError
+
+
+def sleep(folder, name):
+    (folder / f"{name} begun").touch()
+    time.sleep(60)
+    (folder / f"{name} done").touch()
+
+
+def add(shared, task):
+    return shared + task
+
+
+def test_a_pool_gives_what_the_tasks_return():
+    with pool_of(2, add, 40, "died") as submit:
+        assert [future.result() for future in [submit(1), submit(2)]] == [41, 42]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), InputError("a damaged file")])
+def test_after_an_error_tasks_under_way_are_not_waited_for(tmp_path, error):
+    def fail():
+        with pool_of(1, sleep, tmp_path, "died") as submit:
+            submit("first")
+            submit("second")
+            while not (tmp_path / "first begun").exists():
+                time.sleep(0.01)
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert [path.name for path in tmp_path.iterdir()] == ["first begun"]
