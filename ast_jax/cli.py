@@ -262,8 +262,9 @@ def run_stats(arguments: argparse.Namespace) -> None:
     prepared = open_prepared(arguments.folder, arguments.name)
     splits = arguments.splits
     if not splits:
-        has_train = "train" in prepared.splits
-        splits = "train" if has_train else default_splits(prepared, fold=1)[0]
+        has = list(prepared.splits)
+        simple = "train" if "train" in has else has[0] if len(has) == 1 else ""
+        splits = simple or default_splits(prepared, fold=1)[0]
     found = measure(
         prepared.clips(splits),
         prepared.labels,

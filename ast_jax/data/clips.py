@@ -60,6 +60,7 @@ class DataSet(NamedTuple):
         statistics: mean and deviation of the training clips' log-mels by number of mel bins,
             where they were measured before.
         test: clips that the result is tested on at the end, if any.
+        digest: of the source of a prepared set; '' for others.
     """
 
     labels: list[str]
@@ -67,6 +68,7 @@ class DataSet(NamedTuple):
     evaluation: Clips
     statistics: Mapping[int, tuple[float, float]] = {}
     test: Clips | None = None
+    digest: str = ""
 
 
 def read_clips(entries: list[Entry], num_labels: int, sampling_rate: int, what: str) -> Clips:

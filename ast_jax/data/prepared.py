@@ -213,6 +213,7 @@ def read_prepared(
         prepared.clips(evaluation),
         read_statistics(prepared.folder, joined(train)),
         prepared.clips(test) if test else None,
+        prepared.digest,
     )
 
 
@@ -241,6 +242,11 @@ def default_splits(prepared: PreparedSet, fold: int) -> tuple[str, str]:
     others = [split for split in prepared.splits if split != "train"]
     if "train" in prepared.splits and len(others) == 1:
         return "train", others[0]
+    if len(prepared.splits) == 1:
+        raise InputError(
+            f"{prepared.folder}: has the split {next(iter(prepared.splits))} alone; prepare it "
+            f"again with another to evaluate on (a CSV's column 'split', a JSON file or a folder of each)"
+        )
     raise InputError(
         f"{prepared.folder}: has the splits {', '.join(prepared.splits)}; say which to train on "
         f"and which to evaluate on with data.train and data.evaluation (of ast-jax stats: --splits)"

@@ -171,8 +171,8 @@ def check_data(workdir: Path, run: dict[str, Any], data: DataSet) -> None:
 
 
 def describe_data(data: DataSet) -> dict[str, Any]:
-    """The classes, and the number and a digest of the clips on each side."""
-    description: dict[str, Any] = {"labels": data.labels}
+    """The classes, a prepared set's source, the number and a digest of the clips on each side."""
+    description: dict[str, Any] = {"labels": data.labels, "source": data.digest}
     sides = {"train": data.train, "evaluation": data.evaluation}
     if data.test is not None:
         sides["test"] = data.test

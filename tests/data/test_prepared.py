@@ -291,6 +291,12 @@ def test_splits_that_no_one_says_are_asked_for(made, train, evaluation):
         read_prepared(open_prepared(made[0]), 16000, train, evaluation, fold=1)
 
 
+def test_a_set_of_one_split_asks_for_another(made):
+    prepared = with_splits(open_prepared(made[0]), "csv", "train")
+    with pytest.raises(InputError, match=r"has the split train alone; prepare it again with anot"):
+        read_prepared(prepared, 16000, "", "", fold=1)
+
+
 @pytest.mark.parametrize(("train", "evaluation"), [("a", "a"), ("a + b", "b"), ("a+b", "c+ a")])
 def test_a_split_to_train_on_cannot_be_held_out_too(made, train, evaluation):
     with pytest.raises(InputError, match=r"data\.train is '.*'; no split may be both"):

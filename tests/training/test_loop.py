@@ -312,6 +312,11 @@ def test_a_run_does_not_go_on_with_other_recordings(finished, monkeypatch):
     monkeypatch.setattr("ast_jax.training.loop.load_data", lambda config: more)
     with pytest.raises(InputError, match=r"began with other recordings \(train.digest"):
         fit(small(finished[0]))
+    # Prepared again, from files of the same names and lengths.
+    again = data._replace(digest="another")
+    monkeypatch.setattr("ast_jax.training.loop.load_data", lambda config: again)
+    with pytest.raises(InputError, match=r"began with other recordings \(source"):
+        fit(small(finished[0]))
 
 
 def cut_short(checkpoint):
