@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -16,20 +17,17 @@ from ast_jax.errors import InputError
 
 @contextmanager
 def deaf_to_signals() -> Iterator[None]:
-    """Processes started within ignore Ctrl-C and SIGTERM, from their first moment on.
+    """Processes started within never hear Ctrl-C and SIGTERM.
 
     A terminal or a cluster sends them to all, and they are for the one that waits for the others.
     """
-    if threading.current_thread() is not threading.main_thread():  # may not set handlers
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    # Blocked, not ignored: one that comes meanwhile still reaches this process.
+    resource_tracker.ensure_running()  # or it is started within, which ends the blocking
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

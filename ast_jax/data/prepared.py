@@ -245,7 +245,8 @@ def default_splits(prepared: PreparedSet, fold: int) -> tuple[str, str]:
     if len(prepared.splits) == 1:
         raise InputError(
             f"{prepared.folder}: has the split {next(iter(prepared.splits))} alone; prepare it "
-            f"again with another to evaluate on (a CSV's column 'split', a JSON file or a folder of each)"
+            f"again with another to evaluate on (by a CSV's column 'split', or a JSON file or a "
+            f"folder of each)"
         )
     raise InputError(
         f"{prepared.folder}: has the splits {', '.join(prepared.splits)}; say which to train on "

@@ -1,8 +1,10 @@
+import os
+import signal
 import time
 
 import pytest
 
-from ast_jax.data.children import pool_of
+from ast_jax.data.children import deaf_to_signals, pool_of
 from ast_jax.errors import InputError
 
 
@@ -34,3 +36,21 @@ def test_after_an_error_tasks_under_way_are_not_waited_for(tmp_path, error):
     with pytest.raises(type(error)):
         fail()
     assert [path.name for path in tmp_path.iterdir()] == ["first begun"]
+
+
+def blocked(shared, task):
+    return signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_signal_that_comes_while_processes_start_is_heard_and_not_by_them():
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with deaf_to_signals():
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pool_of(1, blocked, None, "died") as submit:
+            assert {signal.SIGINT, signal.SIGTERM} <= submit(None).result()
+        assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not {signal.SIGINT, signal.SIGTERM} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
