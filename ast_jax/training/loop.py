@@ -277,7 +277,12 @@ class Training:
     def _evaluate(self, epoch: int) -> None:
         """Scores the clips held out, and adds a row to the history."""
         run = self.run
-        logits = predict_all(run, evaluated(self.state), run.data.evaluation, self.must_end)
+        logits = predict_all(
+            run,
+            evaluated(self.state),
+            run.data.evaluation,
+            lambda: run.parallel.any(self.interruption.heard),
+        )
         row = {"epoch": epoch, "training_loss": self.progress.mean_loss}
         row |= score(run, logits, run.data.evaluation)._asdict()
         if run.config.cumulative:

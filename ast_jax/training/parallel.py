@@ -122,6 +122,12 @@ class DataParallel:
         alone = jax.process_count() == 1 or self.how == "shard_map"
         return tree if alone else self.place(tree)
 
+    def any(self, flag: bool) -> bool:
+        """Whether a process has the flag up; each must ask at the same point of its work."""
+        if jax.process_count() == 1:
+            return flag
+        return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
     def gather(self, rows: jax.Array) -> np.ndarray:
         """What a function with a `SPLIT` result returned: all rows, on every process."""
         if jax.process_count() == 1:

@@ -146,6 +146,19 @@ def test_sigterm_to_one_process_ends_all_at_a_step_and_the_run_goes_on_elsewhere
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), ours, theirs)
 
 
+@pytest.mark.slow
+def test_sigterm_to_one_process_ends_an_evaluation_of_all(pod):
+    workdir = pod.folder / "evaluating"
+    started = pod.start(workdir, 2, 2, "--config.data.evaluation_clips=2000")
+    while not step_folders(workdir) and all(process.poll() is None for process in started):
+        time.sleep(0.1)  # it is saved before it is evaluated
+    started[1].send_signal(signal.SIGTERM)
+    outputs = [process.communicate(timeout=200) for process in started]
+    assert [process.returncode for process in started] == [130, 130], outputs
+    assert len(step_folders(workdir)) == 1
+    assert not (workdir / "history.json").exists()
+
+
 def test_a_process_that_is_told_nothing_is_alone(monkeypatch):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
