@@ -47,10 +47,12 @@ def main(argv: Sequence[str]) -> None:
 
     def train() -> None:
         # Here, as processes that make batches import this file and need nothing of it.
+        from ast_jax.compile_cache import keep_compiled
         from ast_jax.training.distributed import connect
         from ast_jax.training.folds import cross_validate
         from ast_jax.training.loop import fit
 
+        keep_compiled()
         connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value)
         (fit if config.data.fold else cross_validate)(config)
 

@@ -215,7 +215,7 @@ def read_through(path: Path) -> None:
     base = {"driver": "file", "path": f"{path}/"}
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
     for key in store.list().result():
-        if not store.read(key).result().value:  # which is how it reads from a missing file
+        if store.read(key).result().state != "value":  # which is how it reads from a missing file
             raise FileNotFoundError(f"the file with {key.decode()} is missing")
 
 

@@ -11,6 +11,7 @@ import ast_jax
 from ast_jax.audio.decode import load_audio
 from ast_jax.checkpoint import check_free
 from ast_jax.command import complain, non_negative, positive, run_command
+from ast_jax.compile_cache import keep_compiled
 from ast_jax.errors import InputError
 
 KINDS = ("audioset", "esc50", "speech_commands", "json", "csv", "folder")
@@ -156,6 +157,7 @@ def add_show(parser: argparse.ArgumentParser) -> None:
 
 def run_classify(files: list[str], checkpoint: str, top_k: int, as_json: bool) -> int:
     """Classifies the files one by one; a file that cannot be used does not stop the others."""
+    keep_compiled()
     classifier = ast_jax.load(checkpoint)
     rate = classifier.feature_extractor.sampling_rate
     status, results = 0, []
@@ -195,6 +197,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
     if arguments.output:
         check_free(Path(arguments.output))
+    keep_compiled()
     results = evaluate_checkpoints(
         arguments.checkpoints,
         arguments.data,

@@ -1,5 +1,7 @@
 """The Audio Spectrogram Transformer (Gong, Chung, Glass; Interspeech 2021)."""
 
+import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -186,7 +188,14 @@ def init_params(config: ASTConfig, seed: int = 0) -> dict[str, Any]:
 
 def param_shapes(config: ASTConfig) -> dict[str, Any]:
     """The parameters' shapes and dtypes, without the arrays."""
-    return nnx.to_pure_dict(nnx.split(_abstract(config))[1])
+    # Of the names of classes they do not depend.
+    fields = dataclasses.astuple(dataclasses.replace(config, id2label=None))
+    return jax.tree.map(lambda shape: shape, _param_shapes(fields))  # a dict of the caller's own
+
+
+@functools.lru_cache
+def _param_shapes(fields: tuple) -> dict[str, Any]:
+    return nnx.to_pure_dict(nnx.split(_abstract(ASTConfig(*fields)))[1])
 
 
 def _abstract(config: ASTConfig) -> ASTForAudioClassification:

@@ -1,0 +1,118 @@
+"""Times one classification as a whole process, beside Hugging Face's pipeline as another.
+
+    python benchmarks/cold_start.py [--rounds 7] [--tiny]
+
+needs torch and transformers (the extra `test`). Both read the same random base384 weights, each in
+its own format (ours converted once, as the README has it), and a 10 s WAV, and must give the same
+label with the same score; theirs is handed the samples, as it would read a file by ffmpeg. A first
+round fills the disk's cache and our compile cache; each further round starts one process of each in
+turn, and the ratio is the median of the rounds' ratios.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+from common import RATE, cpu, versions
+
+ROOT = Path(__file__).parent.parent
+TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1}
+OURS = [sys.executable, "-m", "ast_jax.cli", "classify", "--json", "--top-k", "1"]
+THEIRS = """
+import json, sys, wave
+import numpy as np
+from transformers import pipeline
+with wave.open(sys.argv[2]) as file:
+    samples = np.frombuffer(file.readframes(file.getnframes()), np.int16) / np.float32(32768)
+found = pipeline("audio-classification", model=sys.argv[1])(samples, top_k=1)
+print(json.dumps([{"labels": found}]))
+"""
+
+
+def make_inputs(folder: Path, tiny: bool) -> tuple[Path, Path, Path]:
+    """A sound file, our checkpoint and theirs, of the same weights."""
+    import torch
+    import transformers
+    from scipy.io import wavfile
+
+    torch.manual_seed(0)
+    config = transformers.ASTConfig(**TINY if tiny else {}, num_labels=527)
+    config.problem_type = "single_label_classification"
+    transformers.utils.logging.disable_progress_bar()
+    model = transformers.ASTForAudioClassification(config)
+    with torch.no_grad():  # or all classes are alike
+        model.classifier.dense.weight.normal_(std=0.5)
+    model.save_pretrained(folder / "theirs")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one mel filter is empty
+        extractor = transformers.ASTFeatureExtractor()
+    extractor.save_pretrained(folder / "theirs")
+    command = [sys.executable, "convert_torch_weights.py", folder / "theirs", folder / "ours"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    noise = np.random.default_rng(0).normal(0, 3000, 10 * RATE).astype(np.int16)
+    wavfile.write(folder / "noise.wav", RATE, noise)
+    return folder / "noise.wav", folder / "ours", folder / "theirs"
+
+
+def run(command: list, environment: dict[str, str]) -> tuple[dict, float]:
+    """The best label of a whole process, and its seconds."""
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)[0]["labels"][0], seconds
+
+
+def main() -> None:
+    """Checks that both agree, times them and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--tiny", action="store_true", help="a small model, to try the script")
+    arguments = parser.parse_args()
+    print(
+        f"{cpu()}, {os.cpu_count()} cores; Python {platform.python_version()}, "
+        f"{versions(['jax', 'torch', 'transformers'])}"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        sound, ours, theirs = make_inputs(Path(folder), arguments.tiny)
+        environment = os.environ | {
+            "XDG_CACHE_HOME": folder,  # a compile cache of this run's own
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_VERBOSITY": "error",
+            "PYTHONWARNINGS": "ignore",
+        }
+        commands = {
+            "ast-jax classify": [*OURS, str(sound), "--checkpoint", str(ours)],
+            "Hugging Face's pipeline": [sys.executable, "-c", THEIRS, str(theirs), str(sound)],
+        }
+        times = {name: np.empty(arguments.rounds) for name in commands}
+        first = {}
+        for i in range(-1, arguments.rounds):
+            labels = {}
+            for name, command in commands.items():
+                labels[name], seconds = run(command, environment)
+                if i < 0:
+                    first[name] = seconds
+                else:
+                    times[name][i] = seconds
+            mine, peer = labels.values()
+            assert mine["label"] == peer["label"], (mine, peer)
+            assert abs(mine["score"] - peer["score"]) < 1e-3, (mine, peer)
+    mine, peer = times.values()
+    print(f"\n{'':25} {'first':>9} {'after':>9}   peer / ours (quartiles)")
+    for name, seconds in times.items():
+        ratio = np.percentile(peer / seconds, [25, 50, 75])
+        shown = f"{ratio[1]:.2f}x ({ratio[0]:.2f} to {ratio[2]:.2f})"
+        print(f"{name:25} {first[name]:7.2f} s {np.median(seconds):7.2f} s   {shown}")
+
+
+if __name__ == "__main__":
+    main()
