@@ -19,9 +19,9 @@ from absl import logging
 from ast_jax.checkpoint import Checkpoint, check_free, load_checkpoint, save_checkpoint
 from ast_jax.command import positive, run_command
 from ast_jax.convert.read import read_torch_checkpoint
-from ast_jax.convert.write import write_huggingface, write_original
+from ast_jax.convert.write import not_in_original, write_huggingface, write_original
 from ast_jax.errors import InputError
-from ast_jax.inference.load import change, find_checkpoint
+from ast_jax.inference.load import change, find_checkpoint, no_checkpoint
 from ast_jax.models.config import GEOMETRY
 
 
@@ -42,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument(
             flag, type=positive, help="of the source, where its tensors leave it open"
         )
+    parser.add_argument(
+        "--num-attention-heads", type=positive, help="the same (the width divided by 64)"
+    )
     parser.add_argument("--num-labels", type=positive, help="make a new head of that many classes")
     parser.add_argument("--mean", type=float, help="of the log-mels the model was trained on")
     parser.add_argument("--std", type=float, help="their standard deviation")
@@ -58,6 +61,11 @@ def convert(arguments: argparse.Namespace) -> None:
     checkpoint = read(arguments)
     if arguments.to_torch:
         write_original(output, checkpoint)
+        if missing := not_in_original(checkpoint):
+            print(
+                f"note: a .pth does not hold {' '.join(missing)}; whoever reads it must be told, "
+                f"and --to-huggingface writes everything"
+            )
     elif arguments.to_huggingface:
         write_huggingface(output, checkpoint)
     else:
@@ -69,21 +77,23 @@ def read(arguments: argparse.Namespace) -> Checkpoint:
     """The source, with the flags' word on what it leaves open."""
     source = arguments.source
     if not source.exists():
-        raise InputError(f"{source}: no such file or folder; give the path of a checkpoint")
-    geometry = _given(arguments, *GEOMETRY)
+        raise no_checkpoint(source)
+    geometry = _given(arguments, *GEOMETRY, "num_attention_heads")
+    statistics = _given(arguments, "mean", "std")
     if ours := find_checkpoint(source):
         if geometry:
             flags = " and ".join(f"--{field.replace('_', '-')}" for field in geometry)
             raise InputError(f"{source}: says itself what its input is; leave {flags} out")
         checkpoint = load_checkpoint(ours)
     else:
-        checkpoint, notes = read_torch_checkpoint(source, geometry, geometry)
-        print("\n".join(notes))
+        checkpoint, notes, guesses = read_torch_checkpoint(source, geometry, geometry)
+        if len(statistics) == 2:
+            guesses = [guess for guess in guesses if "--mean" not in guess]
+        print("\n".join(notes + guesses))
     before = checkpoint
     checkpoint = change(checkpoint, _given(arguments, "num_labels"))
     if checkpoint.params.get("classifier") is not before.params.get("classifier"):
         print(f"a new classifier of {checkpoint.config.num_labels} classes, untrained")
-    statistics = _given(arguments, "mean", "std")
     extractor = dataclasses.replace(checkpoint.feature_extractor, **statistics)
     return checkpoint._replace(feature_extractor=extractor)
 

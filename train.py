@@ -52,8 +52,12 @@ def main(argv: Sequence[str]) -> None:
         from ast_jax.training.folds import cross_validate
         from ast_jax.training.loop import fit
 
-        keep_compiled()
-        connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value)
+        if not connect(
+            _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value
+        ):
+            # On a pod the first process alone would keep programs, and the others compile without
+            # it: there JAX_COMPILATION_CACHE_DIR is for a folder that all share.
+            keep_compiled()
         (fit if config.data.fold else cross_validate)(config)
 
     status = run_command("train.py", train, config.workdir)
@@ -69,6 +73,10 @@ def parse_flags(argv: list[str]) -> list[str]:
             check_field(argument.removeprefix("--").partition("=")[0])
     try:
         return flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        fields = {field.name for field in dataclasses.fields(TrainConfig)}
+        hint = f"; fields are set as --config.{error.flagname}=VALUE"
+        sys.exit(f"train.py: {error}{hint if error.flagname in fields else ''}")
     except flags.Error as error:
         sys.exit(f"train.py: {error}")
     except Exception as error:  # whatever the configuration's file raises

@@ -157,8 +157,14 @@ def add_show(parser: argparse.ArgumentParser) -> None:
 
 def run_classify(files: list[str], checkpoint: str, top_k: int, as_json: bool) -> int:
     """Classifies the files one by one; a file that cannot be used does not stop the others."""
+    from ast_jax.inference.classify import AudioClassifier
+    from ast_jax.inference.load import read_checkpoint
+
     keep_compiled()
-    classifier = ast_jax.load(checkpoint)
+    guesses: list[str] = []
+    classifier = AudioClassifier(read_checkpoint(checkpoint, guesses=guesses))
+    for guess in guesses:
+        print(f"note: {checkpoint}: {guess}", file=sys.stderr)
     rate = classifier.feature_extractor.sampling_rate
     status, results = 0, []
     for file in files:
@@ -229,6 +235,7 @@ def run_prepare(arguments: argparse.Namespace) -> None:
     """Prepares a set and says what is in it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from ast_jax.data.prepare.run import prepare
+    from ast_jax.data.prepared import classes_without_clips
 
     try:
         prepared = prepare(
@@ -251,6 +258,9 @@ def run_prepare(arguments: argparse.Namespace) -> None:
     for what, lines in (("not there", prepared.missing), ("unreadable", prepared.damaged)):
         if lines:
             print(f"{len(lines)} clips {what}, listed in skipped.csv, such as {lines[0]}")
+    empty = classes_without_clips(prepared.folder)
+    if empty:
+        print(f"note: no clip of {', '.join(empty[:5])}" + (" and others" * (len(empty) > 5)))
     print(f"wrote {prepared.folder}, of digest {prepared.digest}")
 
 

@@ -83,7 +83,8 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         sound, ours, theirs = make_inputs(Path(folder), arguments.tiny)
-        environment = os.environ | {
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
+        environment |= {
             "XDG_CACHE_HOME": folder,  # a compile cache of this run's own
             "HF_HUB_OFFLINE": "1",
             "TRANSFORMERS_VERBOSITY": "error",

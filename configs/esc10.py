@@ -25,7 +25,7 @@ def get_config() -> TrainConfig:
             max_length=512,
             num_mel_bins=64,
         ),
-        data=DataConfig(kind="esc50", dir="../shared/data/esc10", fold=1),
+        data=DataConfig(kind="esc50", dir="ESC-50", fold=1),
         augment=AugmentConfig(frequency_mask=12, time_mask=96, mixup=0.5),
         optimizer=OptimizerConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=100),
         batch_size=16,

@@ -45,7 +45,7 @@ def test_a_file_gives_its_configuration_with_fields_changed(file):
 
 @pytest.mark.parametrize(
     "change",
-    ["batch_size", "batchsize=3", "data=3", "data.batch_size=3", "data.dir.x=3", "=3", "a.b.c=3"],
+    ["batch_size", "data=3", "data.dir.x=3", "=3", "a.b.c=3"],
 )
 def test_what_changes_no_field_is_refused(file, change):
     message = f"'{change}' is no change of a field; write it as FIELD=VALUE"

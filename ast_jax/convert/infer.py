@@ -21,15 +21,18 @@ MEL_BINS = 128
 def infer_config(
     tensors: Tensors, layout: Layout, geometry: dict[str, int], source: str
 ) -> ASTConfig:
-    """The configuration of an AST's tensors; `geometry` holds what the caller knows of GEOMETRY.
+    """The configuration of an AST's tensors; `geometry` holds what the caller knows.
+
+    That may be fields of GEOMETRY, and `num_attention_heads`.
 
     Raises:
         InputError: a tensor it takes is missing or oddly shaped, or the number of patches fits
             no input or several, and the message says which fields to give.
     """
-    fields = infer_encoder(tensors, layout, source)
+    fields = infer_encoder(tensors, layout, source, geometry.get("num_attention_heads"))
+    known = {name: value for name, value in geometry.items() if name in GEOMETRY}
     patches = _shape(tensors, layout, "ast/embeddings/position_embeddings", 3, source)[1] - 2
-    fields |= _infer_geometry(patches, fields["patch_size"], geometry, source)
+    fields |= _infer_geometry(patches, fields["patch_size"], known, source)
     if layout == "huggingface":
         fields["layer_norm_eps"] = fields["head_layer_norm_eps"] = HUGGINGFACE_LAYER_NORM_EPS
     if tensor_name("classifier/dense/kernel", layout) in tensors:
@@ -38,7 +41,9 @@ def infer_config(
     return configured(fields, source)
 
 
-def infer_encoder(tensors: Tensors, layout: Layout, source: str) -> dict[str, Any]:
+def infer_encoder(
+    tensors: Tensors, layout: Layout, source: str, heads: int | None = None
+) -> dict[str, Any]:
     """The fields of `ASTConfig` that are the encoder's width, depth and patch size."""
     width = _shape(tensors, layout, "ast/embeddings/cls_token", 3, source)[2]
     kernel = _shape(tensors, layout, "ast/embeddings/patch_projection/kernel", 4, source)
@@ -48,15 +53,16 @@ def infer_encoder(tensors: Tensors, layout: Layout, source: str) -> dict[str, An
     layer = re.compile(re.escape(prefix) + r"(\d+)\.")
     layers = {match[1] for match in map(layer.match, tensors) if match}
     qkv_bias = tensor_name("ast/encoder/layers/attention/qkv/bias", layout)
-    if width % HEAD_WIDTH:
+    if heads is None and width % HEAD_WIDTH:
         raise InputError(
             f"{source}: its width {width} is no multiple of {HEAD_WIDTH}, so the number of "
-            f"attention heads is unknown; give a folder with its config.json"
+            f"attention heads is unknown; give a folder with its config.json, or the number to "
+            f"convert_torch_weights.py as --num-attention-heads"
         )
     return {
         "hidden_size": width,
         "num_hidden_layers": len(layers),
-        "num_attention_heads": width // HEAD_WIDTH,
+        "num_attention_heads": heads or width // HEAD_WIDTH,
         "intermediate_size": mlp[0],
         "patch_size": kernel[2],
         "qkv_bias": qkv_bias.replace("{i}", "0").replace("{qkv}", "query") in tensors,

@@ -27,10 +27,17 @@ NAMED = {"original": "the original's", "huggingface": "Hugging Face's", "deit": 
 
 
 class Converted(NamedTuple):
-    """A checkpoint read from PyTorch, and what a person should know about it."""
+    """A checkpoint read from PyTorch, and what a person should know about it.
+
+    Attributes:
+        checkpoint: ours.
+        notes: what was read.
+        guesses: what the file does not say and was taken as the published ones have it.
+    """
 
     checkpoint: Checkpoint
     notes: list[str]
+    guesses: list[str]
 
 
 def read_torch_checkpoint(
@@ -42,7 +49,8 @@ def read_torch_checkpoint(
 
     Args:
         path: the file or folder.
-        source_fields: strides, `max_length` and `num_mel_bins` of a file that is ambiguous.
+        source_fields: strides, `max_length`, `num_mel_bins` and `num_attention_heads` of a file
+            that leaves them open.
         target_fields: fields of the AST to make from an ImageNet checkpoint, which has none of
             its own; elsewhere unused.
 
@@ -54,6 +62,7 @@ def read_torch_checkpoint(
     file = _weights(path) if folder else path
     tensors, layout = to_file_names(read_tensors(file), str(file))
     notes = [f"{file}: {len(tensors)} tensors, named as {NAMED[layout]}"]
+    guesses = []
     if layout == "deit":
         fields = source_fields | (target_fields or {})
         config = _ast_from_imagenet(tensors, fields, str(file))
@@ -64,15 +73,19 @@ def read_torch_checkpoint(
         notes.append(f"config.json: {_summary(config)}")
     else:
         config = infer_config(tensors, layout, source_fields, str(file))
-        notes.append(f"inferred: {_summary(config)}")
+        guesses.append(f"inferred: {_summary(config)}")
     params, ignored = params_from_tensors(tensors, layout, config, str(file))
     notes.append(f"ignored tensors: {', '.join(ignored) or 'none'}")
     if folder and (path / FILE_NAME).exists():
         extractor = ASTFeatureExtractor.from_pretrained(path)
         check_agreement(config, extractor, str(path))
     else:
-        extractor = _published_extractor(config, notes)
-    return Converted(Checkpoint(config, extractor, params), notes)
+        extractor, benchmark = published_extractor(config)
+        guesses.append(
+            f"no {FILE_NAME}: mean {extractor.mean} and std {extractor.std}, those of {benchmark}; "
+            f"--mean and --std of convert_torch_weights.py change them"
+        )
+    return Converted(Checkpoint(config, extractor, params), notes, guesses)
 
 
 def _weights(folder: Path) -> Path:
@@ -110,7 +123,8 @@ def _ast_from_imagenet(tensors: Tensors, fields: dict[str, Any], source: str) ->
 
     As the original's `ASTModel.__init__`: the patch embedding is the sum over RGB.
     """
-    config = configured(infer_encoder(tensors, "deit", source) | fields, source)
+    heads = fields.get("num_attention_heads")
+    config = configured(infer_encoder(tensors, "deit", source, heads) | fields, source)
     name = tensor_name("ast/embeddings/patch_projection/kernel", "deit")
     kernel = finite_float32(tensors, name, source)
     if kernel.shape[1] != 3:
@@ -126,20 +140,16 @@ def _ast_from_imagenet(tensors: Tensors, fields: dict[str, Any], source: str) ->
     return config
 
 
-def _published_extractor(config: ASTConfig, notes: list[str]) -> ASTFeatureExtractor:
-    """The statistics a file without preprocessor_config.json was most likely trained with."""
+def published_extractor(config: ASTConfig) -> tuple[ASTFeatureExtractor, str]:
+    """What a file without preprocessor_config.json was likely trained with, and its benchmark."""
     benchmark = BY_NUM_LABELS.get(config.num_labels, AUDIOSET)
-    notes.append(
-        f"no {FILE_NAME}: mean {benchmark.mean} and std {benchmark.std}, "
-        f"those of {benchmark.class_list}; "
-        f"--mean and --std change them"
-    )
-    return ASTFeatureExtractor(
+    extractor = ASTFeatureExtractor(
         num_mel_bins=config.num_mel_bins,
         max_length=config.max_length,
         mean=benchmark.mean,
         std=benchmark.std,
     )
+    return extractor, benchmark.class_list
 
 
 def _summary(config: ASTConfig) -> str:

@@ -6,7 +6,11 @@ from pathlib import Path
 
 from ast_jax.checkpoint import Checkpoint, written_whole
 from ast_jax.convert.files import import_torch
+from ast_jax.convert.infer import HEAD_WIDTH, infer_config, label_fields
 from ast_jax.convert.names import tensors_from_params
+from ast_jax.convert.read import published_extractor
+from ast_jax.errors import InputError
+from ast_jax.models.config import GEOMETRY
 
 
 def write_original(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -27,6 +31,34 @@ def write_original(path: str | Path, checkpoint: Checkpoint) -> None:
         buffer = io.BytesIO()
         torch.save(content, buffer)
         place.write_bytes(buffer.getvalue())
+
+
+def not_in_original(checkpoint: Checkpoint) -> list[str]:
+    """What a reader of the `.pth` takes otherwise, as the file does not say it.
+
+    They are the flags of convert_torch_weights.py that tell, and words where there is none.
+    """
+    config, extractor = checkpoint.config, checkpoint.feature_extractor
+    told = {}
+    if config.hidden_size != HEAD_WIDTH * config.num_attention_heads:
+        told["num_attention_heads"] = config.num_attention_heads
+    tensors = tensors_from_params(checkpoint.params, "original")
+    geometry = {name: getattr(config, name) for name in GEOMETRY}
+    try:
+        found = infer_config(tensors, "original", dict(told), "the file")
+        known = {name: getattr(found, name) for name in GEOMETRY} == geometry
+    except InputError:
+        known = False
+    if not known:
+        told |= geometry
+    published, _ = published_extractor(config)
+    for name in ("mean", "std"):
+        if getattr(extractor, name) != getattr(published, name):
+            told[name] = getattr(extractor, name)
+    missing = [f"--{name.replace('_', '-')} {value}" for name, value in told.items()]
+    if config.id2label not in (None, label_fields(config.num_labels).get("id2label")):
+        missing.append("the names of its classes")
+    return missing
 
 
 def write_huggingface(path: str | Path, checkpoint: Checkpoint) -> None:

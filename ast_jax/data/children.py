@@ -21,7 +21,8 @@ def deaf_to_signals() -> Iterator[None]:
 
     A terminal or a cluster sends them to all, and they are for the one that waits for the others.
     """
-    # Blocked, not ignored: one that comes meanwhile still reaches this process.
+    # Blocked, not ignored: one that comes meanwhile still reaches this process, at the end or by
+    # another thread.
     resource_tracker.ensure_running()  # or it is started within, which ends the blocking
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
@@ -54,6 +55,7 @@ def pool_of(
     try:
         yield submit
     except BrokenProcessPool:
+        ours.close()  # or the others wait for tasks, and Python 3.12 for the others
         raise InputError(died) from None
     except BaseException:
         ours.close()

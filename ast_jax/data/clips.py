@@ -71,6 +71,19 @@ class DataSet(NamedTuple):
     digest: str = ""
 
 
+def classes_without(data: DataSet) -> list[str]:
+    """A sentence for each side that has no clips of some class, or one only."""
+    told = []
+    for side, clips in (("to train on", data.train), ("held out", data.evaluation)):
+        counts = np.asarray(clips.targets.sum(axis=0)).ravel()
+        for number in (0, 1):
+            few = [label for label, n in zip(data.labels, counts, strict=True) if n == number]
+            if few:
+                named = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
+                told.append(f"{('no clip', 'one clip only')[number]} {side} of {named}")
+    return told
+
+
 def read_clips(entries: list[Entry], num_labels: int, sampling_rate: int, what: str) -> Clips:
     """Decodes and resamples recordings of one class each, on all cores, showing progress.
 

@@ -217,6 +217,13 @@ def read_prepared(
     )
 
 
+def classes_without_clips(folder: Path) -> list[str]:
+    """The classes of a prepared set that no clip of any split is of."""
+    prepared = open_prepared(folder)
+    counts = np.asarray(prepared.clips("+".join(prepared.splits)).targets.sum(axis=0)).ravel()
+    return [label for label, n in zip(prepared.labels, counts, strict=True) if n == 0]
+
+
 def joined(splits: str) -> str:
     """The splits of 'b + a' in the one way that statistics are kept under: 'a+b'."""
     return "+".join(sorted(_names(splits)))

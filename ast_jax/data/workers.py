@@ -117,9 +117,12 @@ def _check_room(size: int) -> None:
 
     It is taken when it is written to, and a process that finds none left dies (SIGBUS).
     """
-    if SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(SHARED_MEMORY).free) < size:
+    if not SHARED_MEMORY.is_dir():
+        return
+    usage = shutil.disk_usage(SHARED_MEMORY)
+    if usage.total and usage.free < size:  # a total of 0 is no limit
         raise InputError(
-            f"{SHARED_MEMORY}: has {free >> 20} MiB free and the batches made ahead take "
+            f"{SHARED_MEMORY}: has {usage.free >> 20} MiB free and the batches made ahead take "
             f"{size >> 20}; lower data.workers or batch_size, or give it more (--shm-size of "
             f"docker run)"
         )

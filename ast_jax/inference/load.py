@@ -1,6 +1,7 @@
 """Any checkpoint from its path."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,17 @@ from ast_jax.errors import InputError
 from ast_jax.models.adapt import adapt_params
 
 
-def read_checkpoint(path: str | Path, *, head_seed: int = 0, **changes: Any) -> Checkpoint:
+def read_checkpoint(
+    path: str | Path, *, head_seed: int = 0, guesses: list[str] | None = None, **changes: Any
+) -> Checkpoint:
     """Reads a checkpoint of ours, a training run's newest, or any of PyTorch's.
 
     Args:
         path: a checkpoint or run folder of ours, a Hugging Face folder, a `.safetensors`, an
             original `.pth`, or a distilled DeiT's.
         head_seed: what a new classification head is initialised from.
+        guesses: gets a line for each thing that a file of PyTorch's does not say, and what it was
+            taken for.
         **changes: fields of `ASTConfig` to change, see `adapt_params`.
 
     Raises:
@@ -25,11 +30,13 @@ def read_checkpoint(path: str | Path, *, head_seed: int = 0, **changes: Any) -> 
     """
     path = Path(path)
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder; give the path of a checkpoint")
+        raise no_checkpoint(path)
     if ours := find_checkpoint(path):
         checkpoint = load_checkpoint(ours)
     else:
-        checkpoint = read_torch_checkpoint(path, target_fields=changes).checkpoint
+        checkpoint, _, guessed = read_torch_checkpoint(path, target_fields=changes)
+        if guesses is not None:
+            guesses += guessed
     checkpoint = change(checkpoint, changes, head_seed)
     if "classifier" not in checkpoint.params:
         raise InputError(
@@ -37,6 +44,14 @@ def read_checkpoint(path: str | Path, *, head_seed: int = 0, **changes: Any) -> 
             f"untrained one"
         )
     return checkpoint
+
+
+def no_checkpoint(path: Path) -> InputError:
+    """What to raise where there is nothing, which may be the name of a model on a hub."""
+    hint = "give the path of a checkpoint"
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        hint += f", or get this one first by: hf download {path} --local-dir {path.name}"
+    return InputError(f"{path}: no such file or folder; {hint}")
 
 
 def change(checkpoint: Checkpoint, changes: dict[str, Any], head_seed: int = 0) -> Checkpoint:

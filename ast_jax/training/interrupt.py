@@ -1,9 +1,13 @@
 """Signals that ask a run to end, heard between two steps."""
 
+import os
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Self
+
+WORD = b"\nstopping after the step under way (or its compilation); again to stop at once\n"
 
 
 class Interruption:
@@ -24,6 +28,8 @@ class Interruption:
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.heard = True
         signal.signal(number, self._before[number])  # type: ignore[arg-type]
+        if sys.stderr.isatty():  # not by print, in the middle of which the signal may have come
+            os.write(sys.stderr.fileno(), WORD)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

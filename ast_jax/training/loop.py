@@ -13,6 +13,7 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint import describe
 from ast_jax.config import TrainConfig
 from ast_jax.data.batches import Batch, TrainBatches
+from ast_jax.data.clips import classes_without
 from ast_jax.data.datasets import load_data
 from ast_jax.data.pipeline import stream
 from ast_jax.errors import InputError
@@ -73,6 +74,8 @@ def fit(config: TrainConfig) -> Scores:
         f"{start.config.num_tokens} tokens; devices: {len(parallel.devices)} "
         f"{jax.default_backend()}"
     )
+    for line in classes_without(data):
+        console.print(f"note: {line}")
     compiled = make_functions(config, start, parallel, length)
     run = Run(config, workdir, data, start, parallel, length, compiled, console)
     with claimed(workdir, known, config, data, extractor):
@@ -106,7 +109,7 @@ def train(run: Run) -> Scores:
         training = Training(run, checkpoints, interruption, bar, scalars, history, state, progress)
         training.take_steps(taken)
         params = training.result()
-        if training.must_end():
+        if run.parallel.any(interruption.heard):
             raise KeyboardInterrupt
     return finish(run, params, history, training.logits if run.config.result == "last" else None)
 

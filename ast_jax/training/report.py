@@ -105,11 +105,13 @@ def draw_loss(history: History, file: Path) -> None:
 
     left.plot(epochs, values("training_loss"), ".-", label="training")
     left.plot(epochs, values("loss"), ".-", label="held out")
-    left.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
+    left.set(xlabel="epoch", ylabel="loss")
+    left.set_ylim(0, 1.05 * left.dataLim.ymax if np.isfinite(left.dataLim.ymax) else None)
     right.plot(epochs, values("accuracy"), ".-", label="accuracy")
     right.plot(epochs, values("mean_average_precision"), ".-", label="mAP")
     right.set(xlabel="epoch", ylim=(0, 1.05), title="held-out clips")
     for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
         axes.grid(alpha=0.3)
     save_figure(figure, file)

@@ -59,7 +59,8 @@ def measure_length(config: TrainConfig, clips: int) -> Length:
     if config.optimizer.schedule != "multi_step" and config.optimizer.warmup_steps >= steps:
         raise InputError(
             f"optimizer.warmup_steps is {config.optimizer.warmup_steps} and the run has "
-            f"{steps} steps; lower --config.optimizer.warmup_steps"
+            f"{steps} steps; set --config.optimizer.warmup_steps={steps // 10} or so, or train on "
+            f"more clips or for more epochs"
         )
     return Length(epoch, steps)
 
@@ -118,13 +119,19 @@ def initial_checkpoint(
     for name in (*GEOMETRY, "dtype"):
         changes[name] = getattr(config.model, name)
     source = read_checkpoint(config.init_from, head_seed=config.seed, **changes)
-    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size"):
-        found, wanted = getattr(source.config, name), getattr(config.model, name)
-        if found != wanted:
-            raise InputError(
-                f"{config.init_from}: has {name} {found} and the configuration {wanted}; set "
-                f"--config.model.{name}={found}"
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
+    found = {name: getattr(source.config, name) for name in names}
+    found = {name: value for name, value in found.items() if value != getattr(config.model, name)}
+    if found:
+        raise InputError(
+            f"{config.init_from}: has "
+            + " and ".join(
+                f"{name} {value} where the configuration has {getattr(config.model, name)}"
+                for name, value in found.items()
             )
+            + "; set "
+            + " ".join(f"--config.model.{name}={value}" for name, value in found.items())
+        )
     return source._replace(feature_extractor=extractor)
 
 

@@ -42,7 +42,8 @@ def show(config: TrainConfig, file: Path, number: int = 0) -> None:
     keys = clip_keys(key, 0, config.batch_size)
     augmented = make_augment(config, extractor)(keys, plain)
     titles = [describe_target(target, data.labels) for target in batch["targets"][:MOST_CLIPS]]
-    draw_batch(np.asarray(plain)[:MOST_CLIPS], np.asarray(augmented)[:MOST_CLIPS], titles, file)
+    before, after = (np.asarray(values)[:MOST_CLIPS] for values in (plain, augmented))
+    draw_batch(before, after, titles, file, float(extractor.normalize(np.zeros(()))))
 
 
 def describe_target(target: np.ndarray, labels: list[str]) -> str:
@@ -54,8 +55,13 @@ def describe_target(target: np.ndarray, labels: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def draw_batch(plain: np.ndarray, augmented: np.ndarray, titles: list[str], file: Path) -> None:
-    """Draws (clips, frames, mel_bins) arrays side by side, a row a clip, as a PNG."""
+def draw_batch(
+    plain: np.ndarray, augmented: np.ndarray, titles: list[str], file: Path, padding: float
+) -> None:
+    """Draws (clips, frames, mel_bins) arrays side by side, a row a clip, as a PNG.
+
+    `padding` is the value of padding and masks, of which the picture tells: it is no silence.
+    """
     clips, frames, mel_bins = plain.shape
     figure, grid = subplots(
         clips, 2, (13, 1 + 1.9 * clips), squeeze=False, sharex=True, sharey=True
@@ -75,8 +81,9 @@ def draw_batch(plain: np.ndarray, augmented: np.ndarray, titles: list[str], file
             )
         row[0].set_ylabel("mel bin")
         row[0].set_title(title, loc="left", fontsize=10)
-    grid[0, 1].set_title("as the model sees it", loc="left", fontsize=10)
+    grid[0, 1].set_title("as the model sees it, masks and all", loc="left", fontsize=10)
     for axes in grid[-1]:
         axes.set_xlabel("seconds")
-    figure.colorbar(picture, ax=grid, label="(log-mel - mean) / (2 std)", aspect=40, pad=0.01)
+    label = f"(log-mel - mean) / (2 std); padding and masks are {padding:.2f}, a log-mel of 0"
+    figure.colorbar(picture, ax=grid, label=label, aspect=40, pad=0.01)
     save_figure(figure, file)

@@ -163,6 +163,8 @@ def claim_workdir(
 def check_data(workdir: Path, run: dict[str, Any], data: DataSet) -> None:
     """Raises `InputError` if a run would go on with other clips than it began with."""
     before, now = run["data"], describe_data(data)
+    if "source" not in before:  # in a run that began before it was noted
+        del now["source"]
     if before != now:
         raise InputError(
             f"{workdir}: its run began with other recordings ({_first_difference(before, now)} "

@@ -1,7 +1,9 @@
 """`python convert_torch_weights.py`, in process and as a command."""
 
+import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ast_jax.checkpoint import load_checkpoint, save_checkpoint
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ast_jax.convert.write import write_huggingface
+from ast_jax.models.ast import init_params
+from ast_jax.models.config import ASTConfig
 from convert_torch_weights import main
 
 torch = pytest.importorskip("torch")
@@ -387,3 +392,40 @@ def test_as_a_command_it_converts_and_refuses_without_a_traceback(
     assert len(bad.stderr.splitlines()) == 1
     assert bad.stderr.startswith(f"convert_torch_weights.py: {tmp_path / 'empty.pth'}: ")
     assert not (tmp_path / "none").exists()
+
+
+def test_what_a_pth_does_not_hold_is_told_and_the_flags_give_the_model_back(
+    convert, ours, small_checkpoint, tmp_path
+):
+    convert(ours, tmp_path / "same.pth", "--to-torch")
+    config = small_checkpoint.config.replace(
+        num_attention_heads=4,
+        id2label=dict(enumerate("vwxyz"[: small_checkpoint.config.num_labels])),
+    )
+    extractor = dataclasses.replace(small_checkpoint.feature_extractor, mean=-5.5, std=3.25)
+    other = Checkpoint(config, extractor, small_checkpoint.params)
+    save_checkpoint(tmp_path / "other", other)
+    printed = convert(tmp_path / "other", tmp_path / "other.pth", "--to-torch")
+    note = next(line for line in printed.splitlines() if line.startswith("note: "))
+    assert "--num-attention-heads 4" in note
+    assert "--mean -5.5 --std 3.25" in note
+    assert "the names of its classes" in note
+    flags = ["--num-attention-heads", 4, "--mean", -5.5, "--std", 3.25]
+    printed = convert(tmp_path / "other.pth", tmp_path / "back", *flags)
+    assert "-4.26" not in printed
+    back = load_checkpoint(tmp_path / "back")
+    assert back.config == config.replace(id2label=None)
+    assert back.feature_extractor == extractor
+
+
+def test_a_pth_of_another_input_needs_all_of_its_geometry(convert, tmp_path):
+    config = ASTConfig(
+        hidden_size=64, num_attention_heads=1, num_hidden_layers=1, intermediate_size=32,
+        max_length=96, num_mel_bins=64, num_labels=3,
+    )  # fmt: skip
+    extractor = ASTFeatureExtractor(max_length=96, num_mel_bins=64)
+    save_checkpoint(tmp_path / "ours", Checkpoint(config, extractor, init_params(config)))
+    printed = convert(tmp_path / "ours", tmp_path / "x.pth", "--to-torch")
+    told = re.search(r"hold (.*); whoever", printed)[1].split()
+    assert convert(tmp_path / "x.pth", tmp_path / "back", *told)
+    assert load_checkpoint(tmp_path / "back").config == config

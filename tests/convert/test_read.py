@@ -99,7 +99,7 @@ def test_an_original_file_is_read(
 ):
     tensors = original_tensors(imagenet_heads=imagenet_heads)
     path = save_torch(tensors, tmp_path / "x.pth", prefix)
-    checkpoint, notes = read_torch_checkpoint(path)
+    checkpoint, notes, _ = read_torch_checkpoint(path)
     assert checkpoint.config == small_config
     kernel = checkpoint.params["ast"]["embeddings"]["patch_projection"]["kernel"]
     weight = tensors["v.patch_embed.proj.weight"]
@@ -111,7 +111,8 @@ def test_an_original_file_is_read(
 def test_the_notes_say_what_was_inferred(original_tensors, save_torch, tmp_path):
     tensors = original_tensors()
     path = save_torch(tensors, tmp_path / "x.pth")
-    notes = "\n".join(read_torch_checkpoint(path).notes)
+    _, notes, guesses = read_torch_checkpoint(path)
+    notes = "\n".join(notes + guesses)
     assert notes.startswith(f"{path}: {len(tensors)} tensors, named as the original's")
     for inferred in ("hidden_size 64", "num_hidden_layers 2", "frequency_stride 10"):
         assert inferred in notes
@@ -154,7 +155,7 @@ def test_half_precision_files_become_float32_exactly(original_tensors, tmp_path,
 def test_a_distilled_deit_is_read_without_a_head(deit_tensors, save_torch, tmp_path):
     tensors = deit_tensors()
     path = save_torch(tensors, tmp_path / "deit.pth", wrap="model")
-    (config, _, params), notes = read_torch_checkpoint(path, target_fields={"max_length": 256})
+    (config, _, params), notes, _ = read_torch_checkpoint(path, target_fields={"max_length": 256})
     assert "classifier" not in params
     assert config.grid == (12, 25)
     assert params["ast"]["embeddings"]["position_embeddings"].shape == (1, 302, 64)
@@ -245,9 +246,9 @@ def test_a_folder_with_pytorch_model_bin_is_read(folder, save_torch):
 
 def test_a_folder_without_the_extractors_file_says_what_it_assumes(folder):
     (folder / "preprocessor_config.json").unlink()
-    (_, extractor, _), notes = read_torch_checkpoint(folder)
+    (_, extractor, _), _, guesses = read_torch_checkpoint(folder)
     assert (extractor.mean, extractor.max_length) == (AUDIOSET.mean, 128)
-    assert any(note.startswith("no preprocessor_config.json: mean") for note in notes)
+    assert any(note.startswith("no preprocessor_config.json: mean") for note in guesses)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])

@@ -38,6 +38,24 @@ def test_after_an_error_tasks_under_way_are_not_waited_for(tmp_path, error):
     assert [path.name for path in tmp_path.iterdir()] == ["first begun"]
 
 
+def die_or_sleep(folder, name):
+    if name == "dies":
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+    sleep(folder, name)
+
+
+def test_when_one_process_dies_the_others_are_not_waited_for(tmp_path):
+    def work():
+        with pool_of(2, die_or_sleep, tmp_path, "a process died") as submit:
+            for future in [submit("dies"), submit("sleeps"), submit("dies")]:
+                future.result()
+
+    with pytest.raises(InputError, match="a process died"):
+        work()
+    assert not (tmp_path / "sleeps done").exists()
+
+
 def blocked(shared, task):
     return signal.pthread_sigmask(signal.SIG_BLOCK, ())
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from ast_jax.data.clips import Clips, read_clips
+from ast_jax.data.clips import Clips, DataSet, classes_without, read_clips
 from ast_jax.data.sources.listing import Entry
 from ast_jax.errors import InputError
 
@@ -67,3 +67,19 @@ def test_a_recording_that_cannot_be_used_is_named(tmp_path):
     ):
         with pytest.raises(InputError, match=said):
             read_clips([Entry(name, str(tmp_path / f"{name}.wav"), (0,))], 1, 16000, "clips")
+
+
+@pytest.mark.parametrize("held", [np.asarray, csr_array])
+def test_classes_of_no_clip_or_one_are_told_of_on_each_side(held):
+    def clips(*classes):
+        return Clips([], held(np.eye(7, dtype=np.float32)[list(classes)]), [])
+
+    data = DataSet(list("abcdefg"), clips(*range(7), *range(7)), clips(0, 0, 1))
+    assert classes_without(data) == [
+        "no clip held out of c, d, e, f, g",
+        "one clip only held out of b",
+    ]
+    assert classes_without(data._replace(evaluation=clips(*[1] * 2), train=clips(*[0] * 3))) == [
+        "no clip to train on of b, c, d, e, f and 1 more",
+        "no clip held out of a, c, d, e, f and 1 more",
+    ]

@@ -136,12 +136,16 @@ def test_a_first_batch_that_fails_ends_the_processes():
 
 def test_too_little_shared_memory_is_told_before_a_worker_dies_of_it(monkeypatch, tmp_path):
     monkeypatch.setattr(ast_jax.data.workers, "SHARED_MEMORY", tmp_path)
-    little = namedtuple("Usage", "free")((1 << 20) - 1)
+    little = namedtuple("Usage", "total free")(1 << 26, (1 << 20) - 1)
     monkeypatch.setattr(ast_jax.data.workers.shutil, "disk_usage", lambda folder: little)
     assert len(list(from_workers(Numbers(), range(3), 1))) == 3
     monkeypatch.setattr(ast_jax.data.workers, "AHEAD", 10**4)
     with pytest.raises(InputError, match=r"has 0 MiB free .* lower data\.workers or batch_size"):
         next(from_workers(Numbers(), range(3), 1))
+    unlimited = little._replace(total=0, free=0)
+    monkeypatch.setattr(ast_jax.data.workers.shutil, "disk_usage", lambda folder: unlimited)
+    monkeypatch.setattr(ast_jax.data.workers, "AHEAD", AHEAD)
+    assert len(list(from_workers(Numbers(), range(3), 1))) == 3
 
 
 def test_batches_that_cannot_be_pickled_are_refused_at_once():

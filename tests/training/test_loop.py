@@ -2,7 +2,9 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -25,10 +27,12 @@ from ast_jax.inference.load import step_folders
 from ast_jax.json_file import read_json
 from ast_jax.models.config import ASTConfig
 from ast_jax.training import report
+from ast_jax.training.interrupt import Interruption
 from ast_jax.training.loop import Training, fit
 from ast_jax.training.progress import EpochBar
 from ast_jax.training.scoring import score
 from ast_jax.training.setup import make_extractor, train_batches
+from ast_jax.training.workdir import check_data
 
 
 def small(workdir, **changes):
@@ -317,6 +321,9 @@ def test_a_run_does_not_go_on_with_other_recordings(finished, monkeypatch):
     monkeypatch.setattr("ast_jax.training.loop.load_data", lambda config: again)
     with pytest.raises(InputError, match=r"began with other recordings \(source"):
         fit(small(finished[0]))
+    run = read_json(finished[0] / "run.json")
+    del run["data"]["source"]
+    check_data(finished[0], run, again)
 
 
 def cut_short(checkpoint):
@@ -360,7 +367,7 @@ def test_either_of_mean_and_std_can_be_given_and_the_other_is_measured():
 def test_a_checkpoint_of_another_size_is_not_started_from(finished, tmp_path):
     config = small(tmp_path / "run", init_from=str(finished[0]))
     config.model.num_hidden_layers = 3
-    with pytest.raises(InputError, match=r"num_hidden_layers 2 and the configuration 3; set --"):
+    with pytest.raises(InputError, match=r"num_hidden_layers 2 where .* has 3; set --config"):
         fit(config)
     assert not (tmp_path / "run").exists()
 
@@ -397,3 +404,17 @@ def test_a_field_that_cannot_be_used_is_named(tmp_path, field, value, said):
     with pytest.raises(InputError, match=said):
         fit(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_person_is_told_that_a_signal_was_heard(monkeypatch):
+    reading, writing = os.pipe()
+    terminal = SimpleNamespace(isatty=lambda: True, fileno=lambda: writing)
+    with Interruption() as interruption:
+        monkeypatch.setattr("sys.stderr", terminal)
+        os.kill(os.getpid(), signal.SIGINT)
+        while not interruption.heard:
+            time.sleep(0.01)
+        monkeypatch.undo()
+    os.close(writing)
+    with os.fdopen(reading) as said:
+        assert "stopping after the step under way" in said.read()

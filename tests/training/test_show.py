@@ -44,7 +44,7 @@ def test_another_step_is_another_picture(tmp_path):
 
 
 def test_one_clip_and_a_flat_one_can_be_drawn(tmp_path):
-    draw_batch(np.zeros((1, 10, 8)), np.zeros((1, 10, 8)), ["silence"], tmp_path / "a.png")
+    draw_batch(np.zeros((1, 10, 8)), np.zeros((1, 10, 8)), ["silence"], tmp_path / "a.png", 0.5)
     assert image.imread(tmp_path / "a.png").size
 
 

@@ -194,8 +194,8 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
     def _check_damaged(self, damaged: list[str]) -> None:
         if len(damaged) > self.max_damaged:
             raise InputError(
-                f"more sound files than {self.max_damaged} cannot be used, such as "
-                f"{damaged[-1]}, or allow more with --max-damaged"
+                f"{damaged[-1]}, or leave such files out: --max-damaged is "
+                f"{self.max_damaged} and {len(damaged)} cannot be used"
             )
 
     def _write_clips(self, reports: dict[str, list[Report]]) -> None:

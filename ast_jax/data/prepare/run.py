@@ -110,13 +110,18 @@ class _InProcesses:
                 "a process that decoded clips died, perhaps for want of memory; the same command "
                 "goes on, with fewer --processes"
             )
-            with pool_of(self.processes, _write, (count, labels), died) as submit:
-                pending = {submit(shard) for shard in shards}
-                while pending:
-                    done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                    progress.update(task, completed=count.value)
-                    for future in done:
-                        yield future.result()
+            try:
+                with pool_of(self.processes, _write, (count, labels), died) as submit:
+                    pending = {submit(shard) for shard in shards}
+                    while pending:
+                        done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                        progress.update(task, completed=count.value)
+                        for future in done:
+                            yield future.result()
+            finally:  # what processes that were ended were at
+                for folder in {shard.folder for shard in shards}:
+                    for left in Path(folder).glob("*.part"):
+                        left.unlink(missing_ok=True)
 
 
 def _write(shared: tuple[Any, list[str]], shard: Shard) -> Report:
