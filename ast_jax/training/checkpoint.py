@@ -209,13 +209,15 @@ class _Best:
 def _quiet_orbax() -> None:
     """Leaves it to the exception to tell of a save that fails.
 
-    Orbax logs it with a traceback from each of its threads, and TensorStore prints another for
-    each array that was under way; as some do when the exception is here already, this is for
-    good. A folder half written is made anew, of which Orbax warns.
+    Orbax logs it with a traceback from each of its threads, asyncio logs one for each of its
+    tasks, and TensorStore prints another for each array that was under way; as some do when the
+    exception is here already, this is for good. A folder half written is made anew, of which
+    Orbax warns.
     """
     logging.getLogger("absl").addFilter(
         lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname
     )
+    logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
     tell = sys.unraisablehook
 
     def tell_of_others(what: Any) -> None:

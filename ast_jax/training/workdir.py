@@ -15,6 +15,7 @@ Written by the first process only; all read it.
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,7 +111,7 @@ def claimed(
         yield
     finally:
         if first and run is None and workdir.exists() and not step_folders(workdir):
-            _remove(workdir.iterdir())
+            _empty(workdir)
             if new_folder:
                 workdir.rmdir()
 
@@ -128,6 +129,17 @@ def _remove(places: Iterable[Path]) -> None:
             shutil.rmtree(place)
         else:
             place.unlink()
+
+
+def _empty(folder: Path) -> None:
+    """Removes what is in a folder, though a save that was cut off may still write for a moment."""
+    for left in reversed(range(20)):
+        try:
+            return _remove(folder.iterdir())
+        except OSError:
+            if not left:
+                raise
+            time.sleep(0.5)
 
 
 def read_history(workdir: Path, steps: int, epoch_steps: int) -> list[dict[str, Any]]:
