@@ -5,7 +5,6 @@ ast_jax/models/config.py; configs/ has experiments to start from.
 """
 
 import dataclasses
-import difflib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from ml_collections import config_flags
 
 from ast_jax.command import INTERRUPTED, complain, run_command
 from ast_jax.config import TrainConfig
+from ast_jax.errors import nearest
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of the first of several processes; or JAX_COORDINATOR_ADDRESS"
@@ -91,8 +91,8 @@ def check_field(flag: str) -> None:
     for name in flag.split(".")[1:]:
         names = {field.name: field.type for field in dataclasses.fields(place)}
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1) or sorted(names)
-            sys.exit(f"train.py: {parent} has no field '{name}'; did you mean {', '.join(near)}?")
+            near = nearest(name, names)
+            sys.exit(f"train.py: {parent} has no field '{name}'; did you mean {near}?")
         parent, place = f"{parent}.{name}", names[name]
         if not dataclasses.is_dataclass(place):
             return

@@ -273,11 +273,14 @@ def run_stats(arguments: argparse.Namespace) -> None:
     from ast_jax.data.statistics import measure, write_statistics
 
     prepared = open_prepared(arguments.folder, arguments.name)
-    splits = arguments.splits
-    if not splits:
-        has = list(prepared.splits)
-        simple = "train" if "train" in has else has[0] if len(has) == 1 else ""
-        splits = simple or default_splits(prepared, fold=1)[0]
+    if arguments.splits:
+        splits = arguments.splits
+    elif "train" in prepared.splits:
+        splits = "train"
+    elif len(prepared.splits) == 1:
+        (splits,) = prepared.splits
+    else:
+        splits, _ = default_splits(prepared, fold=1)
     found = measure(
         prepared.clips(splits),
         prepared.labels,

@@ -6,7 +6,6 @@ command line as `--config.optimizer.learning_rate=2e-5`.
 
 import ast
 import dataclasses
-import difflib
 import math
 import runpy
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from ast_jax.errors import InputError
+from ast_jax.errors import InputError, nearest
 from ast_jax.models.config import ASTConfig
 
 DATA_KINDS = ("synthetic", "esc50", "folder", "prepared")
@@ -306,8 +305,7 @@ def load_config(file: str | Path, changes: Sequence[str] = ()) -> TrainConfig:
             place = getattr(place, group, None)
         types = {f.name: f.type for f in dataclasses.fields(place)} if is_dataclass(place) else {}
         if equals and name and types and name not in types:
-            near = difflib.get_close_matches(name, types, 1) or sorted(types)
-            raise InputError(f"'{change}': no field '{name}'; did you mean {', '.join(near)}?")
+            raise InputError(f"'{change}': no field '{name}'; did you mean {nearest(name, types)}?")
         if not equals or name not in types or is_dataclass(types[name]):
             raise InputError(f"'{change}' is no change of a field; write it as FIELD=VALUE")
         none = text == "None" and "None" in str(types[name])

@@ -54,11 +54,10 @@ def pool_of(
 
     try:
         yield submit
-    except BrokenProcessPool:
-        ours.close()  # or the others wait for tasks, and Python 3.12 for the others
-        raise InputError(died) from None
-    except BaseException:
-        ours.close()
+    except BaseException as error:
+        ours.close()  # ends the processes, which Python 3.12 waits for even if one of them died
+        if isinstance(error, BrokenProcessPool):
+            raise InputError(died) from None
         raise
     finally:
         pool.shutdown(cancel_futures=True)

@@ -43,6 +43,10 @@ class Clips(NamedTuple):
         """The targets of all clips, float32 (clips, classes)."""
         return self.targets if isinstance(self.targets, np.ndarray) else self.targets.toarray()
 
+    def class_counts(self) -> np.ndarray:
+        """How many clips each class has, (classes,)."""
+        return np.asarray(self.targets.sum(axis=0)).ravel().astype(int)
+
     def lengths(self) -> list[int]:
         """Of all waveforms, in samples."""
         if self.samples is not None:
@@ -75,7 +79,7 @@ def classes_without(data: DataSet) -> list[str]:
     """A sentence for each side that has no clips of some class, or one only."""
     told = []
     for side, clips in (("to train on", data.train), ("held out", data.evaluation)):
-        counts = np.asarray(clips.targets.sum(axis=0)).ravel()
+        counts = clips.class_counts()
         for number in (0, 1):
             few = [label for label, n in zip(data.labels, counts, strict=True) if n == number]
             if few:

@@ -220,7 +220,7 @@ def read_prepared(
 def classes_without_clips(folder: Path) -> list[str]:
     """The classes of a prepared set that no clip of any split is of."""
     prepared = open_prepared(folder)
-    counts = np.asarray(prepared.clips("+".join(prepared.splits)).targets.sum(axis=0)).ravel()
+    counts = prepared.clips("+".join(prepared.splits)).class_counts()
     return [label for label, n in zip(prepared.labels, counts, strict=True) if n == 0]
 
 

@@ -90,7 +90,7 @@ def measure(
     else:
         mean, std = Sums(*np.sum(np.array(sums), axis=0)).mean_and_std()
     seconds = np.array(clips.lengths()) / sampling_rate
-    per_class = np.asarray(clips.targets.sum(axis=0)).astype(int)
+    per_class = clips.class_counts()
     return Statistics(
         float(mean),
         float(std),

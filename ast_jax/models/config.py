@@ -1,10 +1,9 @@
 """The model's configuration, in Hugging Face's terms."""
 
 import dataclasses
-import difflib
 from typing import Any, Self
 
-from ast_jax.errors import InputError
+from ast_jax.errors import InputError, nearest
 
 MODEL_TYPE = "audio-spectrogram-transformer"
 
@@ -117,9 +116,8 @@ class ASTConfig:
         fields = {field.name for field in dataclasses.fields(self)}
         for name in changes:
             if name not in fields:
-                near = difflib.get_close_matches(name, fields, 1) or sorted(fields)
                 raise InputError(
-                    f"'{name}' is no field of ASTConfig; did you mean {', '.join(near)}?"
+                    f"'{name}' is no field of ASTConfig; did you mean {nearest(name, fields)}?"
                 )
         if changes.get("id2label"):
             changes.setdefault("num_labels", len(changes["id2label"]))

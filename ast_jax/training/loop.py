@@ -109,7 +109,7 @@ def train(run: Run) -> Scores:
         training = Training(run, checkpoints, interruption, bar, scalars, history, state, progress)
         training.take_steps(taken)
         params = training.result()
-        if run.parallel.any(interruption.heard):
+        if training.must_end():
             raise KeyboardInterrupt
     return finish(run, params, history, training.logits if run.config.result == "last" else None)
 
@@ -207,12 +207,12 @@ class Training:
                 raise KeyboardInterrupt
 
     def _is_asked_to_end(self) -> bool:
-        """Asked after every step."""
-        return self.must_end() or self.agreed
+        """Asked after every step, whose metrics bring what the other processes heard."""
+        return self.agreed or (self.interruption.heard and jax.process_count() == 1)
 
     def must_end(self) -> bool:
-        """Whether the run was asked to end, and may at once as no other process waits for it."""
-        return self.interruption.heard and jax.process_count() == 1
+        """Whether a process was asked to end; between steps, where all of them ask."""
+        return self.run.parallel.any(self.interruption.heard)
 
     def _is_due(self, taken: int) -> bool:
         """Whether the run is at the end of an epoch that is to be evaluated and is not yet."""
@@ -280,12 +280,7 @@ class Training:
     def _evaluate(self, epoch: int) -> None:
         """Scores the clips held out, and adds a row to the history."""
         run = self.run
-        logits = predict_all(
-            run,
-            evaluated(self.state),
-            run.data.evaluation,
-            lambda: run.parallel.any(self.interruption.heard),
-        )
+        logits = predict_all(run, evaluated(self.state), run.data.evaluation, self.must_end)
         row = {"epoch": epoch, "training_loss": self.progress.mean_loss}
         row |= score(run, logits, run.data.evaluation)._asdict()
         if run.config.cumulative:

@@ -1,22 +1,13 @@
 """`benchmarks/metrics.py` as one tries it; the times it prints are not looked at."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "metrics.py"
 
 
-def test_ours_agree_with_the_originals_loop_and_stand_beside_it():
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "--clips", "60", "--classes", "12", "--rounds", "2"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    said, table = done.stdout.split("\n\n")
+def test_ours_agree_with_the_originals_loop_and_stand_beside_it(run):
+    printed = run(SCRIPT, "--clips", "60", "--classes", "12", "--rounds", "2")
+    said, table = printed.split("\n\n")
     assert "scikit-learn" in said
     assert "they agree" in said
     rows = table.splitlines()

@@ -1,20 +1,10 @@
 """`benchmarks/pipeline.py` as one tries it; the times it prints are not looked at."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "pipeline.py"
-
-
-def run(*command):
-    done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
 
 
 def rows(output, section):
@@ -25,7 +15,7 @@ def rows(output, section):
 
 
 @pytest.mark.slow
-def test_batches_and_prepare_stand_beside_the_peer():
+def test_batches_and_prepare_stand_beside_the_peer(run):
     output = run(SCRIPT, "--tiny", "--sections", "pipeline", "prepare")
     pipeline = rows(output, "pipeline")
     for start in ("ours, no features", "ours, features on the host"):
@@ -36,7 +26,7 @@ def test_batches_and_prepare_stand_beside_the_peer():
     assert [row.split()[0] for row in prepare[:4]] == ["WAV,", "WAV,", "FLAC,", "FLAC,"]
 
 
-def test_frontends_are_timed_without_what_only_data_sets_need():
+def test_frontends_are_timed_without_what_only_data_sets_need(run):
     # None for a module is Python's own way to say that it cannot be imported.
     without = (
         "import runpy, sys\n"

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -42,20 +41,15 @@ def cells(row):
     return [cell.strip() for cell in row.strip("|").split("|")]
 
 
-def test_all_stand_in_the_table_without_what_only_data_sets_need(tmp_path):
+def test_all_stand_in_the_table_without_what_only_data_sets_need(run, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(WITHOUT)
     results = tmp_path / "RESULTS.md"
     results.write_text("# Measured\n")
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "--tiny", "--steps", "1", "--rounds", "2", "--append", results],
+    printed = run(
+        SCRIPT, "--tiny", "--steps", "1", "--rounds", "2", "--append", results,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    said, table = done.stdout.strip().split("\n\n")
+    )  # fmt: skip
+    said, table = printed.strip().split("\n\n")
     assert "matrix rate" in said
     rows = [cells(row) for row in table.splitlines()[2:]]
     assert [row[1].split(", ")[:2] for row in rows] == [

@@ -1,6 +1,7 @@
 """`ast-jax prepare`: a builder run in several processes, or by Beam, where a person watches."""
 
 import multiprocessing
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -120,7 +121,7 @@ class _InProcesses:
                             yield future.result()
             finally:  # what processes that were ended were at
                 for folder in {shard.folder for shard in shards}:
-                    for left in Path(folder).glob("*.part"):
+                    for left in Path(folder).glob(f"*.{os.getpid()}-*.part"):
                         left.unlink(missing_ok=True)
 
 

@@ -106,7 +106,7 @@ def write_shard(
                 on_clip()
 
         # A name of this process's own, should two of them be at the same shard.
-        part = shard.records.with_suffix(f".{os.getpid()}.part")
+        part = shard.records.with_suffix(f".{os.getppid()}-{os.getpid()}.part")
         try:
             RecordWriter().write(part, records())
             os.replace(part, shard.records)
