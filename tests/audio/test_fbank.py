@@ -1,13 +1,16 @@
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.fft
 import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ast_jax.audio.decode import load_audio
-from ast_jax.audio.fbank import BLOCK, LOG_FLOOR, fbank, mel_bank, window
+from ast_jax.audio.fbank import BLOCK, LOG_FLOOR, _rfft, fbank, mel_bank, window
 from ast_jax.errors import InputError
 
 FLOOR = np.log(LOG_FLOOR)
@@ -211,6 +214,48 @@ def test_threads_do_not_share_state():
 
 
 # ---- dither
+
+
+@pytest.fixture
+def choose_fft():
+    """Makes `fbank` choose among the installed FFTs once more."""
+    _rfft.cache_clear()
+    yield _rfft.cache_clear
+    _rfft.cache_clear()
+
+
+def test_mkls_fft_is_taken_where_it_is_installed_on_one_thread(monkeypatch, choose_fft):
+    called = []
+
+    def rfft(x, axis):
+        called.append(x.shape)
+        return scipy.fft.rfft(x, axis=axis)
+
+    limit = SimpleNamespace(
+        domain_set_num_threads=lambda count, domain: called.append((count, domain))
+    )
+    monkeypatch.setitem(sys.modules, "mkl", limit)
+    monkeypatch.setitem(sys.modules, "mkl_fft", SimpleNamespace(rfft=rfft))
+    waveform = noise(1000)
+    log_mel = fbank(waveform)
+    assert called == [(1, "fft"), (512, 4)]
+    monkeypatch.setitem(sys.modules, "mkl_fft", None)
+    choose_fft()
+    np.testing.assert_array_equal(log_mel, fbank(waveform))
+    assert len(called) == 2
+
+
+def test_mkls_fft_differs_in_rounding_alone(choose_fft, monkeypatch):
+    pytest.importorskip("mkl")
+    mkl_fft = pytest.importorskip("mkl_fft")
+    waveform = noise(160_000)
+    assert _rfft() is mkl_fft.rfft
+    of_mkl = [fbank(waveform, dtype=dtype) for dtype in (np.float32, np.float64)]
+    monkeypatch.setitem(sys.modules, "mkl_fft", None)
+    choose_fft()
+    of_scipy = [fbank(waveform, dtype=dtype) for dtype in (np.float32, np.float64)]
+    np.testing.assert_allclose(of_mkl[0], of_scipy[0], atol=2e-3)
+    np.testing.assert_allclose(of_mkl[1], of_scipy[1], atol=1e-10)
 
 
 def test_dither_is_a_function_of_its_generator():
