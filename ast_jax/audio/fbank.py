@@ -113,7 +113,7 @@ def fbank(
 
 @lru_cache
 def _rfft() -> Callable[..., np.ndarray]:
-    """MKL's FFT where it is installed (the extra `mkl`), else SciPy's, which takes three times as long.
+    """MKL's FFT where it is installed (the extra `mkl`), else SciPy's, three times as slow.
 
     They differ in rounding alone.
     """
