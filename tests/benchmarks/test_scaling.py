@@ -1,0 +1,115 @@
+"""`benchmarks/scaling.py` as one tries it; the times it prints are not looked at."""
+
+import importlib.util
+import math
+import os
+import re
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from ast_jax.models.ast import param_shapes
+from ast_jax.models.config import ASTConfig
+
+SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "scaling.py"
+
+# As in test_training.py: what the script must do without, in processes that it starts as well.
+WITHOUT = """
+import sys
+for name in ("tensorflow", "tensorflow_datasets", "librosa", "soundfile", "soxr", "array_record",
+             "ml_collections", "matplotlib", "torch"):
+    sys.modules[name] = None
+"""
+
+HLO = """\
+%sum (a: f32[], b: f32[]) -> f32[] {
+  ROOT %c = f32[] add(%a, %b)
+}
+
+ENTRY %main {
+  %a = (f32[2,3]{1,0}, /*index=1*/bf16[4]{0}) all-reduce(%x, %y), to_apply=%sum
+  %b = f32[] all-reduce-start(%z), to_apply=%sum
+  %c = f32[2,3]{1,0} get-tuple-element(%a), index=0
+  %d = f32[5]{0} reduce-scatter(%w), dimensions={0}
+  ROOT %e = pred[8,2]{1,0} all-gather(%v), dimensions={0}
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def scaling():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("benchmarks_scaling", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [str(SCRIPT.parent), *sys.path])
+        patch.setattr(os, "environ", dict(os.environ))
+        spec.loader.exec_module(module)
+    return module
+
+
+def test_a_step_exchanges_each_parameter_once_in_float32(scaling, run, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT)
+    # What is compiled does not run, and what is exchanged was decided before it is machine code.
+    there = {"PYTHONPATH": str(tmp_path), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    printed = run(SCRIPT, "--tiny", "--devices", "4", env=os.environ | there)
+    said, compiled, note, assumed, predicted = printed.strip().split("\n\n")
+    assert "jaxlib" in said
+    shapes = param_shapes(ASTConfig(**scaling.TINY))
+    numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    whole, split = (row.strip("| ").split(" | ") for row in compiled.splitlines()[2:])
+    reduced = f"all-reduce: {4 * (numbers + 2):,} bytes of f32"  # and the loss, and `stop`
+    assert whole[:2] == ["4", "whole"]
+    assert re.fullmatch(r"\d+ " + reduced, whole[-1])
+    # Four devices split every axis of the model's width, so only the head's bias stays whole.
+    gathered = f"all-gather: {4 * (numbers - 527):,} bytes of f32"
+    assert split[:2] == ["4", "split"]
+    assert re.fullmatch(rf"\d+ {reduced}; \d+ {gathered}", split[-1])
+    assert float(split[-2].split()[0]) < float(whole[-2].split()[0])
+    assert note.startswith("Assumed, not measured: ")
+    assert len(assumed.splitlines()) == 2 + len(scaling.MACHINES)
+    assert len(predicted.splitlines()) == 2 + 3 * len(scaling.MACHINES)
+
+
+def test_bytes_are_counted_by_kind_with_tuples_and_scalars(scaling):
+    assert scaling.collectives(HLO, devices=4) == {
+        "all-reduce": (2, 24 + 8 + 4, {"f32", "bf16"}),
+        "reduce-scatter": (1, 4 * 20, {"f32"}),
+        "all-gather": (1, 16, {"pred"}),
+    }
+
+
+def test_what_cannot_be_counted_is_refused(scaling):
+    in_a_loop = HLO.replace("f32[] add(%a, %b)", "f32[] all-reduce(%a)")
+    for hlo in (in_a_loop, HLO.replace("all-gather(", "all-gather-start(")):
+        with pytest.raises(SystemExit, match="in a loop or in two halves"):
+            scaling.collectives(hlo, devices=4)
+
+
+def test_rings_inside_groups_and_between_them(scaling):
+    machine = scaling.Machine(
+        "pairs", peak=1.0, group=2, axes=1, closed=1, fast=100.0, fast_hop=1.0, slow=10.0,
+        slow_hop=3.0,
+    )  # fmt: skip
+    # Two chips: each sends the whole of 1,000 bytes at 100 bytes/s, over two hops of 1 s.
+    assert scaling.exchange_seconds(machine, 2, 1000) == pytest.approx(10 + 2)
+    # Eight: four groups besides exchange halves, 2 x 3/4 x 500 at 10 bytes/s over six hops of 3 s.
+    assert scaling.exchange_seconds(machine, 8, 1000) == pytest.approx(12 + 75 + 18)
+    # A torus of 4 x 4, open below 32 chips: half the bandwidth, 2 x (3 + 3) hops.
+    torus = machine._replace(group=64, axes=2, closed=32)
+    assert scaling.exchange_seconds(torus, 16, 1000) == pytest.approx(2 * 15 / 16 * 20 + 12)
+
+
+def test_only_the_backward_pass_hides_an_exchange(scaling):
+    assert scaling.efficiency(3.0, 1.0) == (3 / 4, 1)
+    assert scaling.efficiency(3.0, 3.0) == (1 / 2, 3 / 4)
+    assert scaling.efficiency(3.0, 0.0) == (1, 1)
+
+
+@pytest.mark.parametrize("words", [["--devices", "1"], ["--clips", "0"], ["--utilization", "40"]])
+def test_what_means_nothing_is_refused(scaling, words, capsys):
+    with pytest.raises(SystemExit):
+        scaling.parse(words)
+    assert f"{words[0]}" in capsys.readouterr().err.splitlines()[-1]
