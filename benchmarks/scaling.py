@@ -6,12 +6,12 @@ needs neither a GPU, TensorFlow nor a sound library. Two parts, of which only th
 
 - The training step (AudioSet's recipe in bfloat16, its augmentation left out) is compiled for so
   many virtual CPU devices, from shapes alone, in a process of its own: with the optimizer's state
-  whole on every device, and split over them (ZeRO-1, `shard_optimizer`). The compiled HLO tells
-  what devices exchange in a step. How many all-reduces carry it is the backend's matter: the CPU's
-  joins them all, those of GPUs and TPUs up to a size.
-- From these bytes and what `MACHINES` assumes follows how efficient a step would be where each chip
-  takes as many clips as one alone (weak scaling). Nothing of that was run, and it says nothing of
-  what so large a batch learns.
+  whole on every device, and split over them (ZeRO-1, `shard_optimizer`). The HLO tells what devices
+  exchange in a step: as the program asks for it, and compiled. The latter is the backend's matter:
+  the CPU's joins all-reduces and widens them to float32, those of GPUs and TPUs join up to a size.
+- From the bytes asked for and what `MACHINES` assumes follows how efficient a step would be where
+  each chip takes as many clips as one alone (weak scaling). Nothing of that was run, and it says
+  nothing of what so large a batch learns.
 """
 
 import argparse
@@ -80,6 +80,9 @@ MACHINES = (
 )
 
 
+Exchanged = dict[str, tuple[int, int, set[str]]]
+
+
 class Measured(NamedTuple):
     """What compiling for a number of devices told.
 
@@ -88,15 +91,17 @@ class Measured(NamedTuple):
         compile: seconds to compile it.
         host: the most bytes the process held.
         device: bytes of a device's state and batch.
-        exchanged: for each kind of collective how many there are, the bytes of their whole arrays
-            (reduced, gathered, or before they are scattered) and the arrays' dtypes.
+        asked: for each kind of collective how many the program has, the bytes of their whole
+            arrays (reduced, gathered, or before they are scattered) and the arrays' dtypes.
+        compiled: the same of what the compiler made of them.
     """
 
     lower: float
     compile: float
     host: int
     device: int
-    exchanged: dict[str, tuple[int, int, set[str]]]
+    asked: Exchanged
+    compiled: Exchanged
 
 
 # ---- in a process of their own
@@ -153,12 +158,15 @@ def compile_step(model: ASTConfig, devices: int, split: bool) -> Measured:
     middle = time.perf_counter()
     compiled = lowered.compile()
     end = time.perf_counter()
+    program = compiled.as_text()
+    check_counted(program)
     return Measured(
         middle - start,
         end - middle,
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,  # Linux counts in KiB
         compiled.memory_analysis().argument_size_in_bytes,
-        collectives(compiled.as_text(), devices),
+        collectives(lowered.as_text(dialect="hlo"), devices),
+        collectives(program, devices),
     )
 
 
@@ -166,13 +174,17 @@ EXCHANGE = re.compile(r" = (.+?) (all-reduce|all-gather|reduce-scatter)(?:-start
 ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
 
 
-def collectives(hlo: str, devices: int) -> dict[str, tuple[int, int, set[str]]]:
-    """What devices exchange in a compiled program, see `Measured.exchanged`."""
+def check_counted(hlo: str) -> None:
+    """Ends where a compiled program's collectives do not run once, or are not whole."""
     before, _, program = hlo.partition("\nENTRY ")
     if EXCHANGE.search(before) or re.search("(all-gather|reduce-scatter)-start", program):
         sys.exit("devices exchange something in a loop or in two halves; its bytes are not known")
-    found: dict[str, tuple[int, int, set[str]]] = {}
-    for result, kind in EXCHANGE.findall(program):
+
+
+def collectives(hlo: str, devices: int) -> Exchanged:
+    """What devices exchange in a program, see `Measured.asked`."""
+    found: Exchanged = {}
+    for result, kind in EXCHANGE.findall(hlo):
         count, size, dtypes = found.get(kind, (0, 0, set()))
         for dtype, shape in ARRAY.findall(result):
             bits = int(re.search(r"\d+|$", dtype)[0] or 8)  # a pred takes a byte
@@ -207,6 +219,14 @@ def efficiency(compute: float, exchange: float) -> tuple[float, float]:
 
 
 # ---- tables
+
+
+def in_words(exchanged: Exchanged) -> str:
+    """A table's cell."""
+    return "; ".join(
+        f"{count} {kind}: {size:,} bytes of {', '.join(sorted(dtypes))}"
+        for kind, (count, size, dtypes) in exchanged.items()
+    )
 
 
 def predicted_rows(flop: int, size: int, clips: list[int], utilization: float) -> list[str]:
@@ -262,22 +282,19 @@ def main(argv: list[str]) -> None:
     said = versions(["jax", "jaxlib", "flax", "optax"])
     print(f"{cpu()}, Python {platform.python_version()}, {said}\n")
     titles = ("devices", "optimizer", "lower", "compile", "host memory", "state of a device")
-    print(*head(*titles, "exchanged in a step"), sep="\n", flush=True)
+    print(*head(*titles, "asked for in a step", "compiled"), sep="\n", flush=True)
     sizes = set()
     for devices, split in itertools.product(arguments.devices, (False, True)):
         cells = [str(devices), "split" if split else "whole"]
         try:
             one = alone(compile_step, model, devices, split)
         except BrokenProcessPool:
-            print(table_row([*cells, "killed by the system, for memory", *[""] * 4]), flush=True)
+            print(table_row([*cells, "killed by the system, for memory", *[""] * 5]), flush=True)
             continue
         cells += [f"{one.lower:.1f} s", f"{one.compile:.1f} s", f"{one.host / 2**20:.0f} MiB"]
-        kinds = [
-            f"{count} {kind}: {size:,} bytes of {', '.join(sorted(dtypes))}"
-            for kind, (count, size, dtypes) in one.exchanged.items()
-        ]
-        print(table_row([*cells, f"{one.device / 1e6:.1f} MB", "; ".join(kinds)]), flush=True)
-        sizes.add(one.exchanged["all-reduce"][1])
+        cells += [f"{one.device / 1e6:.1f} MB", in_words(one.asked), in_words(one.compiled)]
+        print(table_row(cells), flush=True)
+        sizes.add(one.asked["all-reduce"][1])
     if len(sizes) != 1:
         sys.exit(f"the bytes all-reduced are not one number but {sorted(sizes)}")
     flop, (size,) = training_flop(model), sizes

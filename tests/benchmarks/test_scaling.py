@@ -59,15 +59,17 @@ def test_a_step_exchanges_each_parameter_once_in_float32(scaling, run, tmp_path)
     assert "jaxlib" in said
     shapes = param_shapes(ASTConfig(**scaling.TINY))
     numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    # 23 arrays, the loss and `stop`. Four devices split an axis of each but of the head's bias.
+    reduced = f"all-reduce: {4 * (numbers + 2):,} bytes of f32"
+    gathered = f"22 all-gather: {4 * (numbers - 527):,} bytes of f32"
     whole, split = (row.strip("| ").split(" | ") for row in compiled.splitlines()[2:])
-    reduced = f"all-reduce: {4 * (numbers + 2):,} bytes of f32"  # and the loss, and `stop`
     assert whole[:2] == ["4", "whole"]
-    assert re.fullmatch(r"\d+ " + reduced, whole[-1])
-    # Four devices split every axis of the model's width, so only the head's bias stays whole.
-    gathered = f"all-gather: {4 * (numbers - 527):,} bytes of f32"
+    assert whole[-2] == f"25 {reduced}"
+    assert re.fullmatch(rf"\d+ {reduced}", whole[-1])
     assert split[:2] == ["4", "split"]
-    assert re.fullmatch(rf"\d+ {reduced}; \d+ {gathered}", split[-1])
-    assert float(split[-2].split()[0]) < float(whole[-2].split()[0])
+    assert split[-2] == f"25 {reduced}; {gathered}"
+    assert re.fullmatch(rf"\d+ {reduced}; {gathered}", split[-1])
+    assert float(split[-3].split()[0]) < float(whole[-3].split()[0])
     assert note.startswith("Assumed, not measured: ")
     assert len(assumed.splitlines()) == 2 + len(scaling.MACHINES)
     assert len(predicted.splitlines()) == 2 + 3 * len(scaling.MACHINES)
@@ -85,7 +87,8 @@ def test_what_cannot_be_counted_is_refused(scaling):
     in_a_loop = HLO.replace("f32[] add(%a, %b)", "f32[] all-reduce(%a)")
     for hlo in (in_a_loop, HLO.replace("all-gather(", "all-gather-start(")):
         with pytest.raises(SystemExit, match="in a loop or in two halves"):
-            scaling.collectives(hlo, devices=4)
+            scaling.check_counted(hlo)
+    scaling.check_counted(HLO)
 
 
 def test_rings_inside_groups_and_between_them(scaling):
