@@ -75,7 +75,7 @@ MACHINES = (
     # pods; an axis of 16 is closed. Hops are guesses.
     Machine("TPU v5e", 197e12, 256, 2, 256, 200e9, 1e-6, 3.1e9, 50e-6),
     # The same: 4,800 Gb/s in six links, closed from 4 x 4 x 4 on, slices of up to 6,144 chips,
-    # 50 Gb/s a chip between slices (which no row of the table needs).
+    # 50 Gb/s a chip between slices, which no row of the table needs.
     Machine("TPU v5p", 459e12, 6144, 3, 64, 600e9, 1e-6, 6.2e9, 50e-6),
 )
 
