@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import shutil
@@ -26,12 +27,13 @@ from ast_jax.errors import InputError
 from ast_jax.inference.load import step_folders
 from ast_jax.json_file import read_json
 from ast_jax.models.config import ASTConfig
-from ast_jax.training import report
+from ast_jax.training import loop, report
 from ast_jax.training.interrupt import Interruption
 from ast_jax.training.loop import Training, fit
 from ast_jax.training.progress import EpochBar
 from ast_jax.training.scoring import score
-from ast_jax.training.setup import make_extractor, train_batches
+from ast_jax.training.setup import make_extractor, make_functions, train_batches
+from ast_jax.training.step import StepMetrics
 from ast_jax.training.workdir import check_data
 
 
@@ -135,6 +137,38 @@ def test_a_signal_ends_a_run_after_the_step_under_way(tmp_path, monkeypatch, num
     # The metrics of the third step are read once the fourth is under way.
     assert step_folders(tmp_path / "run")[-1].name == "4"
     assert signal.getsignal(number) == before
+
+
+def test_a_step_is_not_waited_for_before_the_next_is_under_way(tmp_path, monkeypatch):
+    told = []
+
+    class Metric:
+        """A number that is still on its way: it says when it is waited for."""
+
+        def __init__(self, step):
+            self.step = step
+
+        def __float__(self):
+            told.append(f"waited for {self.step}")
+            return 0.0
+
+    def with_such_metrics(*arguments):
+        functions = make_functions(*arguments)
+        steps = itertools.count()
+
+        def train_step(state, batch):
+            step = next(steps)
+            told.append(f"began {step}")
+            return state, StepMetrics(*[Metric(step)] * len(StepMetrics._fields))
+
+        return functions._replace(train_step=train_step)
+
+    monkeypatch.setattr(loop, "make_functions", with_such_metrics)
+    data = DataConfig(kind="synthetic", train_clips=3, evaluation_clips=1)  # three steps
+    fit(small(tmp_path / "run", data=data, num_epochs=1))
+    expected = ["began 0", "began 1", "waited for 0", "began 2", "waited for 1"]
+    expected += ["waited for 2"]  # the last of an epoch, at its end
+    assert list(dict.fromkeys(told)) == expected
 
 
 @pytest.mark.slow

@@ -1,0 +1,254 @@
+"""What a GPU is given to run, read without one: the training step traced and lowered for CUDA.
+
+The step is the one that a run makes, with every augmentation and all that an optimizer may do,
+for a model whose attention cuDNN takes: heads of width 64, an even number of tokens.
+"""
+
+import re
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax._src.cudnn import fused_attention_stablehlo
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.checkpoint import Checkpoint
+from ast_jax.config import AugmentConfig, FrontendConfig, OptimizerConfig, TrainConfig
+from ast_jax.models.ast import param_shapes
+from ast_jax.models.config import ASTConfig
+from ast_jax.training.parallel import DataParallel
+from ast_jax.training.setup import Length, make_functions
+
+CLASSES = 7  # as no other axis, so that the classifier's products are known by it
+
+
+def make_step(dtype="bfloat16", on_device=False, accumulate=1, frames=64, bins=32):
+    """The step over eight devices, its state and a batch, made anew, as JAX keeps what it traced.
+
+    The batch has the flag of a run in several processes.
+    """
+    model = ASTConfig(
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=256,
+        frequency_stride=16,
+        time_stride=16,
+        max_length=frames,
+        num_mel_bins=bins,
+        num_labels=CLASSES,
+        dtype=dtype,
+    )
+    config = TrainConfig(
+        model=model,
+        frontend=FrontendConfig(on_device=on_device),
+        augment=AugmentConfig(frequency_mask=8, time_mask=16, noise=True, roll=4),
+        optimizer=OptimizerConfig(
+            kind="adamw",
+            schedule="cosine",
+            warmup_steps=2,
+            clip_norm=1.0,
+            layer_decay=0.75,
+            ema_decay=0.9,
+        ),
+        label_smoothing=0.1,
+        accumulate=accumulate,
+    )
+    extractor = ASTFeatureExtractor(max_length=frames, num_mel_bins=bins, mean=-6.0, std=5.0)
+    params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), param_shapes(model))
+    start = Checkpoint(model, extractor, params)
+    parallel = DataParallel()
+    functions = make_functions(config, start, parallel, Length(epoch=4, run=8))
+    clips = 4 * len(parallel.devices)
+    batch = {
+        "targets": np.full((clips, CLASSES), 1 / CLASSES, np.float32),
+        "stop": np.zeros(clips, np.float32),
+    }
+    if on_device:
+        batch["waveforms"] = np.zeros((clips, 400 + (frames - 1) * 160), np.int16)
+        batch["lengths"] = np.full(clips, batch["waveforms"].shape[1], np.int32)
+    else:
+        batch["input_values"] = np.zeros((clips, frames, bins), np.float32)
+    return functions.train_step, functions.state, parallel.put(batch), model
+
+
+def traced(**options):
+    train_step, state, batch, _ = make_step(**options)
+    return train_step.trace(state, batch)
+
+
+def for_cuda(function):
+    """A traced function as StableHLO, which is what XLA's GPU compiler is given."""
+    return function.lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """What is traced goes the way of a machine that has a GPU and a cuDNN."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91300)
+
+
+def equations(jaxpr, inside=()):
+    """All of a jaxpr's equations and those within them, each with the names of what it is in."""
+    for equation in jaxpr.eqns:
+        yield equation, inside
+        for value in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: isinstance(x, ClosedJaxpr | Jaxpr)
+        ):
+            if isinstance(value, ClosedJaxpr | Jaxpr):
+                within = getattr(value, "jaxpr", value)
+                yield from equations(within, (*inside, equation.primitive.name))
+
+
+def products(function):
+    """The operands and the precision of each matrix product and convolution."""
+    return [
+        ([operand.aval for operand in equation.invars], equation.params["precision"])
+        for equation, _ in equations(function.jaxpr.jaxpr)
+        if equation.primitive.name in ("dot_general", "conv_general_dilated")
+    ]
+
+
+def not_bfloat16(function):
+    """The shapes of the operands of products that have one in more bits than bfloat16's."""
+    return [
+        [operand.shape for operand in operands]
+        for operands, _ in products(function)
+        if any(operand.dtype != jnp.bfloat16 for operand in operands)
+    ]
+
+
+def calls(text):
+    """What is called beside XLA's own operations: libraries, and Python on the host."""
+    return sorted(re.findall(r"custom_call @([\w$]+)", text))
+
+
+def test_in_bfloat16_cudnn_attends_forward_and_backward_and_no_weights_are_written(gpu):
+    train_step, state, batch, model = make_step()
+    text = for_cuda(train_step.trace(state, batch))
+    # Once each: the layers are one loop. Nothing else is called, on the host above all.
+    assert calls(text) == ["__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"]
+    assert f"{model.num_tokens}x{model.num_tokens}x" not in text
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"dtype": "float32"}, {"frames": 48, "bins": 48}],
+    ids=["float32", "an odd number of tokens"],
+)
+def test_what_cudnn_does_not_take_is_left_to_xla(gpu, options):
+    train_step, state, batch, model = make_step(**options)
+    text = for_cuda(train_step.trace(state, batch))
+    assert calls(text) == []
+    assert f"{model.num_tokens}x{model.num_tokens}x" in text
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_devices_exchange_each_gradient_and_the_loss_once_a_step_in_float32(gpu, accumulate):
+    train_step, state, batch, _ = make_step(accumulate=accumulate)
+    exchanged = []
+    for equation, inside in equations(train_step.trace(state, batch).jaxpr.jaxpr):
+        name = equation.primitive.name
+        if re.match("psum|pmax|pmin|ppermute|all_|reduce_scatter", name):
+            assert not {"scan", "while"} & set(inside)  # after the parts, not with each
+            exchanged += [(name, x.aval.shape, x.aval.dtype.name) for x in equation.invars]
+    shapes = [(), *(x.shape for x in jax.tree.leaves(state.params))]
+    gradients_and_loss = [("psum", shape, "float32") for shape in shapes]
+    flag = ("pmax", (), "float32")  # whether a process was asked to end
+    assert Counter(exchanged) == Counter([flag, *gradients_and_loss])
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """The step compiled for the eight CPU devices, its state and a batch on them."""
+    train_step, state, batch, _ = make_step()
+    return train_step.lower(state, batch).compile(), state, batch
+
+
+def test_the_compiled_step_has_one_all_reduce_of_all_gradients_and_the_loss(compiled):
+    # JAX makes one of each array and XLA puts them together. Here its CPU compiler does; that of
+    # a GPU does too, up to a number of bytes.
+    step, state, _ = compiled
+    reduced = re.findall(r"= (\(.*?\)|\S+) all-reduce(?:-start)?\(", step.as_text())
+    arrays = [re.findall(r"(\w+)\[[\d,]*\]", types) for types in reduced]
+    flag = ["f32"]  # whether a process was asked to end, of which the largest counts
+    gradients_and_loss = ["f32"] * (len(jax.tree.leaves(state.params)) + 1)
+    assert sorted(arrays) == [flag, gradients_and_loss]
+
+
+def test_every_product_of_the_bfloat16_step_is_of_bfloat16_but_the_classifiers(gpu):
+    step = traced()
+    # The classifier is float32 by design: its logits are what the loss and the scores are made
+    # of, and it has one row a clip, a thousandth of the encoder's.
+    shapes = not_bfloat16(step)
+    assert len(shapes) == 3  # forward, and backward to its kernel and its input
+    assert all(any(CLASSES in shape for shape in operands) for operands in shapes)
+    # A layer's four linear maps have three each as well; the patch embedding has no gradient of
+    # its input; those of attention are within cuDNN's calls.
+    assert len(products(step)) - len(shapes) == 4 * 3 + 2
+
+
+def test_a_float32_step_has_no_product_of_bfloat16(gpu):
+    step = traced(dtype="float32")
+    assert len(not_bfloat16(step)) == len(products(step)) > 4 * 3 + 2 + 3  # attention's too
+
+
+def test_the_device_frontend_adds_three_products_all_in_whole_float32(gpu):
+    step = traced(on_device=True)
+    highest = (jax.lax.Precision.HIGHEST,) * 2
+    added = [operands for operands, precision in products(step) if precision == highest]
+    # Two for the spectrum and one for the mel bands; none backward, as nothing is trained there.
+    assert len(added) == 3
+    assert all(operand.dtype == jnp.float32 for operands in added for operand in operands)
+    assert len(products(step)) == len(products(traced())) + 3
+    assert len(not_bfloat16(step)) == len(not_bfloat16(traced())) + 3
+
+
+def on_host(function):
+    """The names of a jaxpr's equations that have to do with the host."""
+    host = re.compile("callback|debug|infeed|outfeed|device_put|to_host|from_host")
+    names = {equation.primitive.name for equation, _ in equations(function.jaxpr.jaxpr)}
+    return {name for name in names if host.search(name)}
+
+
+@pytest.mark.parametrize("on_device", [False, True], ids=["host frontend", "device frontend"])
+def test_the_step_does_not_turn_to_the_host(gpu, on_device):
+    step = traced(on_device=on_device)
+    assert on_host(step) == set()
+    text = for_cuda(step)
+    assert all(name.startswith("__cudnn$") for name in calls(text))
+    assert re.findall(r"stablehlo\.(?:infeed|outfeed|send|recv)", text) == []
+
+
+def printing(x):
+    jax.debug.print("{}", x)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("turn", "name"),
+    [
+        (printing, "debug_print"),
+        (lambda x: jax.pure_callback(np.asarray, x, x), "pure_callback"),
+        (lambda x: jax.device_put(x, jax.memory.Space.Host), "device_put"),
+    ],
+)
+def test_what_turns_to_the_host_would_be_found_within_a_loop(turn, name):
+    looped = jax.jit(lambda rows: jax.lax.map(lambda x: turn(x), rows))
+    assert on_host(looped.trace(jnp.zeros(3))) == {name}
+
+
+def test_a_step_takes_nothing_from_the_host_but_its_batch(compiled):
+    # What would go to the host is not seen by every JAX here: a CPU's arrays can be read in place.
+    step, state, batch = compiled
+    in_memory = {name: np.asarray(rows) for name, rows in batch.items()}
+    with jax.transfer_guard("disallow"):
+        for _ in range(2):  # the second takes the first's state as it is
+            state, metrics = step(state, batch)
+        jax.block_until_ready(metrics)
+        with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+            step(state, in_memory)
