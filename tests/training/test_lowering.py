@@ -170,8 +170,8 @@ def compiled():
 
 
 def test_the_compiled_step_has_one_all_reduce_of_all_gradients_and_the_loss(compiled):
-    # JAX makes one of each array and XLA puts them together. Here its CPU compiler does; that of
-    # a GPU does too, up to a number of bytes.
+    # JAX makes one for each array, and XLA puts them together. Its CPU compiler does so here; for
+    # a GPU it does too, up to a number of bytes that it goes by.
     step, state, _ = compiled
     reduced = re.findall(r"= (\(.*?\)|\S+) all-reduce(?:-start)?\(", step.as_text())
     arrays = [re.findall(r"(\w+)\[[\d,]*\]", types) for types in reduced]
@@ -183,7 +183,7 @@ def test_the_compiled_step_has_one_all_reduce_of_all_gradients_and_the_loss(comp
 def test_every_product_of_the_bfloat16_step_is_of_bfloat16_but_the_classifiers(gpu):
     step = traced()
     # The classifier is float32 by design: its logits are what the loss and the scores are made
-    # of, and it has one row a clip, a thousandth of the encoder's.
+    # of, and with one row a clip it is next to nothing beside the encoder.
     shapes = not_bfloat16(step)
     assert len(shapes) == 3  # forward, and backward to its kernel and its input
     assert all(any(CLASSES in shape for shape in operands) for operands in shapes)
@@ -192,9 +192,10 @@ def test_every_product_of_the_bfloat16_step_is_of_bfloat16_but_the_classifiers(g
     assert len(products(step)) - len(shapes) == 4 * 3 + 2
 
 
-def test_a_float32_step_has_no_product_of_bfloat16(gpu):
+def test_in_a_float32_step_every_product_is_found_to_be_of_float32(gpu):
     step = traced(dtype="float32")
-    assert len(not_bfloat16(step)) == len(products(step)) > 4 * 3 + 2 + 3  # attention's too
+    assert {x.dtype.name for operands, _ in products(step) for x in operands} == {"float32"}
+    assert len(not_bfloat16(step)) == 4 * 3 + 2 + 3 + 2 * 3  # attention's two as well
 
 
 def test_the_device_frontend_adds_three_products_all_in_whole_float32(gpu):
