@@ -22,6 +22,7 @@ LOSSES = ("cross_entropy", "binary_cross_entropy")
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine", "multi_step")
 PARALLEL = ("shard_map", "pmap")
+REMAT = ("none", "linear", "layer")
 METRICS = ("mean_average_precision", "accuracy")
 RESULTS = ("last", "best", "average")
 BELOW_ONE = 1 - 1e-9
@@ -95,6 +96,9 @@ class AugmentConfig:
         noise: add noise of a random loudness, as the original does for Speech Commands.
         roll: farthest a clip is shifted around in time, in frames; 0 for none.
         mixup: share of the clips that are mixed with another, 0 to 1.
+        patchout_frequency: rows of patches left out of each clip (structured Patchout), which
+            trains faster; 0 for none.
+        patchout_time: columns of patches left out.
     """
 
     frequency_mask: int = 0
@@ -102,6 +106,8 @@ class AugmentConfig:
     noise: bool = False
     roll: int = 0
     mixup: float = 0.0
+    patchout_frequency: int = 0
+    patchout_time: int = 0
 
 
 @dataclass
@@ -159,6 +165,9 @@ class TrainConfig:
         batch_size: clips a step, over all devices of all processes.
         accumulate: parts that a device takes its slice of a batch in, one after another, for
             want of memory.
+        remat: what the forward pass keeps of each layer for the backward pass: 'none' is computed
+            anew; or all but the results of its 'linear' layers is, or the whole 'layer', which
+            takes less memory and more time.
         num_epochs: passes over the training clips.
         evaluate_every: epochs between evaluations and checkpoints.
         save_every: steps between checkpoints beside those; 0 for none.
@@ -187,6 +196,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     batch_size: int = 32
     accumulate: int = 1
+    remat: str = "none"
     num_epochs: int = 10
     evaluate_every: int = 1
     save_every: int = 0
@@ -213,10 +223,12 @@ class TrainConfig:
             ("optimizer.schedule", self.optimizer.schedule, SCHEDULES),
             ("parallel", self.parallel, PARALLEL),
             ("metric", self.metric, METRICS),
+            ("remat", self.remat, REMAT),
             ("result", self.result, RESULTS),
         ):
             if choice not in allowed:
                 raise InputError(f"{name} is {choice!r}; it must be one of {', '.join(allowed)}")
+        rows, columns = self.model.grid
         for name, value, low, high in (
             ("batch_size", self.batch_size, 1, math.inf),
             ("num_epochs", self.num_epochs, 1, math.inf),
@@ -254,6 +266,8 @@ class TrainConfig:
             ("augment.time_mask", self.augment.time_mask, 0, self.model.max_length),
             ("augment.roll", self.augment.roll, 0, self.model.max_length),
             ("augment.mixup", self.augment.mixup, 0, 1),
+            ("augment.patchout_frequency", self.augment.patchout_frequency, 0, rows - 1),
+            ("augment.patchout_time", self.augment.patchout_time, 0, columns - 1),
         ):
             if not low <= value <= high:
                 limits = f"between {low} and {high}" if high < math.inf else f"{low} or more"

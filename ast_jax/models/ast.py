@@ -13,6 +13,8 @@ from ast_jax.models.config import ASTConfig
 from ast_jax.models.encoder import Encoder
 from ast_jax.models.layers import layer_norm
 
+SPECIAL = 2  # tokens before the patches: class and distillation
+
 
 class ASTOutput(NamedTuple):
     """What `ASTModel` returns; names and order as Hugging Face's.
@@ -66,8 +68,11 @@ class Embeddings(nnx.Module):
         self.position_embeddings = nnx.Param(normal(rngs.params(), (1, config.num_tokens, width)))
         self.input_shape = (config.max_length, config.num_mel_bins)
 
-    def __call__(self, input_values: jax.Array) -> jax.Array:
-        """(batch, max_length, num_mel_bins) → (batch, tokens, hidden), frequency-major."""
+    def __call__(self, input_values: jax.Array, kept: jax.Array | None = None) -> jax.Array:
+        """(batch, max_length, num_mel_bins) → (batch, tokens, hidden), frequency-major.
+
+        With `kept`, int (batch, some), of those patches alone.
+        """
         if input_values.ndim != 3 or input_values.shape[1:] != self.input_shape:
             raise ValueError(
                 f"input_values has shape {input_values.shape}; this model takes (batch, "
@@ -83,6 +88,9 @@ class Embeddings(nnx.Module):
             patches.reshape(batch, frequency * time, width),
         ]
         x = jnp.concatenate(tokens, axis=1) + self.position_embeddings[...]
+        if kept is not None:
+            patches = jnp.take_along_axis(x[:, SPECIAL:], kept[..., None], axis=1)
+            x = jnp.concatenate([x[:, :SPECIAL], patches], axis=1)
         return x.astype(jnp.float32)  # as PyTorch keeps what layers add to under autocast
 
 
@@ -106,8 +114,21 @@ class ASTModel(nnx.Module):
             self.embeddings(input_values), output_hidden_states, output_attentions
         )
         x = self.layernorm(x)
-        pooled = x[:, :2].mean(axis=1)
+        pooled = x[:, :SPECIAL].mean(axis=1)
         return ASTOutput(x, pooled, hidden_states, attentions)
+
+    def pooled(
+        self, input_values: jax.Array, kept: jax.Array | None = None, remat: str = "none"
+    ) -> jax.Array:
+        """The `pooler_output` (batch, hidden), without what it does not need.
+
+        Args:
+            input_values: (batch, max_length, num_mel_bins).
+            kept: patches of each clip to go by, int (batch, some), or None for all.
+            remat: what the backward pass finds of a layer, see `ast_jax.models.encoder.REMAT`.
+        """
+        x = self.embeddings(input_values, kept)
+        return self.layernorm(self.encoder.of_first(x, SPECIAL, remat)).mean(axis=1)
 
 
 class Classifier(nnx.Module):
@@ -139,9 +160,14 @@ class ASTForAudioClassification(nnx.Module):
         self.ast = ASTModel(config, rngs=rngs)
         self.classifier = Classifier(config, rngs=rngs)
 
-    def __call__(self, input_values: jax.Array) -> jax.Array:
-        """(batch, max_length, num_mel_bins) → float32 logits (batch, num_labels)."""
-        return self.classifier(self.ast(input_values).pooler_output)
+    def __call__(
+        self, input_values: jax.Array, kept: jax.Array | None = None, remat: str = "none"
+    ) -> jax.Array:
+        """(batch, max_length, num_mel_bins) → float32 logits (batch, num_labels).
+
+        In training `kept` and `remat` may be as for `ASTModel.pooled`.
+        """
+        return self.classifier(self.ast.pooled(input_values, kept, remat))
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **changes: Any) -> Self:

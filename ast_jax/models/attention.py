@@ -1,11 +1,14 @@
 """Multi-head self-attention."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from ast_jax.models.config import ASTConfig
-from ast_jax.models.layers import linear
+from ast_jax.models.layers import LINEAR, linear
 
 
 class Attention(nnx.Module):
@@ -18,21 +21,25 @@ class Attention(nnx.Module):
         self.output = linear(config, width, width, rngs)
 
     def __call__(
-        self, x: jax.Array, with_weights: bool = False
+        self, x: jax.Array, with_weights: bool = False, first: int | None = None
     ) -> tuple[jax.Array, jax.Array | None]:
-        """(batch, tokens, hidden) → the same, and on request weights (batch, heads, to, from)."""
+        """(batch, tokens, hidden) → the same, and on request weights (batch, heads, to, from).
+
+        With `first`, for that many tokens alone; they attend to all.
+        """
         batch, tokens, width = x.shape
-        qkv = self.qkv(x.reshape(batch * tokens, width))
+        qkv = checkpoint_name(self.qkv(x.reshape(batch * tokens, width)), LINEAR)
         qkv = qkv.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
         query, key, value = (qkv[:, :, i] for i in range(3))  # (batch, tokens, heads, head width)
+        query = query[:, :first]
         if with_weights:
             weights = attention_weights(query, key)
             y = jnp.einsum("bhts,bshk->bthk", weights, value)
         else:
             weights = None
             y = dot_product_attention(query, key, value)
-        y = self.output(y.reshape(batch * tokens, width))
-        return y.reshape(batch, tokens, width), weights
+        y = checkpoint_name(self.output(y.reshape(-1, width)), LINEAR)
+        return y.reshape(batch, -1, width), weights
 
 
 def attention_weights(query: jax.Array, key: jax.Array) -> jax.Array:
@@ -43,21 +50,44 @@ def attention_weights(query: jax.Array, key: jax.Array) -> jax.Array:
 
 def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """Attention of (batch, tokens, heads, width) arrays, by what is fastest on the backend."""
+    if query.shape[1] < key.shape[1]:  # a few tokens of the last layer: there is little to do
+        return jax.nn.dot_product_attention(query, key, value, implementation="xla")
     if jax.default_backend() == "cpu":
         return _attention_by_head(query, key, value)
-    # cuDNN's fused kernel takes half precision and some widths only, and no odd number of
-    # tokens in training.
-    tokens, width = query.shape[1], query.shape[3]
+    # cuDNN's fused kernel takes half precision and some widths only.
+    width = query.shape[3]
     fused = (
         jax.default_backend() == "gpu"
         and query.dtype in (jnp.bfloat16, jnp.float16)
-        and tokens % 2 == 0
         and width % 8 == 0
         and width <= 128
     )
-    return jax.nn.dot_product_attention(
-        query, key, value, implementation="cudnn" if fused else "xla"
+    if fused:
+        return _even_attention(query, key, value, "cudnn")
+    return jax.nn.dot_product_attention(query, key, value, implementation="xla")
+
+
+def _even_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, implementation: Literal["cudnn", "xla"]
+) -> jax.Array:
+    """Attention for an implementation that takes no odd number of tokens, as cuDNN in training.
+
+    Of an odd number one more is added, to which none attends.
+    """
+    batch, tokens = query.shape[:2]
+    if tokens % 2 == 0:
+        return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
+    query, key, value = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (query, key, value))
+    lengths = jnp.full(batch, tokens, jnp.int32)
+    padded = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        query_seq_lengths=lengths,
+        key_value_seq_lengths=lengths,
+        implementation=implementation,
     )
+    return padded[:, :tokens]
 
 
 def _attention_by_head(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:

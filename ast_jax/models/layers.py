@@ -5,6 +5,8 @@ from flax import nnx
 
 from ast_jax.models.config import ASTConfig
 
+LINEAR = "linear"  # what rematerialisation knows their results by
+
 
 def linear(
     config: ASTConfig, inputs: int, outputs: int, rngs: nnx.Rngs, use_bias: bool = True

@@ -20,6 +20,7 @@ from ast_jax.errors import InputError
 from ast_jax.inference.load import read_checkpoint
 from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.config import GEOMETRY
+from ast_jax.models.patchout import kept_patches
 from ast_jax.training import step
 from ast_jax.training.optimizer import make_optimizer, make_schedule, state_specs
 from ast_jax.training.parallel import REPLICATED, SPLIT, DataParallel
@@ -153,6 +154,19 @@ def make_augment(config: TrainConfig, extractor: ASTFeatureExtractor) -> step.Au
     return jax.vmap(augment)
 
 
+def make_patchout(config: TrainConfig) -> step.Patchout | None:
+    """The configuration's Patchout: keys (clips,) → the patches kept of each clip; None for all."""
+    rows, columns = config.augment.patchout_frequency, config.augment.patchout_time
+    if not rows and not columns:
+        return None
+
+    def patchout(key: jax.Array) -> jax.Array:
+        # A key beside those that `make_augment` splits the clip's into.
+        return kept_patches(jax.random.fold_in(key, 3), config.model.grid, rows, columns)
+
+    return jax.vmap(patchout)
+
+
 def make_inputs(config: TrainConfig, extractor: ASTFeatureExtractor) -> step.Inputs:
     """What makes a batch the model's input where the step runs."""
     return step.make_device_inputs(extractor) if config.frontend.on_device else step.host_inputs
@@ -219,6 +233,8 @@ def make_functions(
         make_augment(config, extractor),
         inputs,
         config.accumulate,
+        make_patchout(config),
+        config.remat,
     )
     train_step = step.make_train_step(
         gradient_fn,

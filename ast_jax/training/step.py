@@ -25,6 +25,7 @@ Batch = dict[str, jax.Array]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Inputs = Callable[[Batch], jax.Array]  # a batch → input_values
 Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (keys, input_values) → input_values
+Patchout = Callable[[jax.Array], jax.Array]  # keys → the patches kept of each clip
 GradientFn = Callable[[Params, Batch, jax.Array], tuple[jax.Array, Params]]
 
 
@@ -112,18 +113,22 @@ def make_gradient_fn(
     augment: Augment,
     inputs: Inputs = host_inputs,
     accumulate: int = 1,
+    patchout: Patchout | None = None,
+    remat: str = "none",
 ) -> GradientFn:
     """(params, a device's batch, key) → loss and gradients, averaged over the devices.
 
     A device takes its batch in `accumulate` equal parts, one after another. Each clip is
     augmented by a key of its own, the same on any number of devices and in any number of parts.
+    `remat` is what the backward pass finds of a layer, see `ast_jax.models.encoder.REMAT`.
     """
 
     def of_part(params: Params, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Params]:
         augmented = augment(keys, inputs(batch))
+        kept = patchout(keys) if patchout else None
 
         def loss_of(params: Params) -> jax.Array:
-            return loss(nnx.merge(graphdef, params)(augmented), batch["targets"])
+            return loss(nnx.merge(graphdef, params)(augmented, kept, remat), batch["targets"])
 
         return jax.value_and_grad(loss_of)(params)
 

@@ -8,6 +8,7 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.audio.pcm import to_float, to_int16
 from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.config import ASTConfig
+from ast_jax.models.patchout import kept_patches
 from ast_jax.training import step
 from ast_jax.training.parallel import REPLICATED, SPLIT, DataParallel
 
@@ -82,6 +83,35 @@ def test_accumulated_parts_give_the_gradients_of_the_whole_batch(devices):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected
     )
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_patchout_is_a_clips_own_on_any_number_of_devices(accumulate):
+    def patchout(key):
+        return kept_patches(jax.random.fold_in(key, 3), CONFIG.grid, 1, 1)
+
+    def gradients(devices, patchout, accumulate=1):
+        gradient_fn = step.make_gradient_fn(
+            graphdef(CONFIG),
+            step.cross_entropy,
+            lambda key, x: x,
+            accumulate=accumulate,
+            patchout=patchout,
+        )
+        mapped = DataParallel(devices=jax.devices()[:devices]).map(
+            gradient_fn, (REPLICATED, SPLIT, REPLICATED)
+        )
+        return mapped(init_params(CONFIG), small_batch(), jax.random.key(0))
+
+    (one, expected), (two, found) = (
+        gradients(1, jax.vmap(patchout)),
+        gradients(2, jax.vmap(patchout), accumulate),
+    )
+    np.testing.assert_allclose(one, two, rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected
+    )
+    assert abs(gradients(1, None)[0] - one) > 1e-4
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

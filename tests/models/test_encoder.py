@@ -1,0 +1,108 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ast_jax.models.ast import ASTForAudioClassification, graphdef, init_params
+from ast_jax.models.config import ASTConfig
+from ast_jax.models.encoder import REMAT
+from ast_jax.models.patchout import kept_patches
+
+CONFIG = ASTConfig(
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    intermediate_size=64,
+    frequency_stride=16,
+    time_stride=16,
+    max_length=64,
+    num_mel_bins=32,
+    num_labels=5,
+)
+PARAMS = jax.tree.map(lambda p: p * 3, init_params(CONFIG))  # attention that is not uniform
+CLIPS = jax.random.normal(jax.random.key(1), (2, 64, 32))
+
+
+def whole(params, x):
+    """Logits by way of every token of every layer."""
+    model = nnx.merge(graphdef(CONFIG), params)
+    return model.classifier(model.ast(x).pooler_output)
+
+
+def with_gradients(function):
+    def loss(params, x):
+        logits = function(params, x)
+        return jnp.sin(logits).sum(), logits
+
+    (_, logits), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(
+        PARAMS, CLIPS
+    )
+    return logits, gradients
+
+
+def assert_equal(found, expected):
+    """To 1e-5, of an array's largest value where that is more than 1."""
+
+    def check(a, b):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(1, np.abs(b).max()))
+
+    jax.tree.map(check, found, expected)
+
+
+@pytest.mark.parametrize("remat", REMAT)
+def test_logits_and_gradients_are_those_of_all_tokens_through_all_layers(remat):
+    found = with_gradients(lambda p, x: nnx.merge(graphdef(CONFIG), p)(x, remat=remat))
+    assert_equal(found, with_gradients(whole))
+
+
+def test_one_layer_alone_is_the_last():
+    config = CONFIG.replace(num_hidden_layers=1)
+    model = ASTForAudioClassification.from_params(config, init_params(config))
+    expected = model.classifier(model.ast(CLIPS).pooler_output)
+    np.testing.assert_allclose(model(CLIPS), expected, atol=1e-5)
+
+
+def test_each_policy_keeps_less_for_the_backward_pass_than_the_one_before():
+    def kept(remat):
+        def residuals(params, x):
+            return jax.vjp(lambda p: nnx.merge(graphdef(CONFIG), p)(x, remat=remat), params)[1]
+
+        return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(residuals, PARAMS, CLIPS)))
+
+    none, linear, layer = (kept(remat) for remat in REMAT)
+    assert none > linear > layer
+
+
+def test_the_results_of_linear_layers_are_not_computed_anew():
+    def products(remat):
+        def gradient(params, x):
+            return jax.grad(lambda p: nnx.merge(graphdef(CONFIG), p)(x, remat=remat).sum())(params)
+
+        return str(jax.make_jaxpr(gradient)(PARAMS, CLIPS)).count("dot_general")
+
+    assert products("none") <= products("linear") < products("layer")
+
+
+def test_all_patches_kept_is_no_patchout():
+    model = ASTForAudioClassification.from_params(CONFIG, PARAMS)
+    everyone = jnp.tile(jnp.arange(8), (2, 1))
+    np.testing.assert_allclose(model(CLIPS, everyone), model(CLIPS), atol=1e-6)
+
+
+def test_patches_left_out_count_for_nothing_and_the_others_keep_their_positions():
+    # The patches do not overlap, so that a clip's other samples can be anything.
+    model = ASTForAudioClassification.from_params(CONFIG, PARAMS)
+    keys = jax.random.split(jax.random.key(2), 2)
+    kept = jax.vmap(lambda key: kept_patches(key, CONFIG.grid, 1, 2))(keys)
+    assert kept.shape == (2, 2)
+    changed, touched = np.array(CLIPS), np.array(CLIPS)
+    for clip in range(2):
+        for patch in range(8):
+            row, column = divmod(patch, CONFIG.grid[1])
+            place = clip, slice(16 * column, 16 * column + 16), slice(16 * row, 16 * row + 16)
+            (touched if patch in kept[clip] else changed)[place] += 1
+    logits = model(CLIPS, kept)
+    np.testing.assert_allclose(model(changed, kept), logits, atol=1e-6)
+    assert np.abs(model(touched, kept) - logits).min(axis=1).max() > 1e-3
+    assert np.abs(model(CLIPS, kept[:, ::-1]) - logits).max() < 1e-5  # by position, not by order
