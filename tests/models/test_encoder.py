@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ast_jax.models.ast import ASTForAudioClassification, graphdef, init_params
+from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.config import ASTConfig
 from ast_jax.models.encoder import REMAT
 from ast_jax.models.patchout import kept_patches
@@ -22,6 +22,11 @@ CONFIG = ASTConfig(
 )
 PARAMS = jax.tree.map(lambda p: p * 3, init_params(CONFIG))  # attention that is not uniform
 CLIPS = jax.random.normal(jax.random.key(1), (2, 64, 32))
+
+
+@jax.jit
+def logits_of(x, kept=None):
+    return nnx.merge(graphdef(CONFIG), PARAMS)(x, kept)
 
 
 def whole(params, x):
@@ -58,9 +63,13 @@ def test_logits_and_gradients_are_those_of_all_tokens_through_all_layers(remat):
 
 def test_one_layer_alone_is_the_last():
     config = CONFIG.replace(num_hidden_layers=1)
-    model = ASTForAudioClassification.from_params(config, init_params(config))
-    expected = model.classifier(model.ast(CLIPS).pooler_output)
-    np.testing.assert_allclose(model(CLIPS), expected, atol=1e-5)
+
+    @jax.jit
+    def both(params, x):
+        model = nnx.merge(graphdef(config), params)
+        return model(x), model.classifier(model.ast(x).pooler_output)
+
+    np.testing.assert_allclose(*both(init_params(config), CLIPS), atol=1e-5)
 
 
 def test_each_policy_keeps_less_for_the_backward_pass_than_the_one_before():
@@ -85,14 +94,12 @@ def test_the_results_of_linear_layers_are_not_computed_anew():
 
 
 def test_all_patches_kept_is_no_patchout():
-    model = ASTForAudioClassification.from_params(CONFIG, PARAMS)
     everyone = jnp.tile(jnp.arange(8), (2, 1))
-    np.testing.assert_allclose(model(CLIPS, everyone), model(CLIPS), atol=1e-6)
+    np.testing.assert_allclose(logits_of(CLIPS, everyone), logits_of(CLIPS), atol=1e-6)
 
 
 def test_patches_left_out_count_for_nothing_and_the_others_keep_their_positions():
     # The patches do not overlap, so that a clip's other samples can be anything.
-    model = ASTForAudioClassification.from_params(CONFIG, PARAMS)
     keys = jax.random.split(jax.random.key(2), 2)
     kept = jax.vmap(lambda key: kept_patches(key, CONFIG.grid, 1, 2))(keys)
     assert kept.shape == (2, 2)
@@ -102,7 +109,9 @@ def test_patches_left_out_count_for_nothing_and_the_others_keep_their_positions(
             row, column = divmod(patch, CONFIG.grid[1])
             place = clip, slice(16 * column, 16 * column + 16), slice(16 * row, 16 * row + 16)
             (touched if patch in kept[clip] else changed)[place] += 1
-    logits = model(CLIPS, kept)
-    np.testing.assert_allclose(model(changed, kept), logits, atol=1e-6)
-    assert np.abs(model(touched, kept) - logits).min(axis=1).max() > 1e-3
-    assert np.abs(model(CLIPS, kept[:, ::-1]) - logits).max() < 1e-5  # by position, not by order
+    logits = logits_of(CLIPS, kept)
+    np.testing.assert_allclose(logits_of(changed, kept), logits, atol=1e-6)
+    assert np.abs(logits_of(touched, kept) - logits).min(axis=1).max() > 1e-3
+    assert (
+        np.abs(logits_of(CLIPS, kept[:, ::-1]) - logits).max() < 1e-5
+    )  # by position, not by order

@@ -25,7 +25,9 @@ from ast_jax.training.setup import Length, make_functions
 CLASSES = 7  # as no other axis, so that the classifier's products are known by it
 
 
-def make_step(dtype="bfloat16", on_device=False, accumulate=1, frames=64, bins=32):
+def make_step(
+    dtype="bfloat16", on_device=False, accumulate=1, frames=64, bins=32, remat="none", patchout=0
+):
     """The step over eight devices, its state and a batch, made anew, as JAX keeps what it traced.
 
     The batch has the flag of a run in several processes.
@@ -45,7 +47,9 @@ def make_step(dtype="bfloat16", on_device=False, accumulate=1, frames=64, bins=3
     config = TrainConfig(
         model=model,
         frontend=FrontendConfig(on_device=on_device),
-        augment=AugmentConfig(frequency_mask=8, time_mask=16, noise=True, roll=4),
+        augment=AugmentConfig(
+            frequency_mask=8, time_mask=16, noise=True, roll=4, patchout_time=patchout
+        ),
         optimizer=OptimizerConfig(
             kind="adamw",
             schedule="cosine",
@@ -56,6 +60,7 @@ def make_step(dtype="bfloat16", on_device=False, accumulate=1, frames=64, bins=3
         ),
         label_smoothing=0.1,
         accumulate=accumulate,
+        remat=remat,
     )
     extractor = ASTFeatureExtractor(max_length=frames, num_mel_bins=bins, mean=-6.0, std=5.0)
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), param_shapes(model))
@@ -130,21 +135,35 @@ def calls(text):
 def test_in_bfloat16_cudnn_attends_forward_and_backward_and_no_weights_are_written(gpu):
     train_step, state, batch, model = make_step()
     text = for_cuda(train_step.trace(state, batch))
-    # Once each: the layers are one loop. Nothing else is called, on the host above all.
+    # Once each: the layers are one loop, and the last asks for two tokens only. Nothing else is
+    # called, on the host above all.
     assert calls(text) == ["__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"]
     assert f"{model.num_tokens}x{model.num_tokens}x" not in text
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"dtype": "float32"}, {"frames": 48, "bins": 48}],
-    ids=["float32", "an odd number of tokens"],
-)
-def test_what_cudnn_does_not_take_is_left_to_xla(gpu, options):
-    train_step, state, batch, model = make_step(**options)
+def test_of_an_odd_number_of_tokens_cudnn_takes_one_more(gpu):
+    train_step, state, batch, model = make_step(frames=48, bins=48)
+    assert model.num_tokens == 11
+    text = for_cuda(train_step.trace(state, batch))
+    assert calls(text) == ["__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"]
+    assert "4x12x2x64xbf16" in text
+    assert "11x11x" not in text
+
+
+def test_what_cudnn_does_not_take_is_left_to_xla(gpu):
+    train_step, state, batch, model = make_step(dtype="float32")
     text = for_cuda(train_step.trace(state, batch))
     assert calls(text) == []
     assert f"{model.num_tokens}x{model.num_tokens}x" in text
+
+
+@pytest.mark.parametrize("remat", ["linear", "layer"])
+def test_cudnn_attends_where_layers_are_computed_anew(gpu, remat):
+    # Forward for the loss, then forward and backward for the gradients: what cuDNN keeps for
+    # itself is not among what can be kept.
+    text = for_cuda(traced(remat=remat))
+    forward = "__cudnn$fmhaSoftmax"
+    assert calls(text) == [forward, forward, f"{forward}Backward"]
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -185,17 +204,21 @@ def test_every_product_of_the_bfloat16_step_is_of_bfloat16_but_the_classifiers(g
     # The classifier is float32 by design: its logits are what the loss and the scores are made
     # of, and with one row a clip it is next to nothing beside the encoder.
     shapes = not_bfloat16(step)
-    assert len(shapes) == 3  # forward, and backward to its kernel and its input
-    assert all(any(CLASSES in shape for shape in operands) for operands in shapes)
-    # A layer's four linear maps have three each as well; the patch embedding has no gradient of
-    # its input; those of attention are within cuDNN's calls.
-    assert len(products(step)) - len(shapes) == 4 * 3 + 2
+    of_classes = [shapes for shapes in shapes if any(CLASSES in shape for shape in shapes)]
+    assert len(of_classes) == 3  # forward, and backward to its kernel and its input
+    # In the last layer two tokens attend, by XLA; backward, their weights' gradients are float32.
+    assert len(shapes) == 3 + 2
+    assert all(shapes[0] == (4, 2, 2, 1, 10) for shapes in shapes if shapes not in of_classes)
+    # The four linear maps, of the loop's layers and of the last, have three each as well; the
+    # patch embedding has no gradient of its input; attention is within cuDNN's calls, but for
+    # the last layer's other four.
+    assert len(products(step)) - len(shapes) == 2 * 4 * 3 + 2 + 4
 
 
 def test_in_a_float32_step_every_product_is_found_to_be_of_float32(gpu):
     step = traced(dtype="float32")
     assert {x.dtype.name for operands, _ in products(step) for x in operands} == {"float32"}
-    assert len(not_bfloat16(step)) == 4 * 3 + 2 + 3 + 2 * 3  # attention's two as well
+    assert len(not_bfloat16(step)) == 2 * (4 * 3 + 2 * 3) + 2 + 3  # attention's two as well
 
 
 def test_the_device_frontend_adds_three_products_all_in_whole_float32(gpu):
@@ -216,9 +239,13 @@ def on_host(function):
     return {name for name in names if host.search(name)}
 
 
-@pytest.mark.parametrize("on_device", [False, True], ids=["host frontend", "device frontend"])
-def test_the_step_does_not_turn_to_the_host(gpu, on_device):
-    step = traced(on_device=on_device)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"on_device": True}, {"patchout": 1, "remat": "linear"}],
+    ids=["host frontend", "device frontend", "patchout"],
+)
+def test_the_step_does_not_turn_to_the_host(gpu, options):
+    step = traced(**options)
     assert on_host(step) == set()
     text = for_cuda(step)
     assert all(name.startswith("__cudnn$") for name in calls(text))
