@@ -118,14 +118,14 @@ class ASTModel(nnx.Module):
         return ASTOutput(x, pooled, hidden_states, attentions)
 
     def pooled(
-        self, input_values: jax.Array, kept: jax.Array | None = None, remat: str = "none"
+        self, input_values: jax.Array, kept: jax.Array | None = None, remat: bool = False
     ) -> jax.Array:
         """The `pooler_output` (batch, hidden), without what it does not need.
 
         Args:
             input_values: (batch, max_length, num_mel_bins).
             kept: patches of each clip to go by, int (batch, some), or None for all.
-            remat: what the backward pass finds of a layer, see `ast_jax.models.encoder.REMAT`.
+            remat: whether training keeps of each layer its input alone, see `Encoder.of_first`.
         """
         x = self.embeddings(input_values, kept)
         return self.layernorm(self.encoder.of_first(x, SPECIAL, remat)).mean(axis=1)
@@ -161,7 +161,7 @@ class ASTForAudioClassification(nnx.Module):
         self.classifier = Classifier(config, rngs=rngs)
 
     def __call__(
-        self, input_values: jax.Array, kept: jax.Array | None = None, remat: str = "none"
+        self, input_values: jax.Array, kept: jax.Array | None = None, remat: bool = False
     ) -> jax.Array:
         """(batch, max_length, num_mel_bins) → float32 logits (batch, num_labels).
 

@@ -1,14 +1,14 @@
 """Multi-head self-attention."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
 from ast_jax.models.config import ASTConfig
-from ast_jax.models.layers import LINEAR, linear
+from ast_jax.models.layers import linear, linear_of
 
 
 class Attention(nnx.Module):
@@ -21,14 +21,25 @@ class Attention(nnx.Module):
         self.output = linear(config, width, width, rngs)
 
     def __call__(
-        self, x: jax.Array, with_weights: bool = False, first: int | None = None
+        self,
+        x: jax.Array,
+        normalize: Callable[[jax.Array], jax.Array],
+        with_weights: bool = False,
+        first: int | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
-        """(batch, tokens, hidden) → the same, and on request weights (batch, heads, to, from).
+        """Attention among normalised tokens.
 
-        With `first`, for that many tokens alone; they attend to all.
+        Args:
+            x: (batch, tokens, hidden).
+            normalize: the layer norm before it.
+            with_weights: whether the attention weights are wanted.
+            first: for how many of the tokens alone, which attend to all; None for all.
+
+        Returns:
+            (batch, tokens or first, hidden), and (batch, heads, to, from) or None.
         """
         batch, tokens, width = x.shape
-        qkv = checkpoint_name(self.qkv(x.reshape(batch * tokens, width)), LINEAR)
+        qkv = linear_of(normalize, self.qkv)(x.reshape(batch * tokens, width))
         qkv = qkv.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
         query, key, value = (qkv[:, :, i] for i in range(3))  # (batch, tokens, heads, head width)
         query = query[:, :first]
@@ -38,7 +49,7 @@ class Attention(nnx.Module):
         else:
             weights = None
             y = dot_product_attention(query, key, value)
-        y = checkpoint_name(self.output(y.reshape(-1, width)), LINEAR)
+        y = self.output(y.reshape(-1, width))
         return y.reshape(batch, -1, width), weights
 
 

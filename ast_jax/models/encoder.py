@@ -6,24 +6,14 @@ gradient exchange handle 16 arrays instead of 150.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
 from ast_jax.models.attention import Attention
 from ast_jax.models.config import ASTConfig
-from ast_jax.models.layers import LINEAR, layer_norm, linear
-
-# What the backward pass finds of a layer, and does not compute anew: all that it needs, the
-# results of its linear layers, or the layer's input alone.
-REMAT: dict[str, Any] = {
-    "none": None,
-    "linear": jax.checkpoint_policies.save_only_these_names(LINEAR),
-    "layer": jax.checkpoint_policies.nothing_saveable,
-}
+from ast_jax.models.layers import layer_norm, linear, linear_of
 
 
 class MLP(nnx.Module):
@@ -33,15 +23,19 @@ class MLP(nnx.Module):
         self.fc1 = linear(config, config.hidden_size, config.intermediate_size, rngs)
         self.fc2 = linear(config, config.intermediate_size, config.hidden_size, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(batch, tokens, hidden) → the same."""
+    def __call__(self, x: jax.Array, normalize: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        """(batch, tokens, hidden) → the same; `normalize` is the layer norm before it."""
         # As one matrix of tokens: with two leading axes XLA's CPU backend turns the products
         # of the backward pass so that the GELU's derivative runs three times slower.
         flat = x.reshape(-1, x.shape[-1])
-        # In float32 even where the products are not: its four operations would each round.
-        hidden = checkpoint_name(self.fc1(flat), LINEAR)
-        hidden = jax.nn.gelu(hidden.astype(jnp.float32), approximate=False)
-        return checkpoint_name(self.fc2(hidden), LINEAR).reshape(x.shape)
+        hidden = linear_of(normalize, self.fc1)(flat)
+        return linear_of(gelu, self.fc2)(hidden).reshape(x.shape)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact GELU, of x's shape, in float32."""
+    # Even where the products are not: its four operations would each round.
+    return jax.nn.gelu(x.astype(jnp.float32), approximate=False)
 
 
 class Layer(nnx.Module):
@@ -61,9 +55,9 @@ class Layer(nnx.Module):
 
         With `first`, for that many tokens alone.
         """
-        attended, weights = self.attention(self.layernorm_before(x), with_weights, first)
+        attended, weights = self.attention(x, self.layernorm_before, with_weights, first)
         x = x[:, :first] + attended
-        return x + self.mlp(self.layernorm_after(x)), weights
+        return x + self.mlp(x, self.layernorm_after), weights
 
 
 class Encoder(nnx.Module):
@@ -97,7 +91,7 @@ class Encoder(nnx.Module):
             hidden_states = jnp.concatenate([x[None], hidden_states])
         return y, hidden_states, attentions
 
-    def of_first(self, x: jax.Array, first: int, remat: str = "none") -> jax.Array:
+    def of_first(self, x: jax.Array, first: int, remat: bool = False) -> jax.Array:
         """(batch, tokens, hidden) → the output (batch, first, hidden) for the first tokens.
 
         The last layer leaves out what the others would become there, which is a twelfth of the
@@ -106,7 +100,8 @@ class Encoder(nnx.Module):
         Args:
             x: the embeddings.
             first: how many tokens.
-            remat: what the backward pass finds of a layer, one of `REMAT`.
+            remat: whether training keeps of each layer its input alone, and computes the rest
+                anew for the backward pass; otherwise that is norms and GELUs only.
         """
         graphdef, stacked = nnx.split(self.layers)
 
@@ -114,7 +109,7 @@ class Encoder(nnx.Module):
             def apply(x: jax.Array, params: nnx.State) -> jax.Array:
                 return nnx.merge(graphdef, params)(x, first=first)[0]
 
-            return apply if remat == "none" else jax.checkpoint(apply, policy=REMAT[remat])
+            return jax.checkpoint(apply, prevent_cse=False) if remat else apply
 
         below, last = (jax.tree.map(lambda p, i=i: p[i], stacked) for i in (slice(-1), -1))
         apply = layer(None)

@@ -114,13 +114,13 @@ def make_gradient_fn(
     inputs: Inputs = host_inputs,
     accumulate: int = 1,
     patchout: Patchout | None = None,
-    remat: str = "none",
+    remat: bool = False,
 ) -> GradientFn:
     """(params, a device's batch, key) → loss and gradients, averaged over the devices.
 
     A device takes its batch in `accumulate` equal parts, one after another. Each clip is
     augmented by a key of its own, the same on any number of devices and in any number of parts.
-    `remat` is what the backward pass finds of a layer, see `ast_jax.models.encoder.REMAT`.
+    With `remat` it computes each layer anew for the backward pass.
     """
 
     def of_part(params: Params, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Params]:

@@ -26,7 +26,7 @@ CLASSES = 7  # as no other axis, so that the classifier's products are known by 
 
 
 def make_step(
-    dtype="bfloat16", on_device=False, accumulate=1, frames=64, bins=32, remat="none", patchout=0
+    dtype="bfloat16", on_device=False, accumulate=1, frames=64, bins=32, remat=False, patchout=0
 ):
     """The step over eight devices, its state and a batch, made anew, as JAX keeps what it traced.
 
@@ -157,11 +157,9 @@ def test_what_cudnn_does_not_take_is_left_to_xla(gpu):
     assert f"{model.num_tokens}x{model.num_tokens}x" in text
 
 
-@pytest.mark.parametrize("remat", ["linear", "layer"])
-def test_cudnn_attends_where_layers_are_computed_anew(gpu, remat):
-    # Forward for the loss, then forward and backward for the gradients: what cuDNN keeps for
-    # itself is not among what can be kept.
-    text = for_cuda(traced(remat=remat))
+def test_cudnn_attends_where_layers_are_computed_anew(gpu):
+    # Forward for the loss, then forward and backward for the gradients.
+    text = for_cuda(traced(remat=True))
     forward = "__cudnn$fmhaSoftmax"
     assert calls(text) == [forward, forward, f"{forward}Backward"]
 
@@ -241,7 +239,7 @@ def on_host(function):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"on_device": True}, {"patchout": 1, "remat": "linear"}],
+    [{}, {"on_device": True}, {"patchout": 1, "remat": True}],
     ids=["host frontend", "device frontend", "patchout"],
 )
 def test_the_step_does_not_turn_to_the_host(gpu, options):
