@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from ast_jax.config import TrainConfig, load_config
+from ast_jax.config import DataConfig, TrainConfig, load_config
 from ast_jax.errors import InputError
 
 FILE = """
@@ -87,3 +87,15 @@ def test_a_file_that_is_no_configuration_is_refused_by_name(tmp_path, content, s
         load_config(file)
     with pytest.raises(InputError, match=r"none\.py: cannot be used"):
         load_config(tmp_path / "none.py")
+
+
+@pytest.mark.parametrize("field", ["patchout_frequency", "patchout_time"])
+def test_patchout_must_leave_a_row_and_a_column_of_patches(field):
+    config = TrainConfig(workdir="runs/x", data=DataConfig(kind="synthetic"))
+    rows, columns = config.model.grid
+    most = {"patchout_frequency": rows, "patchout_time": columns}[field] - 1
+    setattr(config.augment, field, most)
+    config.validate()
+    setattr(config.augment, field, most + 1)
+    with pytest.raises(InputError, match=rf"augment\.{field} is {most + 1}; .* 0 and {most}"):
+        config.validate()
