@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ast_jax
 from ast_jax.audio.decode import load_audio
@@ -13,6 +14,7 @@ from ast_jax.checkpoint import check_free
 from ast_jax.command import complain, non_negative, positive, run_command
 from ast_jax.compile_cache import keep_compiled
 from ast_jax.errors import InputError
+from ast_jax.models.config import DTYPES
 
 KINDS = ("audioset", "esc50", "speech_commands", "json", "csv", "folder")
 
@@ -48,10 +50,22 @@ def add_classify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top-k", type=positive, default=5, metavar="K", help="how many labels for each file (5)"
     )
+    add_dtype(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(
-        run=lambda a: run_classify(a.files, a.checkpoint, a.top_k, a.json),
+        run=lambda a: run_classify(a.files, a.checkpoint, a.top_k, a.json, a.dtype),
         subject=lambda a: a.checkpoint,
+    )
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """The argument `--dtype`."""
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="",
+        help="what the encoder computes in: int8 is the fastest on a CPU, bfloat16 on a GPU or "
+        "TPU (the checkpoint's own, most often float32)",
     )
 
 
@@ -79,6 +93,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=non_negative, default=0, metavar="N", help="processes for batches (0)"
     )
+    add_dtype(parser)
     parser.add_argument(
         "--on-device", action="store_true", help="compute log-mels on the accelerator"
     )
@@ -155,14 +170,17 @@ def add_show(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_show, subject=lambda a: a.output)
 
 
-def run_classify(files: list[str], checkpoint: str, top_k: int, as_json: bool) -> int:
+def run_classify(
+    files: list[str], checkpoint: str, top_k: int, as_json: bool, dtype: str = ""
+) -> int:
     """Classifies the files one by one; a file that cannot be used does not stop the others."""
     from ast_jax.inference.classify import AudioClassifier
     from ast_jax.inference.load import read_checkpoint
 
     keep_compiled()
     guesses: list[str] = []
-    classifier = AudioClassifier(read_checkpoint(checkpoint, guesses=guesses))
+    changes: dict[str, Any] = {"dtype": dtype} if dtype else {}
+    classifier = AudioClassifier(read_checkpoint(checkpoint, guesses=guesses, **changes))
     for guess in guesses:
         print(f"note: {checkpoint}: {guess}", file=sys.stderr)
     rate = classifier.feature_extractor.sampling_rate
@@ -212,6 +230,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         batch_size=arguments.batch_size,
         workers=arguments.workers,
         on_device=arguments.on_device,
+        dtype=arguments.dtype,
     )
     if arguments.output:  # first, as a reader may close its end of the pipe
         write_results(arguments.output, results)

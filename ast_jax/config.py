@@ -273,6 +273,8 @@ class TrainConfig:
             raise InputError(
                 "result is 'average' and average_from 0; set --config.average_from to an epoch"
             )
+        if self.model.dtype == "int8":
+            raise InputError("model.dtype is int8, which cannot be trained in; use bfloat16")
         if self.shard_optimizer and self.parallel == "pmap":
             raise InputError("shard_optimizer needs parallel to be 'shard_map', which is faster")
         for name in ("name", "digest", "train", "evaluation", "test"):

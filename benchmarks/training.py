@@ -574,7 +574,10 @@ def main(argv: list[str]) -> None:
     dtype = resolve_dtype(arguments, device.kind)
     config = ASTConfig().replace(**model_fields(arguments))
     flop = training_flop(config)
-    said = f"a matrix rate of {device.rate / 1e12:.4g} TFLOP/s, {flop / 1e12:.4g} TFLOP a clip"
+    said = (
+        f"a matrix rate of {device.rate / 1e12:.4g} TFLOP/s, {flop / 1e12:.4g} TFLOP a clip in the "
+        f"paper's model"
+    )
     print(f"{device.name}\n{dtype}; {said}\n")
     lines = list(HEADER)
     print(*lines, sep="\n", flush=True)

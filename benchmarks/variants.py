@@ -91,7 +91,8 @@ def prepare(variant: Variant, fields: dict[str, Any], batch_size: int) -> Prepar
     """Compiles a variant's forward and backward pass on one device."""
     stride = {"frequency_stride": variant.stride, "time_stride": variant.stride}
     config = ASTConfig().replace(**fields, **stride)
-    rows, columns = (min(n, side - 1) for n, side in zip(variant[2:4], config.grid, strict=True))
+    rows = min(variant.rows, config.grid[0] - 1)
+    columns = min(variant.columns, config.grid[1] - 1)
     patchout = jax.vmap(partial(kept_patches, grid=config.grid, rows=rows, columns=columns))
     patchout = patchout if rows or columns else None
     graph, params = graphdef(config), init_params(config)
@@ -115,7 +116,11 @@ def prepare(variant: Variant, fields: dict[str, Any], batch_size: int) -> Prepar
 
     def forward(params: Any, clips: jax.Array, keys: jax.Array) -> Any:
         kept = patchout(keys) if patchout else None
-        return jax.vjp(lambda p: nnx.merge(graph, p)(clips, kept, variant.remat), params)[1]
+
+        def logits(params: Any) -> jax.Array:
+            return nnx.merge(graph, params)(clips, kept, training=True, remat=variant.remat)
+
+        return jax.vjp(logits, params)[1]
 
     def handed_on(clips: int) -> int:
         shape = (clips, config.max_length, config.num_mel_bins)

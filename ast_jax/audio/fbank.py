@@ -115,7 +115,7 @@ def fbank(
 def _rfft() -> Callable[..., np.ndarray]:
     """MKL's FFT where it is installed (the extra `mkl`), else SciPy's, three times as slow.
 
-    They differ in rounding alone.
+    They differ in rounding alone. MKL's works on one thread from then on, all over the process.
     """
     try:
         import mkl

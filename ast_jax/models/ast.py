@@ -11,6 +11,7 @@ from flax import nnx
 
 from ast_jax.models.config import ASTConfig
 from ast_jax.models.encoder import Encoder
+from ast_jax.models.int8 import quantized
 from ast_jax.models.layers import layer_norm
 
 SPECIAL = 2  # tokens before the patches: class and distillation
@@ -57,7 +58,7 @@ class Embeddings(nnx.Module):
             padding="VALID",
             kernel_init=init,
             bias_init=init,
-            dtype=jnp.dtype(config.dtype),
+            dtype=jnp.dtype(config.activation_dtype),
             rngs=rngs,
         )
         # timm's trunc_normal_(std=.02) cuts at ±2, a hundred deviations out: a plain normal.
@@ -71,7 +72,7 @@ class Embeddings(nnx.Module):
     def __call__(self, input_values: jax.Array, kept: jax.Array | None = None) -> jax.Array:
         """(batch, max_length, num_mel_bins) → (batch, tokens, hidden), frequency-major.
 
-        With `kept`, int (batch, some), of those patches alone.
+        With `kept`, int (batch, some), of those patches alone, counted from 0.
         """
         if input_values.ndim != 3 or input_values.shape[1:] != self.input_shape:
             raise ValueError(
@@ -89,6 +90,8 @@ class Embeddings(nnx.Module):
         ]
         x = jnp.concatenate(tokens, axis=1) + self.position_embeddings[...]
         if kept is not None:
+            if kept.ndim != 2 or len(kept) != batch:
+                raise ValueError(f"kept has shape {kept.shape}; give some patches of {batch} clips")
             patches = jnp.take_along_axis(x[:, SPECIAL:], kept[..., None], axis=1)
             x = jnp.concatenate([x[:, :SPECIAL], patches], axis=1)
         return x.astype(jnp.float32)  # as PyTorch keeps what layers add to under autocast
@@ -118,17 +121,23 @@ class ASTModel(nnx.Module):
         return ASTOutput(x, pooled, hidden_states, attentions)
 
     def pooled(
-        self, input_values: jax.Array, kept: jax.Array | None = None, remat: bool = False
+        self,
+        input_values: jax.Array,
+        kept: jax.Array | None = None,
+        training: bool = False,
+        remat: bool = False,
     ) -> jax.Array:
         """The `pooler_output` (batch, hidden), without what it does not need.
 
         Args:
             input_values: (batch, max_length, num_mel_bins).
-            kept: patches of each clip to go by, int (batch, some), or None for all.
-            remat: whether training keeps of each layer its input alone, see `Encoder.of_first`.
+            kept: patches of each clip to go by, int (batch, some), from 0, or None for all.
+            training: whether gradients will be taken, see `Encoder.of_first`, as is `remat`.
+            remat: whether training keeps of each layer its input alone.
         """
         x = self.embeddings(input_values, kept)
-        return self.layernorm(self.encoder.of_first(x, SPECIAL, remat)).mean(axis=1)
+        x = self.encoder.of_first(x, SPECIAL, training, remat)
+        return self.layernorm(x).mean(axis=1)
 
 
 class Classifier(nnx.Module):
@@ -161,13 +170,17 @@ class ASTForAudioClassification(nnx.Module):
         self.classifier = Classifier(config, rngs=rngs)
 
     def __call__(
-        self, input_values: jax.Array, kept: jax.Array | None = None, remat: bool = False
+        self,
+        input_values: jax.Array,
+        kept: jax.Array | None = None,
+        training: bool = False,
+        remat: bool = False,
     ) -> jax.Array:
         """(batch, max_length, num_mel_bins) → float32 logits (batch, num_labels).
 
-        In training `kept` and `remat` may be as for `ASTModel.pooled`.
+        `kept`, `training` and `remat` are as for `ASTModel.pooled`.
         """
-        return self.classifier(self.ast.pooled(input_values, kept, remat))
+        return self.classifier(self.ast.pooled(input_values, kept, training, remat))
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **changes: Any) -> Self:
@@ -191,18 +204,29 @@ class ASTForAudioClassification(nnx.Module):
     def from_params(cls, config: ASTConfig, params: dict[str, Any]) -> Self:
         """The model of a configuration with the given nested dict of parameters.
 
-        NumPy arrays are put on the device here, once and not at every call.
+        NumPy arrays are put on the device here, once and not at every call; where `config.dtype`
+        is int8 they are rounded here as well.
         """
-        return nnx.merge(graphdef(config), jax.tree.map(jnp.asarray, params))
+        return nnx.merge(graphdef(config), computing_params(config, params))
 
 
 def graphdef(config: ASTConfig) -> nnx.GraphDef:
-    """The model without its parameters: `nnx.merge(graphdef(config), params)` is the model."""
+    """The model without its parameters: `nnx.merge(graphdef(config), params)` is the model.
+
+    Where `config.dtype` is int8 they are those of `computing_params`.
+    """
     return nnx.split(_abstract(config))[0]
+
+
+def computing_params(config: ASTConfig, params: dict[str, Any]) -> dict[str, Any]:
+    """Float32 parameters, of NumPy or JAX, as the model of a configuration computes with them."""
+    params = jax.tree.map(jnp.asarray, params)
+    return jax.jit(quantized)(params) if config.dtype == "int8" else params
 
 
 def init_params(config: ASTConfig, seed: int = 0) -> dict[str, Any]:
     """Random parameters as the original initialises them: a nested dict of float32 arrays."""
+    config = dataclasses.replace(config, dtype="float32")
 
     @jax.jit
     def init() -> dict[str, Any]:
@@ -214,8 +238,8 @@ def init_params(config: ASTConfig, seed: int = 0) -> dict[str, Any]:
 
 def param_shapes(config: ASTConfig) -> dict[str, Any]:
     """The parameters' shapes and dtypes, without the arrays."""
-    # Of the names of classes they do not depend.
-    fields = dataclasses.astuple(dataclasses.replace(config, id2label=None))
+    # On the names of classes and on what is computed in they do not depend.
+    fields = dataclasses.astuple(dataclasses.replace(config, id2label=None, dtype="float32"))
     return jax.tree.map(lambda shape: shape, _param_shapes(fields))  # a dict of the caller's own
 
 

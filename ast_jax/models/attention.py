@@ -1,6 +1,7 @@
 """Multi-head self-attention."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import jax
@@ -75,13 +76,19 @@ def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array) ->
     )
     if fused:
         return _even_attention(query, key, value, "cudnn")
+    return _attention_by_xla(query, key, value)
+
+
+@partial(jax.checkpoint, prevent_cse=False)
+def _attention_by_xla(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Attention whose weights, tokens x tokens for each head, are not kept for training."""
     return jax.nn.dot_product_attention(query, key, value, implementation="xla")
 
 
 def _even_attention(
     query: jax.Array, key: jax.Array, value: jax.Array, implementation: Literal["cudnn", "xla"]
 ) -> jax.Array:
-    """Attention for an implementation that takes no odd number of tokens, as cuDNN in training.
+    """Attention for an implementation that may take no odd number of tokens, as cuDNN's kernels.
 
     Of an odd number one more is added, to which none attends.
     """

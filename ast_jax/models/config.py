@@ -16,6 +16,8 @@ SIZES = {
     "base384": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
 }
 
+DTYPES = ("float32", "bfloat16", "int8")
+
 LARGEST = 10**6  # of a whole number; beyond it lies a mistake, not a model
 
 # What makes the tokens of an input: a checkpoint can be adapted to others.
@@ -58,8 +60,9 @@ class ASTConfig:
         id2label: class names by index, or None for LABEL_0, LABEL_1, …
         problem_type: 'multi_label_classification' (sigmoid) or 'single_label_classification'
             (softmax): how logits become probabilities.
-        dtype: dtype the encoder computes in, 'float32' or 'bfloat16'. Parameters and logits
-            are float32 in either case.
+        dtype: dtype the encoder computes in, 'float32', 'bfloat16' or, for inference on a CPU,
+            'int8', which its linear layers multiply. Parameters are float32 when they are read
+            and written, and logits always.
     """
 
     hidden_size: int = 768
@@ -100,6 +103,11 @@ class ASTConfig:
         """Tokens the encoder sees: class, distillation, then the patches."""
         frequency, time = self.grid
         return 2 + frequency * time
+
+    @property
+    def activation_dtype(self) -> str:
+        """The dtype of what is between the encoder's linear layers."""
+        return "float32" if self.dtype == "int8" else self.dtype
 
     @property
     def labels(self) -> list[str]:
@@ -159,8 +167,8 @@ class ASTConfig:
                 f"problem_type must be single_label_classification or "
                 f"multi_label_classification, not {self.problem_type!r}"
             )
-        if self.dtype not in ("float32", "bfloat16"):
-            raise InputError(f"dtype must be float32 or bfloat16, not {self.dtype!r}")
+        if self.dtype not in DTYPES:
+            raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
         if self.id2label is not None and sorted(self.id2label) != list(range(self.num_labels)):
             raise InputError(
                 f"id2label must name the classes 0 to {self.num_labels - 1}, one name each"

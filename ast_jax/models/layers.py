@@ -8,15 +8,20 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ast_jax.models.config import ASTConfig
+from ast_jax.models.int8 import Int8Linear
+
+ArrayFn = Callable[[jax.Array], jax.Array]
 
 
 def linear(
     config: ASTConfig, inputs: int, outputs: int, rngs: nnx.Rngs, use_bias: bool = True
-) -> nnx.Linear:
-    """An encoder's linear layer: normal weights, zero bias.
+) -> nnx.Linear | Int8Linear:
+    """An encoder's linear layer: normal weights, zero bias; without values where dtype is int8.
 
     timm's trunc_normal_(std=.02) cuts at ±2, a hundred deviations out: a plain normal.
     """
+    if config.dtype == "int8":
+        return Int8Linear(inputs, outputs, use_bias)
     return nnx.Linear(
         inputs,
         outputs,
@@ -27,14 +32,16 @@ def linear(
     )
 
 
-def linear_of(cheap: Callable[[jax.Array], jax.Array], layer: nnx.Linear) -> Callable:
+def linear_of(cheap: ArrayFn, layer: ArrayFn) -> ArrayFn:
     """`layer` of `cheap` of its argument, of which training keeps the argument alone.
 
-    A norm and a GELU make several arrays that the backward pass needs, in float32; to compute
-    them anew takes a GPU less time than to write and read them. The product is not repeated.
+    A norm and a GELU make several float32 arrays that the backward pass needs, three times what
+    all else of a layer keeps; it computes them anew instead. The product is not repeated.
     """
 
-    @partial(jax.checkpoint, prevent_cse=False)  # layers run in a loop, which keeps them apart
+    # Nothing need keep the two computations apart: the layers' loop does, and of the last layer
+    # the second follows the first at once.
+    @partial(jax.checkpoint, prevent_cse=False)
     def apply(x: jax.Array) -> jax.Array:
         return layer(cheap(x))
 

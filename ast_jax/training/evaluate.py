@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from ast_jax.data.pipeline import stream
 from ast_jax.data.sources.reading import quoted
 from ast_jax.errors import InputError
 from ast_jax.inference.load import read_checkpoint
-from ast_jax.models.ast import graphdef
+from ast_jax.models.ast import computing_params, graphdef
 from ast_jax.models.config import ASTConfig
 from ast_jax.training import step
 from ast_jax.training.evaluation_set import EvaluationSet, read_evaluation_set
@@ -68,6 +68,7 @@ def evaluate_checkpoints(
     batch_size: int = 32,
     workers: int = 0,
     on_device: bool = False,
+    dtype: str = "",
 ) -> Results:
     """Evaluates checkpoints one after another; no two of them are in memory at a time.
 
@@ -79,6 +80,7 @@ def evaluate_checkpoints(
         batch_size: see `evaluate`, as are `workers` and `on_device`.
         workers: processes that make batches.
         on_device: whether log-mels are computed on the accelerator.
+        dtype: what the encoders compute in; '' for each checkpoint's own.
 
     Raises:
         InputError: a checkpoint, the data, or both together cannot be used. Nothing is
@@ -88,7 +90,8 @@ def evaluate_checkpoints(
         raise InputError("a checkpoint is given twice; give each of them once")
     # Read here for what they say of themselves and once more below: seconds, where an
     # evaluation that ends at its last checkpoint may have taken hours.
-    described = {str(path): read_checkpoint(path)[:2] for path in paths}
+    changes: dict[str, Any] = {"dtype": dtype} if dtype else {}
+    described = {str(path): read_checkpoint(path, **changes)[:2] for path in paths}
     kinds = {config.problem_type: path for path, (config, _) in described.items()}
     if len(kinds) > 1:
         (one, first), (another, second) = kinds.items()
@@ -102,7 +105,7 @@ def evaluate_checkpoints(
         match_classes(config, extractor, data.labels, data.sampling_rate, path)
     evaluations = {
         path: evaluate(
-            read_checkpoint(path),
+            read_checkpoint(path, **changes),
             data.clips,
             data.labels,
             data.sampling_rate,
@@ -189,7 +192,7 @@ def predict(
     mapped = parallel.map(
         step.make_predict(graphdef(config), inputs), (REPLICATED, SPLIT), result=SPLIT
     )
-    params = parallel.place(params)
+    params = parallel.place(computing_params(config, params))
     batches = EvaluationBatches(clips, Inputs(extractor, on_device), batch_size)
     console = Console(stderr=True)
     with closing(stream(batches, range(len(batches)), workers)) as made:

@@ -128,7 +128,8 @@ def make_gradient_fn(
         kept = patchout(keys) if patchout else None
 
         def loss_of(params: Params) -> jax.Array:
-            return loss(nnx.merge(graphdef, params)(augmented, kept, remat), batch["targets"])
+            logits = nnx.merge(graphdef, params)(augmented, kept, training=True, remat=remat)
+            return loss(logits, batch["targets"])
 
         return jax.value_and_grad(loss_of)(params)
 

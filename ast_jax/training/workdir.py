@@ -59,6 +59,8 @@ def open_workdir(config: TrainConfig) -> tuple[Path, dict[str, Any] | None]:
     run = read_json(file)
     if not isinstance(run, dict) or not {"config", "data", "feature_extractor"} <= run.keys():
         raise InputError(f"{file}: damaged; remove {workdir} or choose another --config.workdir")
+    # A run of an older version lacks the fields that have come since, and had what is now default.
+    run["config"] = _filled(run["config"], _fields(TrainConfig()))
     if run["config"] != _fields(config):
         raise InputError(
             f"{workdir}: holds a run with another "
@@ -206,11 +208,22 @@ def describe_data(data: DataSet) -> dict[str, Any]:
 def _fields(config: TrainConfig) -> dict[str, Any]:
     """What makes a run this run, as JSON gives it back."""
     fields = config.to_dict()
-    # Of these no result depends.
-    for name in ("workdir", "save_every", "keep", "skip_nonfinite"):
+    # Of these no result depends, on `remat` but for rounding.
+    for name in ("workdir", "save_every", "keep", "skip_nonfinite", "remat"):
         del fields[name]
     del fields["data"]["workers"]
     return json.loads(json.dumps(fields))
+
+
+def _filled(fields: Any, defaults: dict[str, Any]) -> Any:
+    """Nested dicts of fields, with those of the defaults that they lack."""
+    if not isinstance(fields, dict):
+        return fields
+    return fields | {
+        name: _filled(fields.get(name, value), value) if isinstance(value, dict) else value
+        for name, value in defaults.items()
+        if name not in fields or isinstance(value, dict)
+    }
 
 
 def _first_difference(before: Any, now: Any) -> str:
