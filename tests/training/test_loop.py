@@ -34,7 +34,7 @@ from ast_jax.training.progress import EpochBar
 from ast_jax.training.scoring import score
 from ast_jax.training.setup import make_extractor, make_functions, train_batches
 from ast_jax.training.step import StepMetrics
-from ast_jax.training.workdir import check_data
+from ast_jax.training.workdir import check_data, open_workdir
 
 
 def small(workdir, **changes):
@@ -452,3 +452,19 @@ def test_a_person_is_told_that_a_signal_was_heard(monkeypatch):
     os.close(writing)
     with os.fdopen(reading) as said:
         assert "stopping after the step under way" in said.read()
+
+
+def test_a_run_of_a_version_that_had_fewer_fields_goes_on(finished, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    run = read_json(workdir / "run.json")
+    del run["config"]["augment"]["patchout_time"], run["config"]["loss"]
+    (workdir / "run.json").write_text(json.dumps(run))
+    assert open_workdir(small(workdir))[1] is not None
+    assert open_workdir(small(workdir, remat=True))[1] is not None  # which changes rounding alone
+    for name, changed in (
+        ("augment", AugmentConfig(frequency_mask=8, time_mask=16, patchout_time=1)),
+        ("loss", "binary_cross_entropy"),
+    ):
+        with pytest.raises(InputError, match=rf"another {name}.*choose another --config.workdir"):
+            open_workdir(small(workdir, **{name: changed}))
