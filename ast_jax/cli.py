@@ -53,7 +53,7 @@ def add_classify(parser: argparse.ArgumentParser) -> None:
     add_dtype(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(
-        run=lambda a: run_classify(a.files, a.checkpoint, a.top_k, a.json, a.dtype),
+        run=lambda a: run_classify(a.files, a.checkpoint, a.top_k, a.json, **changed_fields(a)),
         subject=lambda a: a.checkpoint,
     )
 
@@ -67,6 +67,11 @@ def add_dtype(parser: argparse.ArgumentParser) -> None:
         help="what the encoder computes in: int8 is the fastest on a CPU, bfloat16 on a GPU or "
         "TPU (the checkpoint's own, most often float32)",
     )
+
+
+def changed_fields(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a checkpoint's configuration that `--dtype` changes."""
+    return {"dtype": arguments.dtype} if arguments.dtype else {}
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -171,7 +176,7 @@ def add_show(parser: argparse.ArgumentParser) -> None:
 
 
 def run_classify(
-    files: list[str], checkpoint: str, top_k: int, as_json: bool, dtype: str = ""
+    files: list[str], checkpoint: str, top_k: int, as_json: bool, **changes: Any
 ) -> int:
     """Classifies the files one by one; a file that cannot be used does not stop the others."""
     from ast_jax.inference.classify import AudioClassifier
@@ -179,7 +184,6 @@ def run_classify(
 
     keep_compiled()
     guesses: list[str] = []
-    changes: dict[str, Any] = {"dtype": dtype} if dtype else {}
     classifier = AudioClassifier(read_checkpoint(checkpoint, guesses=guesses, **changes))
     for guess in guesses:
         print(f"note: {checkpoint}: {guess}", file=sys.stderr)
@@ -230,7 +234,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         batch_size=arguments.batch_size,
         workers=arguments.workers,
         on_device=arguments.on_device,
-        dtype=arguments.dtype,
+        **changed_fields(arguments),
     )
     if arguments.output:  # first, as a reader may close its end of the pipe
         write_results(arguments.output, results)

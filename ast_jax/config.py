@@ -165,7 +165,7 @@ class TrainConfig:
         accumulate: parts that a device takes its slice of a batch in, one after another, for
             want of memory.
         remat: compute each layer anew for the backward pass rather than keep what it needs:
-            a fifth of the memory a clip for a third more work.
+            a sixth of the memory a clip for a third more time.
         num_epochs: passes over the training clips.
         evaluate_every: epochs between evaluations and checkpoints.
         save_every: steps between checkpoints beside those; 0 for none.

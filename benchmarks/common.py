@@ -3,7 +3,7 @@
 import contextlib
 import platform
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -61,6 +61,16 @@ def cpu() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(": ")[1] for line in lines if "model name" in line), "unknown")
+
+
+def table_head(*cells: str) -> list[str]:
+    """The first two lines of a table in Markdown."""
+    return [table_row(cells), table_row(["---"] * len(cells))]
+
+
+def table_row(cells: Iterable[str]) -> str:
+    """A line of it."""
+    return f"| {' | '.join(cells)} |"
 
 
 def versions(packages: list[str]) -> str:

@@ -24,9 +24,9 @@ import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from common import cpu, versions
+from common import cpu, table_head, table_row, versions
 from training import TINY, alone, training_flop
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -231,12 +231,12 @@ def in_words(exchanged: Exchanged) -> str:
 
 def predicted_rows(flop: int, size: int, clips: list[int], utilization: float) -> list[str]:
     """The assumptions, and the table of what follows from them."""
-    rows = head("assumed", "peak", "fast links", "of chips", "hop", "between", "hop")
+    rows = table_head("assumed", "peak", "fast links", "of chips", "hop", "between", "hop")
     for one in MACHINES:
         links = [f"{one.fast / 1e9:.0f} GB/s", str(one.group), f"{one.fast_hop * 1e6:.1f} µs"]
         links += [f"{one.slow / 1e9:.1f} GB/s", f"{one.slow_hop * 1e6:.0f} µs"]
         rows.append(table_row([one.name, f"{one.peak / 1e12:.0f} TFLOP/s", *links]))
-    rows += ["", *head("predicted", "", *(f"{chips} chips" for chips in CHIPS))]
+    rows += ["", *table_head("predicted", "", *(f"{chips} chips" for chips in CHIPS))]
     for one in MACHINES:
         times = [exchange_seconds(one, chips, size) for chips in CHIPS]
         cells = [f"{seconds * 1e3:.1f} ms" for seconds in times]
@@ -248,16 +248,6 @@ def predicted_rows(flop: int, size: int, clips: list[int], utilization: float) -
             cells = [f"{apart:.0%} to {hidden:.0%}" for apart, hidden in pairs]
             rows.append(table_row([one.name, label, *cells]))
     return rows
-
-
-def head(*cells: str) -> list[str]:
-    """A table's first two lines."""
-    return [table_row(cells), table_row(["---"] * len(cells))]
-
-
-def table_row(cells: Any) -> str:
-    """A table's line."""
-    return f"| {' | '.join(cells)} |"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -282,7 +272,7 @@ def main(argv: list[str]) -> None:
     said = versions(["jax", "jaxlib", "flax", "optax"])
     print(f"{cpu()}, Python {platform.python_version()}, {said}\n")
     titles = ("devices", "optimizer", "lower", "compile", "host memory", "state of a device")
-    print(*head(*titles, "asked for in a step", "compiled"), sep="\n", flush=True)
+    print(*table_head(*titles, "asked for in a step", "compiled"), sep="\n", flush=True)
     sizes = set()
     for devices, split in itertools.product(arguments.devices, (False, True)):
         cells = [str(devices), "split" if split else "whole"]

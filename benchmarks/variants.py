@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from common import cpu, versions
+from common import cpu, table_head, table_row, versions
 from training import TINY, TOLERANCE, make_batch, training_flop
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -172,8 +172,8 @@ def main() -> None:
             start = time.perf_counter()
             each.run(arguments.steps)
             seconds[variant][i] = (time.perf_counter() - start) / arguments.steps
-    print("| | tokens | GFLOP a clip | kept a clip | temporary | a step | speed-up (quartiles) |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    titles = ("tokens", "GFLOP a clip", "kept a clip", "temporary", "a step")
+    print(*table_head("", *titles, "speed-up (quartiles)"), sep="\n")
     for variant, each in prepared.items():
         low, middle, high = np.percentile(seconds[plain] / seconds[variant], [25, 50, 75])
         cells = (
@@ -185,7 +185,7 @@ def main() -> None:
             f"{1e3 * np.median(seconds[variant]):.4g} ms",
             f"{middle:.2f} ({low:.2f} to {high:.2f})",
         )
-        print(f"| {' | '.join(cells)} |")
+        print(table_row(cells))
 
 
 if __name__ == "__main__":

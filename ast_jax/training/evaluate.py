@@ -68,7 +68,7 @@ def evaluate_checkpoints(
     batch_size: int = 32,
     workers: int = 0,
     on_device: bool = False,
-    dtype: str = "",
+    **changes: Any,
 ) -> Results:
     """Evaluates checkpoints one after another; no two of them are in memory at a time.
 
@@ -80,7 +80,7 @@ def evaluate_checkpoints(
         batch_size: see `evaluate`, as are `workers` and `on_device`.
         workers: processes that make batches.
         on_device: whether log-mels are computed on the accelerator.
-        dtype: what the encoders compute in; '' for each checkpoint's own.
+        **changes: fields of the checkpoints' `ASTConfig` to change, such as `dtype="int8"`.
 
     Raises:
         InputError: a checkpoint, the data, or both together cannot be used. Nothing is
@@ -90,7 +90,6 @@ def evaluate_checkpoints(
         raise InputError("a checkpoint is given twice; give each of them once")
     # Read here for what they say of themselves and once more below: seconds, where an
     # evaluation that ends at its last checkpoint may have taken hours.
-    changes: dict[str, Any] = {"dtype": dtype} if dtype else {}
     described = {str(path): read_checkpoint(path, **changes)[:2] for path in paths}
     kinds = {config.problem_type: path for path, (config, _) in described.items()}
     if len(kinds) > 1:

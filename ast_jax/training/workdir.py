@@ -215,15 +215,11 @@ def _fields(config: TrainConfig) -> dict[str, Any]:
     return json.loads(json.dumps(fields))
 
 
-def _filled(fields: Any, defaults: dict[str, Any]) -> Any:
+def _filled(fields: Any, defaults: Any) -> Any:
     """Nested dicts of fields, with those of the defaults that they lack."""
-    if not isinstance(fields, dict):
+    if not isinstance(fields, dict) or not isinstance(defaults, dict):
         return fields
-    return fields | {
-        name: _filled(fields.get(name, value), value) if isinstance(value, dict) else value
-        for name, value in defaults.items()
-        if name not in fields or isinstance(value, dict)
-    }
+    return defaults | {name: _filled(value, defaults.get(name)) for name, value in fields.items()}
 
 
 def _first_difference(before: Any, now: Any) -> str:

@@ -1,10 +1,8 @@
 """`benchmarks/scaling.py` as one tries it; the times it prints are not looked at."""
 
-import importlib.util
 import math
 import os
 import re
-import sys
 from pathlib import Path
 
 import jax
@@ -14,14 +12,6 @@ from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig
 
 SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "scaling.py"
-
-# As in test_training.py: what the script must do without, in processes that it starts as well.
-WITHOUT = """
-import sys
-for name in ("tensorflow", "tensorflow_datasets", "librosa", "soundfile", "soxr", "array_record",
-             "ml_collections", "matplotlib", "torch"):
-    sys.modules[name] = None
-"""
 
 HLO = """\
 %sum (a: f32[], b: f32[]) -> f32[] {
@@ -39,19 +29,12 @@ ENTRY %main {
 
 
 @pytest.fixture(scope="module")
-def scaling():
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("benchmarks_scaling", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [str(SCRIPT.parent), *sys.path])
-        patch.setattr(os, "environ", dict(os.environ))
-        spec.loader.exec_module(module)
-    return module
+def scaling(as_module):
+    return as_module(SCRIPT)
 
 
-def test_a_step_exchanges_each_parameter_once_in_float32(scaling, run, tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(WITHOUT)
+def test_a_step_exchanges_each_parameter_once_in_float32(scaling, run, tmp_path, without):
+    without("torch")
     # What is compiled does not run, and what is exchanged was decided before it is machine code.
     there = {"PYTHONPATH": str(tmp_path), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     printed = run(SCRIPT, "--tiny", "--devices", "4", env=os.environ | there)

@@ -1,8 +1,6 @@
 """`benchmarks/training.py` as one tries it; the times it prints are not looked at."""
 
-import importlib.util
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,26 +8,10 @@ import pytest
 
 SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "training.py"
 
-# None for a module is Python's own way to say that it cannot be imported; processes that the
-# script starts read this file as well.
-WITHOUT = """
-import sys
-for name in ("tensorflow", "tensorflow_datasets", "librosa", "soundfile", "soxr", "array_record",
-             "ml_collections", "matplotlib"):
-    sys.modules[name] = None
-"""
-
 
 @pytest.fixture(scope="module")
-def training():
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("benchmarks_training", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [str(SCRIPT.parent), *sys.path])
-        patch.setattr(os, "environ", dict(os.environ))
-        spec.loader.exec_module(module)
-    return module
+def training(as_module):
+    return as_module(SCRIPT)
 
 
 @pytest.fixture
@@ -41,8 +23,8 @@ def cells(row):
     return [cell.strip() for cell in row.strip("|").split("|")]
 
 
-def test_all_stand_in_the_table_without_what_only_data_sets_need(run, tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(WITHOUT)
+def test_all_stand_in_the_table_without_what_only_data_sets_need(run, tmp_path, without):
+    without()
     results = tmp_path / "RESULTS.md"
     results.write_text("# Measured\n")
     printed = run(
