@@ -48,7 +48,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 # Workers import this file, too: what is heavy or may not be there is imported where it is used.
 NEEDED = {
     "frontend": ["jax", "torch", "transformers"],
-    "pipeline": ["array_record", "soundfile", "soxr", "tensorflow", "tensorflow_datasets", "torch"],
+    "pipeline": [
+        *("array_record", "soundfile", "soxr", "tensorflow", "tensorflow_datasets"),
+        *("torch", "transformers"),
+    ],
     "prepare": ["array_record", "soundfile", "soxr", "tensorflow", "tensorflow_datasets", "torch"],
 }
 MIXUP = 0.5  # AudioSet's
@@ -219,6 +222,17 @@ def time_pipelines(arguments: argparse.Namespace, folder: Path) -> None:
     theirs, _ = peer.Recordings(classes, len(data.labels), mixup=0.0)[0]
     peer.check(frontend, theirs, ours["input_values"][0], 1e-2)
 
+    # The machine's speed as the facts of others can be compared with: it changes as this runs.
+    extract, floats = hugging_face(), waveform / np.float32(32768)
+
+    def extraction_seconds() -> float:
+        times = []
+        for _ in range(CALLS):
+            start = time.perf_counter()
+            extract(floats)
+            times.append(time.perf_counter() - start)
+        return float(np.median(times))
+
     size = min(arguments.batch, len(files))
     host, waveforms = "ours, features on the host", "ours, no features"
     loader = f"DataLoader, {frontend}"
@@ -239,14 +253,17 @@ def time_pipelines(arguments: argparse.Namespace, folder: Path) -> None:
 
         # For each (round, idle or busy): clips a second, clips a second of CPU time.
         rates = {key: np.empty((arguments.rounds, 2, 2)) for key in contenders}
+        extractions = {key: np.empty(arguments.rounds) for key in contenders}
         for i in range(arguments.rounds):
             for key in contenders:
+                before = extraction_seconds()
                 rates[key][i, 0] = measure(contenders[key], key[1], arguments.seconds, None)
+                extractions[key][i] = (before + extraction_seconds()) / 2
                 with BusyPython() as busy:
                     rates[key][i, 1] = measure(contenders[key], key[1], arguments.seconds, busy)
                 rates[key][i] *= size
         contenders.clear()  # the DataLoaders' processes end with them
-    print_pipelines(rates, size)
+    print_pipelines(rates, extractions, size)
     for workers in filter(None, arguments.workers):
         ratio = rates[host, workers] / rates[loader, workers]
         print(
@@ -256,20 +273,31 @@ def time_pipelines(arguments: argparse.Namespace, folder: Path) -> None:
         )
 
 
-def print_pipelines(rates: dict[tuple[str, int], np.ndarray], size: int) -> None:
-    """The section's table."""
+def print_pipelines(
+    rates: dict[tuple[str, int], np.ndarray],
+    extractions: dict[tuple[str, int], np.ndarray],
+    size: int,
+) -> None:
+    """The section's table; `extractions` are seconds of Hugging Face's extractor for one clip."""
     print(
         f"\n{f'pipeline: batches of {size} clips':43} {'workers':>7} {'clips/s':>8} "
-        f"{'a process':>9} {'a CPU second':>12} {'busy: clips/s':>13} {'lost (quartiles)':>22}"
+        f"{'a process':>9} {'a CPU second':>12} {'busy: clips/s':>13} {'lost (quartiles)':>24} "
+        f"{'a process, in an extraction':>27}"
     )
     for (name, workers), of_rounds in rates.items():
         (idle, idle_cpu), (busy, _) = np.median(of_rounds, axis=0)
         lost = quartiles(100 * (1 - of_rounds[:, 1, 0] / of_rounds[:, 0, 0]), " %")
+        during = of_rounds[:, 0, 0] / max(workers, 1) * extractions[name, workers]
         print(
             f"{name:43} {workers:7} {idle:8.1f} {idle / max(workers, 1):9.1f} {idle_cpu:12.1f} "
-            f"{busy:13.1f} {lost:>22}"
+            f"{busy:13.1f} {lost:>24} {quartiles(during, ''):>27}"
         )
     print("workers 0: threads of this process, on all cores; for the others a process is a worker")
+    milliseconds = 1e3 * np.concatenate(list(extractions.values()))
+    print(
+        f"an extraction: one clip by Hugging Face's extractor (NumPy), before and after each of "
+        f"these, which took {quartiles(milliseconds, ' ms')}"
+    )
 
 
 # ---- prepare

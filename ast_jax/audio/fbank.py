@@ -78,35 +78,31 @@ def fbank(
     if dither and rng is None:
         raise InputError("dither needs a source of noise: pass rng=np.random.default_rng(seed)")
 
-    centred = _centred(waveform, frame_size, dtype)
+    samples, mean = _checked(waveform, frame_size, dtype)
+    count = 1 + (len(samples) - frame_size) // shift
+    hops = _hops(samples, mean, frame_size, shift)
     rest = 1 - preemphasis
-    frames, emphasised_frames = (
-        np.lib.stride_tricks.sliding_window_view(samples, frame_size)[::shift]
-        for samples in (centred, _emphasise(centred, rest))
-    )
-    log_mel = np.empty((len(frames), num_mel_bins), dtype)
+    # The frames' means, of which pre-emphasis leaves so much.
+    means = _frame_sums(hops, frame_size, count) * (rest / frame_size)
+    log_mel = np.empty((count, num_mel_bins), dtype)
     rfft = _rfft()
     # A frame is a column, and the window stands in as many: whole rows make each step fast.
-    width = min(BLOCK, len(frames))
+    width = min(BLOCK, count)
     columns = np.zeros((fft_size, width), dtype)
     tapers = np.repeat(taper, width).reshape(frame_size, width)
-    for start in range(0, len(frames), width):
-        block = frames[start : start + width]
-        emphasised = emphasised_frames[start : start + width]
+    for start in range(0, count, width):
+        some = slice(start, min(start + width, count))
+        x = columns[:frame_size, : some.stop - some.start]
+        _emphasised_frames(hops[start:], means[some], rest, x)
         if rng is not None and dither:
-            block = block + (dither * rng.standard_normal(block.shape)).astype(dtype)
-            emphasised = _emphasise(block, rest)
-        x = columns[:frame_size, : len(block)]
-        x[...] = emphasised.T
-        x[0] = rest * block[:, 0]
-        # The frame's mean, which pre-emphasis leaves a rest of; einsum is faster than np.mean.
-        x -= rest * np.einsum("ij->i", block) / frame_size
-        x *= tapers[:, : len(block)]
-        spectrum = rfft(columns[:, : len(block)], axis=0)[:-1]  # none reaches Nyquist
+            noise = (dither * rng.standard_normal(x.T.shape)).astype(dtype)
+            x += _emphasised_noise(noise, rest).T
+        x *= tapers[:, : x.shape[1]]
+        spectrum = rfft(columns[:, : x.shape[1]], axis=0)[:-1]  # none reaches Nyquist
         squares = spectrum.view(dtype)  # real and imaginary parts by turns
         squares *= squares
         power = squares[:, ::2] + squares[:, 1::2]
-        log_mel[start : start + width] = (filters @ power).T
+        log_mel[some] = (filters @ power).T
     np.maximum(log_mel, LOG_FLOOR, out=log_mel)
     return np.log(log_mel, out=log_mel)
 
@@ -124,6 +120,57 @@ def _rfft() -> Callable[..., np.ndarray]:
         return scipy.fft.rfft
     mkl.domain_set_num_threads(1, "fft")  # clips are worked on in parallel, not their frames
     return mkl_fft.rfft
+
+
+def _hops(samples: np.ndarray, mean: np.floating, frame_size: int, shift: int) -> np.ndarray:
+    """The waveform less its mean, cut where frames begin: (hops, shift), zeros at the end.
+
+    Each frame loses its own mean later, so that this one changes nothing but rounding: it
+    keeps float32 from spending its digits on a recording's constant offset.
+    """
+    frames = 1 + (len(samples) - frame_size) // shift
+    hops = np.empty((frames - 1 + -(-frame_size // shift), shift), samples.dtype)
+    flat = hops.reshape(-1)
+    length = min(len(samples), len(flat))
+    np.subtract(samples[:length], mean, out=flat[:length])
+    flat[length:] = 0
+    return hops
+
+
+def _frame_sums(hops: np.ndarray, frame_size: int, count: int) -> np.ndarray:
+    """The sums of `count` frames, of the hops that each is made of: (count,)."""
+    whole, part = divmod(frame_size, hops.shape[1])
+    of_hops = np.einsum("ij->i", hops)  # faster than np.sum
+    sums = np.zeros(count, hops.dtype)
+    for first in range(whole):
+        sums += of_hops[first : first + count]
+    if part:
+        sums += np.einsum("ij->i", hops[whole : whole + count, :part])
+    return sums
+
+
+def _emphasised_frames(hops: np.ndarray, means: np.ndarray, rest: float, out: np.ndarray) -> None:
+    """Pre-emphasised frames less `means` (frames,) into the columns of `out` (samples, frames).
+
+    Each sample is worked on once, though frames share them: a hop of a frame is that of others.
+    """
+    frame_size, count = out.shape
+    shift = hops.shape[1]
+    starts = range(0, frame_size, shift)
+    hops = hops[: count + len(starts) - 1]
+    emphasised = np.ascontiguousarray(_emphasise(hops.reshape(-1), rest).reshape(hops.shape).T)
+    for i, start in enumerate(starts):
+        np.subtract(
+            emphasised[: frame_size - start, i : i + count], means, out=out[start : start + shift]
+        )
+    np.subtract(rest * hops[:count, 0], means, out=out[0])
+
+
+def _emphasised_noise(noise: np.ndarray, rest: float) -> np.ndarray:
+    """What noise added to frames (frames, samples) is once they have been pre-emphasised."""
+    emphasised = _emphasise(noise, rest)
+    emphasised[:, 0] = rest * noise[:, 0]
+    return emphasised - rest * noise.mean(axis=1, keepdims=True)
 
 
 def _emphasise(samples: np.ndarray, rest: float) -> np.ndarray:
@@ -249,12 +296,10 @@ def _sparse_mel_bank(
     return scipy.sparse.csr_array(weights.astype(dtype))
 
 
-def _centred(waveform: npt.ArrayLike, frame_size: int, dtype: np.dtype) -> np.ndarray:
-    """The checked waveform less its mean, `dtype` (samples,).
-
-    Each frame loses its own mean later, so that this one changes nothing but rounding: it
-    keeps float32 from spending its digits on a recording's constant offset.
-    """
+def _checked(
+    waveform: npt.ArrayLike, frame_size: int, dtype: np.dtype
+) -> tuple[np.ndarray, np.floating]:
+    """The waveform as `dtype` (samples,), and its mean, if it is one and long enough."""
     samples = np.asarray(waveform)
     if samples.ndim != 1:
         raise InputError(
@@ -275,4 +320,4 @@ def _centred(waveform: npt.ArrayLike, frame_size: int, dtype: np.dtype) -> np.nd
         mean = samples.mean()
     if not np.isfinite(mean):  # as it is not where a sample is not: one pass checks them all
         raise InputError("the waveform holds NaN or infinite samples: repair it or leave it out")
-    return samples - mean
+    return samples, mean
