@@ -1,8 +1,7 @@
 """Linear layers that multiply 8-bit integers, for inference on CPUs.
 
 Weights are rounded once, by column; what they multiply is rounded where it stands, by token, each
-to 255 steps of its largest value. Sums are 32-bit and exact. XLA has instructions for that on CPUs
-which it does not use for bfloat16.
+to 255 steps of its largest value. Sums are 32-bit and exact. Attention is in bfloat16.
 """
 
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from ast_jax.models.rows import row_max
 
 STEPS = 127  # on each side of zero
 
@@ -24,15 +25,15 @@ class Int8Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(tokens, inputs) → float32 (tokens, outputs)."""
-        rounded, scale = quantize(x, axis=-1)
+        rounded, scale = quantize(x, row_max(jnp.abs(x)))
         sums = jnp.dot(rounded, self.kernel[...], preferred_element_type=jnp.int32)
         y = sums.astype(jnp.float32) * scale * self.scale[...]
         return y if self.bias is None else y + self.bias[...]
 
 
-def quantize(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """X as int8 times a float32 scale, one along `axis`, which stays with length 1."""
-    largest = jnp.abs(x).max(axis, keepdims=True).astype(jnp.float32)
+def quantize(x: jax.Array, largest: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """X as int8 times a float32 scale, by which `largest` (of |x|, along some axis) is 127."""
+    largest = largest.astype(jnp.float32)
     scale = jnp.where(largest > 0, largest, 1) / STEPS
     return jnp.round(x / scale).astype(jnp.int8), scale
 
@@ -46,7 +47,8 @@ def quantized(params: dict[str, Any]) -> dict[str, Any]:
             if isinstance(value, dict):
                 rounded[name] = walk(value)
             elif name == "kernel":
-                rounded[name], rounded["scale"] = quantize(jnp.asarray(value), axis=-2)
+                largest = jnp.abs(value).max(axis=-2, keepdims=True)
+                rounded[name], rounded["scale"] = quantize(value, largest)
             else:
                 rounded[name] = value
         return rounded

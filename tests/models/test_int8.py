@@ -34,7 +34,8 @@ def test_a_product_is_off_by_half_a_step_of_each_number_at_most(seed, gain):
     x = gain * rng.standard_normal((7, 33)) * rng.choice([0, 1e-2, 1], (7, 1))  # some all zero
     kernel = rng.standard_normal((33, 5))
     layer = Int8Linear(33, 5, use_bias=True)
-    layer.kernel[...], layer.scale[...] = quantize(jnp.asarray(kernel, jnp.float32), axis=0)
+    largest = jnp.abs(kernel).max(axis=0, keepdims=True)
+    layer.kernel[...], layer.scale[...] = quantize(jnp.asarray(kernel, jnp.float32), largest)
     layer.bias[...] = jnp.arange(5.0)
     # Half a step of x times the kernel, of the kernel times x, and of both.
     half_x = np.abs(x).max(1, keepdims=True) / STEPS / 2 * np.ones_like(x)
@@ -47,7 +48,8 @@ def test_a_product_is_off_by_half_a_step_of_each_number_at_most(seed, gain):
 
 def test_rounded_numbers_use_all_steps_and_sums_are_exact():
     rng = np.random.default_rng(0)
-    rounded, scale = quantize(jnp.asarray(rng.standard_normal((4, 3072)), jnp.float32), axis=1)
+    x = jnp.asarray(rng.standard_normal((4, 3072)), jnp.float32)
+    rounded, scale = quantize(x, jnp.abs(x).max(axis=1, keepdims=True))
     assert rounded.dtype == jnp.int8
     np.testing.assert_array_equal(np.abs(rounded).max(axis=1), STEPS)
     layer = Int8Linear(3072, 1, use_bias=False)
