@@ -108,6 +108,9 @@ class Encoder(nnx.Module):
             remat: whether training keeps of each layer its input alone, and computes the rest
                 anew for the backward pass; otherwise that is norms and GELUs only.
         """
+        if not training and len(x) > 1 and jax.default_backend() == "cpu":
+            # One clip's activations are more than a CPU's caches hold; those of all take longer.
+            return jax.lax.map(lambda clip: self.of_first(clip[None], first)[0], x)
         graphdef, stacked = nnx.split(self.layers)
 
         def layer(first: int | None) -> Callable[[jax.Array, nnx.State], jax.Array]:
