@@ -19,7 +19,7 @@ class Attention(nnx.Module):
     def __init__(self, config: ASTConfig, *, rngs: nnx.Rngs):
         width = config.hidden_size
         self.num_heads = config.num_attention_heads
-        # Between int8's products bfloat16 takes a third of float32's time and rounds no more.
+        # Between int8's products bfloat16 takes half of float32's time and rounds no coarser.
         self.dtype = "bfloat16" if config.dtype == "int8" else config.dtype
         self.qkv = linear(config, width, 3 * width, rngs, use_bias=config.qkv_bias)
         self.output = linear(config, width, width, rngs)
@@ -121,11 +121,11 @@ def _attention_by_head(query: jax.Array, key: jax.Array, value: jax.Array) -> ja
     read them back.
     """
     batch, tokens, heads, width = query.shape
-    more = -tokens % LANES
+    padding = -tokens % LANES
 
     @jax.checkpoint
     def one_head(qkv: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        q, k, v = qkv  # (tokens, width), (width, tokens + more), (tokens + more, width + 1)
+        q, k, v = qkv  # (tokens, width), (width, tokens + padding), (tokens + padding, width + 1)
         scores = jnp.dot(q * width**-0.5, k, preferred_element_type=jnp.float32)
         weights = jnp.exp(scores - row_max(jax.lax.stop_gradient(scores))).astype(v.dtype)
         y = jnp.dot(weights, v, preferred_element_type=jnp.float32)
@@ -134,9 +134,9 @@ def _attention_by_head(query: jax.Array, key: jax.Array, value: jax.Array) -> ja
     def heads_first(x: jax.Array) -> jax.Array:
         return jnp.moveaxis(x, 2, 1).reshape(batch * heads, tokens, -1)
 
-    # The last key once more, whose value and part of the sum are zero.
-    keys = jnp.swapaxes(jnp.pad(heads_first(key), ((0, 0), (0, more), (0, 0)), "edge"), 1, 2)
+    # For whole lanes the last key once more, whose value and part of the sum are zero.
+    keys = jnp.swapaxes(jnp.pad(heads_first(key), ((0, 0), (0, padding), (0, 0)), "edge"), 1, 2)
     values = jnp.pad(heads_first(value), ((0, 0), (0, 0), (0, 1)), constant_values=1)
-    values = jnp.pad(values, ((0, 0), (0, more), (0, 0)))
+    values = jnp.pad(values, ((0, 0), (0, padding), (0, 0)))
     y = jax.lax.map(one_head, (heads_first(query), keys, values))
     return jnp.moveaxis(y.reshape(batch, heads, tokens, width), 1, 2)

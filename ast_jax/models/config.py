@@ -61,8 +61,8 @@ class ASTConfig:
         problem_type: 'multi_label_classification' (sigmoid) or 'single_label_classification'
             (softmax): how logits become probabilities.
         dtype: dtype the encoder computes in, 'float32', 'bfloat16' or, for inference on a CPU,
-            'int8', which its linear layers multiply. Parameters are float32 when they are read
-            and written, and logits always.
+            'int8', which its linear layers multiply, beside attention in bfloat16. Parameters are
+            float32 when they are read and written, and logits always.
     """
 
     hidden_size: int = 768
@@ -106,7 +106,7 @@ class ASTConfig:
 
     @property
     def activation_dtype(self) -> str:
-        """The dtype of what is between the encoder's linear layers."""
+        """The dtype of what the encoder's layers add to and normalise."""
         return "float32" if self.dtype == "int8" else self.dtype
 
     @property

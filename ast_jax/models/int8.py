@@ -32,7 +32,10 @@ class Int8Linear(nnx.Module):
 
 
 def quantize(x: jax.Array, largest: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """X as int8 times a float32 scale, by which `largest` (of |x|, along some axis) is 127."""
+    """X as int8 times a float32 scale, by which `largest` is 127.
+
+    `largest` is that of |x| along some axis, which stays with length 1.
+    """
     largest = largest.astype(jnp.float32)
     scale = jnp.where(largest > 0, largest, 1) / STEPS
     return jnp.round(x / scale).astype(jnp.int8), scale

@@ -38,7 +38,8 @@ def _dot_general(x: jax.Array, kernel: jax.Array, axes: Any, **options: Any) -> 
     """`jax.lax.dot_general` whose sums are float32 and then rounded to x's dtype.
 
     Others do so unasked. XLA's CPU compiler has to be asked, or some of its versions (that of jax
-    0.10) widen bfloat16 to float32 and multiply that, in three times the time.
+    0.10) widen bfloat16 to float32 and multiply that, in three times the time. The products of the
+    backward pass are of float32 and bfloat16 then, on a CPU.
     """
     if jax.default_backend() != "cpu":
         return jax.lax.dot_general(x, kernel, axes, **options)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.fft
 import scipy.signal
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ast_jax.audio.decode import load_audio
@@ -92,6 +92,16 @@ def by_the_book(
     return np.array(rows)
 
 
+KALDI = {
+    "seed": 0,
+    "num_mel_bins": 20,
+    "window_type": "hanning",
+    "low_freq": 20.0,
+    "high_freq": 0.0,
+    "preemphasis": 0.97,
+}
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     rate=st.sampled_from([8000, 11025, 16000, 22050, 44100]),
@@ -104,6 +114,10 @@ def by_the_book(
     high_freq=st.floats(-1000, 3000).filter(lambda hertz: hertz <= 0 or hertz > 700),
     preemphasis=st.floats(0, 1),
 )
+@example(**KALDI, rate=16000, frame_length=20.0, frame_shift=10.0)  # a frame is two whole hops
+@example(**KALDI, rate=16000, frame_length=10.0, frame_shift=10.0)  # frames that do not overlap
+@example(**KALDI, rate=16000, frame_length=10.0, frame_shift=15.0)  # and that leave samples out
+@example(**KALDI, rate=44100, frame_length=4.0, frame_shift=1.0)  # more than a block has
 def test_every_option_means_what_it_means_in_kaldi(rate, seed, **options):
     x = noise(int(rate * 0.15), seed) + 0.2
     ours = fbank(x, rate, **options, dtype=np.float64)
@@ -265,6 +279,15 @@ def test_dither_is_a_function_of_its_generator():
     assert np.abs(first - other).max() > 1e-3
     double = fbank(x, dither=1e-3, rng=np.random.default_rng(1), dtype=np.float64)
     np.testing.assert_allclose(first, double, atol=2e-2)
+
+
+def test_dither_is_emphasised_as_the_frames_are():
+    options = {"preemphasis": 0.97, "frame_length": 25.0, "frame_shift": 25.0, "num_mel_bins": 20}
+    x = noise(4 * 400).astype(np.float64)
+    added = 0.1 * np.random.default_rng(1).standard_normal((4, 400))
+    ours = fbank(x, dither=0.1, rng=np.random.default_rng(1), dtype=np.float64, **options)
+    expected = fbank(x + added.ravel(), dtype=np.float64, **options)
+    np.testing.assert_allclose(ours, expected, atol=1e-9)
 
 
 def test_no_dither_draws_nothing():
