@@ -14,7 +14,8 @@ pipeline: batches as AudioSet is trained on, half of the clips mixed with anothe
 prepared set, the DataLoader does the original's work on the same clips' WAV files. All workers
 start before anything is timed, and wait while others are. "Busy" is the same with a thread of
 the consuming process spinning in Python; it takes a core, which workers in the number of the
-cores lose as well. CPU time is that of this process and its workers, less the spinning.
+cores lose as well. CPU time is that of this process and its workers, less the spinning. "In an
+extraction" is in the time that Hugging Face's extractor takes for a clip before and after.
 
 prepare: a folder of sound files into a prepared set, by processes that have started.
 """

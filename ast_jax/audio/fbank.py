@@ -80,7 +80,7 @@ def fbank(
 
     samples, mean = _checked(waveform, frame_size, dtype)
     count = 1 + (len(samples) - frame_size) // shift
-    hops = _hops(samples, mean, frame_size, shift)
+    hops = _hops(samples, mean, count - 1 + -(-frame_size // shift), shift)
     rest = 1 - preemphasis
     # The frames' means, of which pre-emphasis leaves so much.
     means = _frame_sums(hops, frame_size, count) * (rest / frame_size)
@@ -122,14 +122,13 @@ def _rfft() -> Callable[..., np.ndarray]:
     return mkl_fft.rfft
 
 
-def _hops(samples: np.ndarray, mean: np.floating, frame_size: int, shift: int) -> np.ndarray:
-    """The waveform less its mean, cut where frames begin: (hops, shift), zeros at the end.
+def _hops(samples: np.ndarray, mean: np.floating, count: int, shift: int) -> np.ndarray:
+    """The waveform less its mean, cut where frames begin: (count, shift), zeros at the end.
 
     Each frame loses its own mean later, so that this one changes nothing but rounding: it
     keeps float32 from spending its digits on a recording's constant offset.
     """
-    frames = 1 + (len(samples) - frame_size) // shift
-    hops = np.empty((frames - 1 + -(-frame_size // shift), shift), samples.dtype)
+    hops = np.empty((count, shift), samples.dtype)
     flat = hops.reshape(-1)
     length = min(len(samples), len(flat))
     np.subtract(samples[:length], mean, out=flat[:length])
