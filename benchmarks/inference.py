@@ -1,94 +1,312 @@
-"""Times base384 on one clip or several against Hugging Face's AST with SDPA, in one process.
+"""Times inference against Hugging Face's AST with SDPA, on one GPU or CPU.
 
-    python benchmarks/inference.py [--batch 1 4] [--rounds 7] [--tiny]
+    python benchmarks/inference.py [--size base384] [--batches 1 4] [--tiny]
+        [--append benchmarks/RESULTS.md]
 
-needs torch and transformers (the extra `test`). Both have the same random weights, and their
-logits are compared before anything is timed. A round times one call of each in turn; the ratio
-is the median of the rounds' ratios. With `--dtype int8` theirs computes in bfloat16, which is its
-fastest.
+needs torch and transformers (the extra `test`), and neither TensorFlow nor a sound library. Both
+have the same random weights, take the same clips from the host and give the probabilities of
+AudioSet's classes back to it; these are compared before anything is timed. --inputs says what a
+clip is:
+
+- waveforms, of 16 bits, on a GPU if left out: log-mels are computed on the device, ours by
+  `AudioClassifier.probabilities_of_waveforms`, theirs by a Kaldi fbank in PyTorch that this script
+  has, for Hugging Face's own knows only the CPU.
+- log-mels, on a CPU if left out: the model alone.
+
+Theirs is compiled with its frontend by torch.compile on a GPU, and has its weights and activations
+in --dtype, or with int8 in bfloat16, its fastest on a CPU.
+
+A round takes one call of each, then several of each (--calls, 10 on a GPU) before their results are
+waited for. A CPU works on one call at a time. Ratios are medians of the rounds' ratios;
+`contest.py` says what runs beside what. FLOP and matrix rate are as in `training.py`, of int8 those
+of bfloat16.
 """
 
 import argparse
-import platform
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
-import torch
-import transformers
-from flax import nnx
+from common import table_head, table_row
+from contest import (
+    Contender,
+    Measured,
+    alone,
+    append,
+    compiled_if_possible,
+    default_dtype,
+    describe,
+    jax_peak,
+    measure,
+    measure_batch,
+    quartiles,
+    torch_peak,
+    torch_precision,
+)
+from models import forward_flop, make_batch, make_extractor, make_weights, model_fields
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from ast_jax.convert.files import to_file_names
-from ast_jax.convert.names import params_from_tensors
-from ast_jax.models.ast import ASTForAudioClassification
-from ast_jax.models.config import ASTConfig
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.models.config import SIZES, ASTConfig
 
-TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1, "max_length": 128}
-TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "int8": 5e-2}  # of the logits' range
+# Of the logits' range. On a GPU both frameworks multiply float32 as TF32.
+TOLERANCE = {"float32": 1e-4, "tf32": 5e-3, "bfloat16": 5e-2, "int8": 5e-2}
 
 
-def make_models(fields: dict, dtype: str) -> tuple[Callable, Callable]:
-    """Ours and Hugging Face's with the same weights: input values → logits, both NumPy."""
-    torch.manual_seed(0)
-    their_config = transformers.ASTConfig(**fields, num_labels=527, attn_implementation="sdpa")
-    theirs = transformers.ASTForAudioClassification(their_config).eval()
-    with torch.no_grad():  # Hugging Face starts tokens and positions at zero
-        for name, parameter in theirs.named_parameters():
-            if "embeddings" in name:
-                parameter.normal_(std=0.3)
-    config = ASTConfig.from_dict(their_config.to_dict()).replace(dtype=dtype)
-    tensors = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
-    tensors, layout = to_file_names(tensors, "the random model")
-    params, _ = params_from_tensors(tensors, layout, config, "the random model")
-    graphdef, params = nnx.split(ASTForAudioClassification.from_params(config, params))
-    forward = jax.jit(lambda params, x: nnx.merge(graphdef, params)(x))
-    theirs = theirs.to(torch.float32 if dtype == "float32" else torch.bfloat16)
+# ---- in a process of their own
+
+
+def measure_inference(
+    names: tuple[str, ...],
+    batch_size: int,
+    arguments: argparse.Namespace,
+    kind: str,
+    expected: np.ndarray | None,
+) -> dict[str, Measured]:
+    """Checks that both give the same probabilities, and times them in turn.
+
+    Args:
+        names: 'ours', 'SDPA' or both.
+        batch_size: clips.
+        arguments: the command line's.
+        kind: 'cuda' or 'cpu'.
+        expected: the probabilities, if another process knows them.
+    """
+    torch_precision(kind)
+    dtype = arguments.dtype or default_dtype(kind)
+    from_waveforms = takes_waveforms(arguments, kind)
+    config, weights, params = make_weights(model_fields(arguments.size, arguments.tiny))
+    clips = make_batch(config, batch_size)["waveforms" if from_waveforms else "input_values"]
+    tolerance = TOLERANCE["tf32" if (dtype, kind) == ("float32", "cuda") else dtype]
+
+    def make(name: str) -> tuple[Contender, np.ndarray]:
+        if name == "ours":
+            contender = ours(config.replace(dtype=dtype), params, clips, from_waveforms)
+            first = contender.run(1)
+        else:
+            peer = partial(hugging_face, weights, clips, arguments, kind)
+            contender, first = compiled_if_possible(peer, compile_mode(arguments, kind))
+        contender.run(2)
+        return contender, first
+
+    def check(label: str, found: np.ndarray, expected: np.ndarray) -> None:
+        found, expected = (np.log(x / (1 - x)) for x in (found, expected))
+        error = np.abs(found - expected).max() / np.ptp(expected)
+        assert error <= tolerance, f"{label}: logits differ by {error} of their range"
+
+    makers = {name: partial(make, name) for name in names}
+    turns = [1, arguments.calls or (10 if kind == "cuda" else 1)]
+    turns = turns[: len(set(turns))]
+    return measure(makers, labels(arguments, kind), check, turns, arguments.rounds, expected)
+
+
+def ours(
+    config: ASTConfig, params: dict[str, Any], clips: np.ndarray, from_waveforms: bool
+) -> Contender:
+    """The package's classifier."""
+    from ast_jax.checkpoint import Checkpoint
+    from ast_jax.inference.classify import AudioClassifier
+
+    peak = jax_peak()
+    config = config.replace(problem_type="multi_label_classification")
+    classifier = AudioClassifier(Checkpoint(config, make_extractor(config), params))
+    classify = classifier.probabilities
+    if from_waveforms:
+        classify = classifier.probabilities_of_waveforms
+    return Contender(lambda calls: last([classify(clips) for _ in range(calls)]), "ours", peak)
+
+
+def last(results: list[Any]) -> np.ndarray:
+    """All on the host; the last is returned."""
+    return [np.asarray(result, np.float32) for result in results][-1]
+
+
+def hugging_face(
+    weights: dict[str, Any], clips: np.ndarray, arguments: argparse.Namespace, kind: str, mode: str
+) -> Contender:
+    """Hugging Face's model in PyTorch, with an fbank before it if it takes waveforms."""
+    import torch
+    import transformers
+
+    peak = torch_peak(kind)
+    fields = model_fields(arguments.size, arguments.tiny)
+    config = transformers.ASTConfig(**fields, num_labels=527, attn_implementation="sdpa")
+    model = transformers.ASTForAudioClassification(config).eval()
+    model.load_state_dict(weights)
+    model = model.to(kind, getattr(torch, peer_dtype(arguments, kind)))
+    frontend = None
+    if takes_waveforms(arguments, kind):
+        frontend = torch_frontend(make_extractor(ASTConfig().replace(**fields)), kind)
+
+    def classify(clips: Any) -> Any:
+        inputs = frontend(clips) if frontend else clips
+        return model(inputs.to(model.dtype)).logits.float().sigmoid()
+
+    if mode != "none":
+        classify = torch.compile(classify, mode=mode, dynamic=False)
 
     @torch.inference_mode()
-    def run_theirs(x: np.ndarray) -> np.ndarray:
-        return theirs(torch.from_numpy(x).to(theirs.dtype)).logits.float().numpy()
+    def run(calls: int) -> np.ndarray:
+        # reduce-overhead writes each call's result where the last one's was.
+        results = [classify(torch.from_numpy(clips).to(kind)).clone() for _ in range(calls)]
+        return last([result.cpu() for result in results])
 
-    return lambda x: np.asarray(forward(params, x)), run_theirs
+    return Contender(run, peer_label(arguments, kind, mode), peak)
 
 
-def main() -> None:
-    """Checks that both agree, times them and prints a table."""
+def torch_frontend(extractor: ASTFeatureExtractor, kind: str) -> Callable:
+    """int16 waveforms (batch, samples) → the model's input, as Kaldi's fbank in PyTorch."""
+    import torch
+
+    from ast_jax.audio.fbank import LOG_FLOOR, mel_bank, window
+
+    size, shift, fft_size = 400, 160, 512
+    rate, bins = extractor.sampling_rate, extractor.num_mel_bins
+    filters = mel_bank(bins, fft_size, rate, 20.0, 0.0).astype(np.float32)
+    filters = torch.from_numpy(filters.T.copy()).to(kind)
+    taper = torch.from_numpy(window("hanning", size).astype(np.float32)).to(kind)
+
+    def frontend(waveforms: Any) -> Any:
+        frames = (waveforms / 2.0**15).unfold(1, size, shift)
+        frames = frames - frames.mean(2, keepdim=True)
+        before = torch.cat([frames[..., :1], frames[..., :-1]], 2)
+        spectrum = torch.fft.rfft((frames - 0.97 * before) * taper, fft_size)
+        power = spectrum.real.square() + spectrum.imag.square()
+        log_mel = (power[..., : filters.shape[0]] @ filters).clamp(min=LOG_FLOOR).log()
+        missing = extractor.max_length - log_mel.shape[1]
+        padded = torch.nn.functional.pad(log_mel, (0, 0, 0, missing))
+        return (padded - extractor.mean) / (2 * extractor.std)
+
+    return frontend
+
+
+# ---- what the command line means
+
+
+def takes_waveforms(arguments: argparse.Namespace, kind: str) -> bool:
+    """Whether a clip is a waveform."""
+    return (arguments.inputs or ("waveforms" if kind == "cuda" else "log-mels")) == "waveforms"
+
+
+def peer_dtype(arguments: argparse.Namespace, kind: str) -> str:
+    """What theirs computes in."""
+    dtype = arguments.dtype or default_dtype(kind)
+    return "bfloat16" if dtype == "int8" else dtype
+
+
+def compile_mode(arguments: argparse.Namespace, kind: str) -> str:
+    """The mode of torch.compile, or 'none'."""
+    return arguments.compile or ("default" if kind == "cuda" else "none")
+
+
+def labels(arguments: argparse.Namespace, kind: str) -> dict[str, str]:
+    """What the table calls both."""
+    return {"ours": "ours", "SDPA": peer_label(arguments, kind, compile_mode(arguments, kind))}
+
+
+def peer_label(arguments: argparse.Namespace, kind: str, mode: str) -> str:
+    """What the table calls the peer."""
+    parts = ["Hugging Face", "SDPA", peer_dtype(arguments, kind)]
+    if mode != "none":
+        parts.append("compiled" if mode == "default" else f"compiled ({mode})")
+    return ", ".join(parts)
+
+
+# ---- in the first process
+
+
+HEADER = table_head(
+    *("batch", "", "one call", "time / ours (quartiles)", "clips/s", "TFLOP/s"),
+    *("of the matrix rate", "time / ours (quartiles)", "peak memory"),
+)
+
+
+def table_rows(batch_size: int, found: dict[str, Measured], flop: int, rate: float) -> list[str]:
+    """The table's lines for a batch size."""
+    rows, base = [], found["ours"].seconds
+    for name, one in found.items():
+        if one.seconds is None:
+            rows.append(table_row([str(batch_size), one.label, one.remark, *[""] * 6]))
+            continue
+        remark = f", {one.remark}" if one.remark else ""
+        ratios = ["1", "1"] if name == "ours" else ["–", "–"]
+        if base is not None and name != "ours":
+            ratios = [quartiles(one.seconds[i] / base[i]) for i in (0, -1)]
+        clips = batch_size / np.median(one.seconds[-1])
+        cells = [
+            in_words(float(np.median(one.seconds[0]))),
+            ratios[0],
+            f"{clips:.4g}",
+            f"{clips * flop / 1e12:.3g}",
+            f"{clips * flop / rate:.0%}",
+            ratios[1],
+            f"{one.peak / 2**30:.2f} GiB" if one.peak else "–",
+        ]
+        rows.append(table_row([str(batch_size), one.label + remark, *cells]))
+    return rows
+
+
+def in_words(seconds: float) -> str:
+    """A table's cell."""
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--size", choices=list(SIZES), default="base384")
+    parser.add_argument("--batches", type=int, nargs="+", help="clips; 1 4 if left out")
+    parser.add_argument("--inputs", choices=["waveforms", "log-mels"])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--dtype", choices=list(TOLERANCE), default="float32")
-    parser.add_argument("--tiny", action="store_true", help="a small model, to try the script")
-    arguments = parser.parse_args()
-    fields = TINY if arguments.tiny else {}
-    print(
-        f"{jax.devices()[0].device_kind}, {torch.get_num_threads()} torch threads; "
-        f"Python {platform.python_version()}, jax {jax.__version__}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}; {arguments.dtype}"
+    parser.add_argument("--calls", type=int, help="before one waits; 10 on a GPU, 1 on a CPU")
+    parser.add_argument(
+        "--dtype",
+        choices=["bfloat16", "float32", "int8"],
+        help="bfloat16 on a GPU and float32 on a CPU if left out",
     )
-    ours, theirs = make_models(fields, arguments.dtype)
-    rng = np.random.default_rng(0)
-    print(f"\n{'batch':>5} {'ours':>9} {'SDPA':>9} {'SDPA / ours (quartiles)':>26}")
-    for batch in arguments.batch:
-        shape = (batch, fields.get("max_length", 1024), 128)
-        x = rng.standard_normal(shape, dtype=np.float32) * 0.5
-        expected = theirs(x)
-        error = np.abs(ours(x) - expected).max() / np.ptp(expected)
-        assert error < TOLERANCE[arguments.dtype], f"logits differ by {error} of their range"
-        times = np.empty((arguments.rounds, 2))
-        for i in range(arguments.rounds):
-            for j, model in enumerate((ours, theirs)):
-                start = time.perf_counter()
-                model(x)
-                times[i, j] = time.perf_counter() - start
-        low, middle, high = np.percentile(times[:, 1] / times[:, 0], [25, 50, 75])
-        mine, peer = np.median(times, axis=0)
-        print(f"{batch:5} {mine:7.3f} s {peer:7.3f} s {middle:12.2f}x ({low:.2f} to {high:.2f})")
+    parser.add_argument(
+        "--compile",
+        choices=["none", "default", "reduce-overhead", "max-autotune"],
+        help="mode of torch.compile; default on a GPU and none on a CPU if left out",
+    )
+    parser.add_argument("--tiny", action="store_true", help="a small model, to try the script")
+    parser.add_argument("--append", type=Path, metavar="FILE", help="add the table to this file")
+    arguments = parser.parse_args(argv)
+    arguments.batches = arguments.batches or ([2] if arguments.tiny else [1, 4])
+    return arguments
+
+
+def main(argv: list[str]) -> None:
+    """Checks that both agree, times them and prints a table."""
+    arguments = parse(argv)
+    rate_in = "bfloat16" if arguments.dtype == "int8" else arguments.dtype
+    device = alone(describe, rate_in, arguments.tiny)
+    dtype = arguments.dtype or default_dtype(device.kind)
+    config = ASTConfig().replace(**model_fields(arguments.size, arguments.tiny))
+    flop = forward_flop(config)
+    inputs = "waveforms" if takes_waveforms(arguments, device.kind) else "log-mels"
+    said = (
+        f"{device.name}; a matrix rate of {device.rate / 1e12:.4g} TFLOP/s, {flop / 1e12:.4g} "
+        f"TFLOP a clip in the paper's model"
+    )
+    print(f"{said}; {dtype}, from {inputs}\n")
+    lines = list(HEADER)
+    print(*lines, sep="\n", flush=True)
+    for batch_size in arguments.batches:
+        named = labels(arguments, device.kind)
+        found = measure_batch(measure_inference, named, batch_size, arguments, device.kind)
+        rows = table_rows(batch_size, found, flop, device.rate)
+        print(*rows, sep="\n", flush=True)
+        lines += rows
+    if arguments.append:
+        size = "a tiny model" if arguments.tiny else arguments.size
+        title = f"Inference: {size}, {config.max_length} frames, {dtype}, from {inputs}"
+        append(arguments.append, title, ["python", "benchmarks/inference.py", *argv], said, lines)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import cpu, table_head, table_row, versions
-from training import TINY, alone, training_flop
+from contest import alone
+from models import TINY, training_flop
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 

@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from common import cpu, table_head, table_row, versions
-from training import TINY, TOLERANCE, make_batch, training_flop
+from models import TINY, make_batch, training_flop
+from training import TOLERANCE
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 

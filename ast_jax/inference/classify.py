@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from flax import nnx
 
-from ast_jax.audio.decode import load_audio
+from ast_jax.audio import fbank_jax
 from ast_jax.checkpoint import Checkpoint
 from ast_jax.errors import InputError
 from ast_jax.inference.load import read_checkpoint
@@ -34,9 +36,15 @@ class AudioClassifier:
             if self.config.problem_type == "multi_label_classification"
             else jax.nn.softmax
         )
-        self._probabilities = jax.jit(
-            lambda params, input_values: to_probabilities(nnx.merge(graphdef, params)(input_values))
-        )
+
+        def of_input_values(params: nnx.State, input_values: jax.Array) -> jax.Array:
+            return to_probabilities(nnx.merge(graphdef, params)(input_values))
+
+        def of_waveforms(params: nnx.State, waveforms: jax.Array, lengths: jax.Array) -> jax.Array:
+            log_mels = fbank_jax.input_values(waveforms, lengths, self.feature_extractor)
+            return of_input_values(params, log_mels)
+
+        self._of_input_values, self._of_waveforms = jax.jit(of_input_values), jax.jit(of_waveforms)
 
     @property
     def seconds(self) -> float:
@@ -63,6 +71,9 @@ class AudioClassifier:
         if top_k < 1:
             raise InputError(f"top_k is {top_k}; ask for one label or more")
         if isinstance(audio, str | Path):
+            # What reads files is missing on some machines that classify waveforms.
+            from ast_jax.audio.decode import load_audio
+
             audio = load_audio(audio, self.feature_extractor.sampling_rate)
             sampling_rate = self.feature_extractor.sampling_rate
         elif sampling_rate is None:
@@ -71,7 +82,8 @@ class AudioClassifier:
             raise InputError(
                 f"the waveform has shape {np.shape(audio)}; give one channel of shape (samples,)"
             )
-        probabilities = self.probabilities(self.feature_extractor(audio, sampling_rate))[0]
+        input_values = self.feature_extractor(audio, sampling_rate)
+        probabilities = np.asarray(self.probabilities(input_values)[0])
         if not np.isfinite(probabilities).all():
             raise InputError(
                 "the model's output is not finite, so that the checkpoint must be damaged; use "
@@ -80,9 +92,32 @@ class AudioClassifier:
         best = np.argsort(-probabilities, kind="stable")[:top_k]
         return [{"label": self.labels[i], "score": float(probabilities[i])} for i in best]
 
-    def probabilities(self, input_values: np.ndarray) -> np.ndarray:
-        """(batch, max_length, num_mel_bins) → (batch, num_labels)."""
-        return np.asarray(self._probabilities(self._params, input_values))
+    def probabilities(self, input_values: npt.ArrayLike) -> jax.Array:
+        """(batch, max_length, num_mel_bins) → (batch, num_labels), on the device.
+
+        The call returns at once; `np.asarray` of the result waits for it.
+        """
+        return self._of_input_values(self._params, jnp.asarray(input_values))
+
+    def probabilities_of_waveforms(
+        self, waveforms: npt.ArrayLike, lengths: npt.ArrayLike | None = None
+    ) -> jax.Array:
+        """The same of a batch of waveforms, whose log-mels are computed on the device too.
+
+        Each shape of batch is compiled once. Nothing is checked but shape and type.
+
+        Args:
+            waveforms: (batch, samples) at the extractor's sampling rate, floats in [-1, 1], or
+                int16, of which 32768 is 1.
+            lengths: integers (batch,), how many samples are each clip's own; all, where not given.
+
+        Raises:
+            InputError: the waveforms have a wrong shape or type.
+        """
+        waveforms = jnp.asarray(waveforms)
+        if lengths is None:
+            lengths = jnp.full(waveforms.shape[:1], waveforms.shape[-1])
+        return self._of_waveforms(self._params, waveforms, jnp.asarray(lengths))
 
 
 def load(path: str | Path, **changes: Any) -> AudioClassifier:

@@ -19,8 +19,7 @@ class Attention(nnx.Module):
     def __init__(self, config: ASTConfig, *, rngs: nnx.Rngs):
         width = config.hidden_size
         self.num_heads = config.num_attention_heads
-        # Between int8's products bfloat16 takes half of float32's time and rounds no coarser.
-        self.dtype = "bfloat16" if config.dtype == "int8" else config.dtype
+        self.dtype = config.attention_dtype
         self.qkv = linear(config, width, 3 * width, rngs, use_bias=config.qkv_bias)
         self.output = linear(config, width, width, rngs)
 

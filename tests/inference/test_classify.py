@@ -83,6 +83,27 @@ def test_a_file_of_any_rate_and_channels_is_its_waveform(classifier, tmp_path):
     assert classifier(tmp_path / "x.wav") == classifier(str(tmp_path / "x.wav")) == expected
 
 
+def test_a_batch_of_waveforms_has_the_probabilities_of_each(classifier):
+    clips = [noise(8000), 0.5 * noise(5000)]  # one is cut, one is padded
+    waveforms = np.stack([np.pad(clip, (0, 8000 - len(clip))) for clip in clips])
+    found = classifier.probabilities_of_waveforms(waveforms, [8000, 5000])
+    expected = classifier.probabilities(EXTRACTOR(clips, 16000))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    whole = classifier.probabilities_of_waveforms(waveforms)
+    np.testing.assert_allclose(whole[0], expected[0], atol=1e-5)
+    assert np.abs(whole[1] - expected[1]).max() > 1e-4  # its zeros are part of the clip
+    integers = (waveforms * 2**15).round().astype(np.int16)
+    np.testing.assert_allclose(
+        classifier.probabilities_of_waveforms(integers, [8000, 5000]), expected, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("waveforms", [noise(), np.zeros((1, 8000), np.int32)])
+def test_a_batch_of_another_shape_or_type_is_refused(classifier, waveforms):
+    with pytest.raises(InputError, match=r"the waveforms (have shape|are int32)"):
+        classifier.probabilities_of_waveforms(waveforms)
+
+
 def test_load_takes_a_path_and_changes(tmp_path):
     save_checkpoint(tmp_path / "x", checkpoint_of(CONFIG))
     full = ast_jax.load(tmp_path / "x")

@@ -1,0 +1,66 @@
+"""`benchmarks/inference.py` as one tries it; the times it prints are not looked at."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "inference.py"
+
+
+@pytest.fixture(scope="module")
+def inference(as_module):
+    return as_module(SCRIPT)
+
+
+def cells(row):
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_both_stand_in_the_table_without_what_only_data_sets_need(run, tmp_path, without):
+    without()
+    results = tmp_path / "RESULTS.md"
+    results.write_text("# Measured\n")
+    printed = run(
+        SCRIPT, "--tiny", "--rounds=2", "--calls=3", "--inputs=waveforms", "--append", results,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    said, table = printed.strip().split("\n\n")
+    assert "matrix rate" in said
+    rows = [cells(row) for row in table.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [["2", "ours"], ["2", "Hugging Face, SDPA, float32"]]
+    assert all(float(row[2].split()[0]) > 0 and float(row[4]) > 0 for row in rows)
+    appended = results.read_text()
+    assert "## Inference: a tiny model, 128 frames, float32, from waveforms" in appended
+    assert appended.endswith(f"\n\n{table}\n")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("inputs", ["log-mels", "waveforms"])
+def test_a_wrong_weight_is_found_before_anything_is_timed(inference, monkeypatch, inputs, dtype):
+    arguments = inference.parse(["--tiny", "--rounds=1", f"--inputs={inputs}", f"--dtype={dtype}"])
+    names, right = ("ours", "SDPA"), inference.make_weights
+    found = inference.measure_inference(names, 2, arguments, "cpu", None)
+    assert [one.first.shape for one in found.values()] == [(2, 527)] * 2
+
+    def wrong(fields):
+        config, weights, params = right(fields)
+        params["classifier"]["layernorm"]["scale"][:32] *= 2
+        return config, weights, params
+
+    monkeypatch.setattr(inference, "make_weights", wrong)
+    with pytest.raises(AssertionError, match=r"SDPA, .*: logits differ by"):
+        inference.measure_inference(names, 2, arguments, "cpu", None)
+
+
+def test_the_peers_frontend_is_the_extractor(inference):
+    import torch
+
+    from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+
+    rng = np.random.default_rng(0)
+    waveforms = (3000 * rng.standard_normal((2, 16000))).astype(np.int16)
+    extractor = ASTFeatureExtractor(max_length=110)
+    found = inference.torch_frontend(extractor, "cpu")(torch.from_numpy(waveforms))
+    np.testing.assert_allclose(found, extractor(waveforms / 2**15, 16000), atol=1e-4)

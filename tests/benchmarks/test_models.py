@@ -1,0 +1,43 @@
+"""What `benchmarks/models.py` gives to several benchmarks."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ast_jax.models.config import ASTConfig
+
+SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "models.py"
+
+
+@pytest.fixture(scope="module")
+def models(as_module):
+    return as_module(SCRIPT)
+
+
+def test_flop_are_those_that_pytorch_counts(models):
+    import torch
+    import transformers
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = transformers.ASTConfig(**models.TINY, num_labels=527, attn_implementation="eager")
+    model = transformers.ASTForAudioClassification(config)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, config.max_length, config.num_mel_bins))
+    ours = ASTConfig().replace(**models.TINY)
+    assert models.forward_flop(ours) == counter.get_total_flops()
+    assert models.training_flop(ours) == 3 * counter.get_total_flops()
+
+
+def test_a_batch_is_noise_of_the_models_length_its_log_mels_and_labels(models):
+    config = ASTConfig().replace(**models.TINY)
+    batch = models.make_batch(config, 3)
+    assert batch["waveforms"].dtype == np.int16
+    assert batch["waveforms"].shape == (3, 160 * 104)
+    assert np.abs(batch["waveforms"]).max() < 2**15 - 1
+    assert (batch["lengths"] == 160 * 104).all()
+    expected = models.make_extractor(config)(batch["waveforms"] / 2**15, 16000)
+    np.testing.assert_array_equal(batch["input_values"], expected)
+    assert expected.std() > 0.3
+    assert 0 < batch["targets"].mean() < 0.02
+    assert not np.array_equal(batch["waveforms"][0], batch["waveforms"][1])
