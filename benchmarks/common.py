@@ -1,7 +1,9 @@
 """What several benchmarks measure against, and what they say of the machine."""
 
 import contextlib
+import datetime
 import platform
+import shlex
 import warnings
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -71,6 +73,29 @@ def table_head(*cells: str) -> list[str]:
 def table_row(cells: Iterable[str]) -> str:
     """A line of it."""
     return f"| {' | '.join(cells)} |"
+
+
+def quartiles(ratios: np.ndarray) -> str:
+    """A table's cell: the median and both quartiles."""
+    low, middle, high = np.percentile(ratios, [25, 50, 75])
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def append(path: Path, title: str, command: list[str], said: str, lines: list[str]) -> None:
+    """Adds a section with the table to a file of results.
+
+    `command` is the whole command line; the file's own name, which nobody else has, is left out.
+    """
+    words = iter(command)
+    kept = []
+    for word in words:
+        if word == "--append":
+            next(words)
+        elif not word.startswith("--append="):
+            kept.append(word)
+    text = [f"\n## {title}\n", f"    {shlex.join(kept)}\n", f"{said}; {datetime.date.today()}.\n"]
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n".join([*text, *lines]) + "\n")
 
 
 def versions(packages: list[str]) -> str:

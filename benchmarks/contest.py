@@ -1,47 +1,26 @@
-"""Ours beside PyTorch's on one GPU or CPU: the device's rate, rounds, processes, a file of results.
+"""Ours beside PyTorch's on one GPU or CPU: rounds, processes, and what their scripts share.
 
 Every batch size has a process of its own, in which all contenders take their turns. One that runs
-out of memory beside the others is tried again alone; its rounds are then no longer the others'.
+out of memory beside the others is tried again alone, as is each if that process fails; its rounds
+are then no longer the others'. A contender with another result than the first ends the script.
 """
 
-import contextlib
-import datetime
-import gc
-import os
-import platform
-import shlex
+import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Two frameworks share a GPU: JAX takes memory as it needs it, and may have as much as PyTorch.
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", ".95")
-
 import numpy as np
-from common import cpu, versions
+from device import clean_up, default_dtype, forget_torch_peak, is_out_of_memory
+from models import SIZES
 
-# torch is imported where it is used: the first process only starts others and must hold none of the
-# GPU's memory.
-
-
-class Device(NamedTuple):
-    """What everything runs on.
-
-    Attributes:
-        kind: 'cuda' or 'cpu'.
-        name: what it says of itself, and the versions.
-        rate: FLOP/s of a large matrix product.
-    """
-
-    kind: str
-    name: str
-    rate: float
+DIED = "its process died"  # killed by the system, for memory, more often than not
 
 
 class Contender(NamedTuple):
@@ -76,68 +55,14 @@ class Measured(NamedTuple):
     remark: str = ""
 
 
-# ---- in a process of their own: everything that touches the device
-
-
-def describe(dtype: str | None, tiny: bool) -> Device:
-    """The device, and the rate of its matrix products in `dtype` (`default_dtype` if None)."""
-    import jax
-    import torch
-
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
-    if (kind == "cuda") != (jax.default_backend() == "gpu"):
-        sys.exit(f"PyTorch computes on {kind} and JAX on {jax.default_backend()}: install both for")
-    said = f"Python {platform.python_version()}, "
-    said += versions(["jax", "jaxlib", "flax", "optax", "torch", "transformers"])
-    if kind == "cuda":
-        name = torch.cuda.get_device_name(0)
-        said += f", CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
-    else:
-        name = f"{cpu()}, {torch.get_num_threads()} threads"
-    size = 256 if tiny else 8192 if kind == "cuda" else 2048
-    return Device(kind, f"{name}; {said}", matrix_rate(kind, dtype or default_dtype(kind), size))
-
-
-def default_dtype(kind: str) -> str:
-    """What a device computes in unless told."""
-    return "bfloat16" if kind == "cuda" else "float32"
-
-
-def matrix_rate(kind: str, dtype: str, size: int, rounds: int = 12) -> float:
-    """FLOP/s of products of two square matrices: JAX's or PyTorch's, the fastest round's."""
-    import jax
-    import jax.numpy as jnp
-    import torch
-
-    torch_precision(kind)
-    values = np.random.default_rng(0).standard_normal((2, size, size), dtype=np.float32)
-    left, right = jnp.asarray(values, dtype)
-    jax_product = jax.jit(jnp.matmul)
-    torch_left, torch_right = torch.from_numpy(values).to(kind, getattr(torch, dtype))
-    products = 5 if kind == "cuda" else 1  # on a GPU one after another, without waiting
-
-    def by_jax() -> None:
-        jax.block_until_ready([jax_product(left, right) for _ in range(products)])
-
-    def by_torch() -> None:
-        for _ in range(products):
-            torch.matmul(torch_left, torch_right)
-        wait_for_torch(kind)
-
-    times = np.empty((rounds + 1, 2))
-    for i in range(rounds + 1):
-        for j, multiply in enumerate((by_jax, by_torch)):
-            start = time.perf_counter()
-            multiply()
-            times[i, j] = time.perf_counter() - start
-    return products * 2 * size**3 / times[1:].min()
+# ---- in a process of their own
 
 
 def measure(
     makers: dict[str, Callable[[], tuple[Contender, Any]]],
     labels: dict[str, str],
     check: Callable[[str, Any, Any], None],
-    turns: Iterable[int],
+    repeats: Iterable[int],
     rounds: int,
     expected: Any = None,
 ) -> dict[str, Measured]:
@@ -147,7 +72,7 @@ def measure(
         makers: of each contender, by name; they give it warmed up, with its first result.
         labels: what the table calls one that cannot be made.
         check: (label, result, expected) raises an AssertionError if the result is wrong.
-        turns: how often a contender works before it is waited for; each number is timed apart.
+        repeats: how often a contender works before it is waited for; each has rounds of its own.
         rounds: how often all take their turns.
         expected: the first result, if another process knows it.
     """
@@ -168,7 +93,7 @@ def measure(
         expected = found[name].first if expected is None else expected
         check(found[name].label, found[name].first, expected)
     try:
-        seconds = np.array([time_rounds(contenders, times, rounds) for times in turns])
+        seconds = np.array([time_rounds(contenders, times, rounds) for times in repeats])
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -190,97 +115,62 @@ def time_rounds(contenders: dict[str, Contender], times: int, rounds: int) -> np
     return seconds
 
 
-def jax_peak() -> Callable[[], int | None]:
-    """What tells the most bytes that JAX held on a GPU so far, beside those it holds now."""
-    import jax
-
-    def statistic(name: str) -> int | None:
-        statistics = jax.devices()[0].memory_stats()
-        return statistics[name] if statistics else None
-
-    before = statistic("bytes_in_use") or 0
-
-    def peak() -> int | None:
-        most = statistic("peak_bytes_in_use")
-        return None if most is None else most - before
-
-    return peak
-
-
-def torch_peak(kind: str) -> Callable[[], int | None]:
-    """The same of PyTorch."""
-    import torch
-
-    if kind != "cuda":
-        return lambda: None
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    return lambda: torch.cuda.max_memory_allocated() - before
-
-
-def compiled_if_possible(make: Callable[[str], Contender], mode: str) -> tuple[Contender, Any]:
-    """PyTorch's contender and its first result; what does not compile runs without.
+def compiled_if_possible(
+    make: Callable[[str], Contender], modes: Sequence[str]
+) -> tuple[Contender, Any]:
+    """PyTorch's contender and its first result.
 
     Args:
         make: a contender by the mode of torch.compile, or by 'none'.
-        mode: the one to try first.
+        modes: those to try, one after another, until one compiles.
     """
-    if mode != "none":
+    import torch
+
+    for mode in modes[:-1]:
         try:
             contender = make(mode)
-            return contender, contender.run(1)
+            first = contender.run(1)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            print(f"torch.compile failed, {type(error).__name__}: {str(error)[:500]}", flush=True)
-        contender = None
+            print(f"torch.compile failed in mode {mode}:", file=sys.stderr)
+            traceback.print_exc()
+            contender = None
+        else:
+            forget_torch_peak()
+            return contender, first
+        torch.compiler.reset()
         clean_up()
-    contender = make("none")
-    return contender, contender.run(1)
-
-
-def torch_precision(kind: str) -> None:
-    """Lets PyTorch multiply float32 as TF32 on a GPU, which JAX does by default."""
-    import torch
-
-    if kind == "cuda":
-        torch.set_float32_matmul_precision("high")
-
-
-def wait_for_torch(kind: str) -> None:
-    """Until what was dispatched is done."""
-    import torch
-
-    if kind == "cuda":
-        torch.cuda.synchronize()
-
-
-def clean_up() -> None:
-    """Gives back what nothing refers to any more."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a framework says so; torch.compile wraps the error in its own."""
-    import torch
-
-    said = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        words in said for words in ("resource_exhausted", "out of memory", "alloc_failed")
-    )
+    contender = make(modes[-1])
+    first = contender.run(1)
+    forget_torch_peak()
+    return contender, first
 
 
 # ---- in the first process
 
 
 def alone(function: Callable, *arguments: Any) -> Any:
-    """What the function returns in a new process, which gives back all memory at its end."""
+    """What the function returns in a new process, which gives back all memory at its end.
+
+    Raises:
+        AssertionError, SystemExit: the function raised it.
+        RuntimeError: it raised another; that process has printed its traceback.
+        BrokenProcessPool: the process died.
+    """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+        return pool.submit(_guarded, function, *arguments).result()
+
+
+def _guarded(function: Callable, *arguments: Any) -> Any:
+    """The function, whose exceptions another process can read: not all of both frameworks' can."""
+    try:
+        return function(*arguments)
+    except AssertionError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        raise RuntimeError(f"{type(error).__name__}: {error}"[:500]) from None
 
 
 def measure_batch(
@@ -288,7 +178,7 @@ def measure_batch(
     labels: dict[str, str],
     *arguments: Any,
 ) -> dict[str, Measured]:
-    """All contenders beside one another, or by themselves where memory is too small for that.
+    """All contenders beside one another, or by themselves where that fails.
 
     Args:
         function: (names, *arguments, expected) → what `measure` gives for these.
@@ -296,39 +186,61 @@ def measure_batch(
         *arguments: the function's.
     """
     found: dict[str, Measured] = {}
-    with contextlib.suppress(BrokenProcessPool):  # killed by the system, for memory
+    try:
         found = alone(function, tuple(labels), *arguments, None)
+    except (BrokenProcessPool, RuntimeError) as error:
+        print(f"all together: {error}; each is tried alone", file=sys.stderr, flush=True)
     for name in labels:
         if name in found and found[name].seconds is not None:
             continue
         firsts = (other.first for other in found.values())
         expected = next((first for first in firsts if first is not None), None)
-        try:
-            again = alone(function, (name,), *arguments, expected)[name]
-        except BrokenProcessPool:
-            again = Measured(labels[name], remark="its process was killed")
+        again = measure_alone(function, name, labels[name], *arguments, expected)
         found[name] = again if again.remark else again._replace(remark="apart")
     return {name: found[name] for name in labels}
 
 
-def quartiles(ratios: np.ndarray) -> str:
-    """A table's cell: the median and both quartiles."""
-    low, middle, high = np.percentile(ratios, [25, 50, 75])
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+def measure_alone(
+    function: Callable[..., dict[str, Measured]], name: str, label: str, *arguments: Any
+) -> Measured:
+    """One contender in a process of its own; of a failure that is not a wrong result the remark."""
+    try:
+        return alone(function, (name,), *arguments)[name]
+    except BrokenProcessPool:
+        return Measured(label, remark=DIED)
+    except RuntimeError as error:
+        return Measured(label, remark=f"failed, {str(error).split(':')[0]}")
 
 
-def append(path: Path, title: str, command: list[str], said: str, lines: list[str]) -> None:
-    """Adds a section with the table to a file of results.
+def make_parser(description: str, dtypes: Sequence[str]) -> argparse.ArgumentParser:
+    """What the scripts' command lines have in common."""
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
+    parser.add_argument("--size", choices=list(SIZES), default="base384")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--dtype",
+        choices=dtypes,
+        help="bfloat16 on a GPU and float32 on a CPU if left out",
+    )
+    parser.add_argument(
+        "--compile",
+        choices=["none", "default", "reduce-overhead", "max-autotune"],
+        help="mode of torch.compile; none on a CPU if left out",
+    )
+    parser.add_argument("--tiny", action="store_true", help="a small model, to try the script")
+    parser.add_argument("--append", type=Path, metavar="FILE", help="add the table to this file")
+    return parser
 
-    `command` is the whole command line; the file's own name, which nobody else has, is left out.
-    """
-    words = iter(command)
-    kept = []
-    for word in words:
-        if word == "--append":
-            next(words)
-        elif not word.startswith("--append="):
-            kept.append(word)
-    text = [f"\n## {title}\n", f"    {shlex.join(kept)}\n", f"{said}; {datetime.date.today()}.\n"]
-    with path.open("a", encoding="utf-8") as file:
-        file.write("\n".join([*text, *lines]) + "\n")
+
+def tolerance(of_dtypes: dict[str, float], arguments: argparse.Namespace, kind: str) -> float:
+    """That of the command line's dtype; on a GPU both frameworks multiply float32 as TF32."""
+    dtype = arguments.dtype or default_dtype(kind)
+    return of_dtypes["tf32" if (dtype, kind) == ("float32", "cuda") else dtype]
+
+
+def peer_label(name: str, dtype: str, mode: str) -> str:
+    """What a table calls a peer that torch.compile compiled in a mode, or 'none'."""
+    parts = ["Hugging Face", name, dtype]
+    if mode != "none":
+        parts.append("compiled" if mode == "default" else f"compiled ({mode})")
+    return ", ".join(parts)

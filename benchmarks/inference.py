@@ -13,48 +13,44 @@ clip is:
   has, for Hugging Face's own knows only the CPU.
 - log-mels, on a CPU if left out: the model alone.
 
-Theirs is compiled with its frontend by torch.compile on a GPU, and has its weights and activations
-in --dtype, or with int8 in bfloat16, its fastest on a CPU.
+Theirs is compiled with its frontend by torch.compile on a GPU, with CUDA graphs (reduce-overhead)
+unless told otherwise, and has its weights and activations in --dtype, or with int8 in bfloat16, its
+fastest on a CPU.
 
-A round takes one call of each, then several of each (--calls, 10 on a GPU) before their results are
-waited for. A CPU works on one call at a time. Ratios are medians of the rounds' ratios;
-`contest.py` says what runs beside what. FLOP and matrix rate are as in `training.py`, of int8 those
-of bfloat16.
+Rounds in which both are called once come first, then rounds in which several calls of each
+(--calls, 10 on a GPU) are on their way before one waits. A CPU works on one call at a time. Ratios
+are medians of the rounds' ratios; `contest.py` says what runs beside what. FLOP and matrix rate are
+as in `training.py`, of int8 those of bfloat16.
 """
 
 import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import table_head, table_row
+from common import append, quartiles, table_head, table_row
 from contest import (
     Contender,
     Measured,
     alone,
-    append,
     compiled_if_possible,
-    default_dtype,
-    describe,
-    jax_peak,
+    make_parser,
     measure,
     measure_batch,
-    quartiles,
-    torch_peak,
-    torch_precision,
+    peer_label,
+    tolerance,
 )
+from device import default_dtype, describe, jax_peak, torch_peak, torch_precision
 from models import forward_flop, make_batch, make_extractor, make_weights, model_fields
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
-from ast_jax.models.config import SIZES, ASTConfig
+from ast_jax.models.config import ASTConfig
 
-# Of the logits' range. On a GPU both frameworks multiply float32 as TF32.
+# Of the logits' range.
 TOLERANCE = {"float32": 1e-4, "tf32": 5e-3, "bfloat16": 5e-2, "int8": 5e-2}
+LARGEST = 8.0  # of the logits compared; beyond it float32 probabilities near 1 do not tell them
 
 
 # ---- in a process of their own
@@ -81,7 +77,8 @@ def measure_inference(
     from_waveforms = takes_waveforms(arguments, kind)
     config, weights, params = make_weights(model_fields(arguments.size, arguments.tiny))
     clips = make_batch(config, batch_size)["waveforms" if from_waveforms else "input_values"]
-    tolerance = TOLERANCE["tf32" if (dtype, kind) == ("float32", "cuda") else dtype]
+    bound = tolerance(TOLERANCE, arguments, kind)
+    repeats = [1] if calls_of(arguments, kind) == 1 else [1, calls_of(arguments, kind)]
 
     def make(name: str) -> tuple[Contender, np.ndarray]:
         if name == "ours":
@@ -89,19 +86,20 @@ def measure_inference(
             first = contender.run(1)
         else:
             peer = partial(hugging_face, weights, clips, arguments, kind)
-            contender, first = compiled_if_possible(peer, compile_mode(arguments, kind))
-        contender.run(2)
+            contender, first = compiled_if_possible(peer, compile_modes(arguments, kind))
+        contender.run(repeats[-1])
         return contender, first
 
     def check(label: str, found: np.ndarray, expected: np.ndarray) -> None:
-        found, expected = (np.log(x / (1 - x)) for x in (found, expected))
+        with np.errstate(divide="ignore"):  # a probability of 1 is the largest logit's
+            found, expected = (
+                np.clip(np.log(x / (1 - x)), -LARGEST, LARGEST) for x in (found, expected)
+            )
         error = np.abs(found - expected).max() / np.ptp(expected)
-        assert error <= tolerance, f"{label}: logits differ by {error} of their range"
+        assert error <= bound, f"{label}: logits differ by {error} of their range"
 
     makers = {name: partial(make, name) for name in names}
-    turns = [1, arguments.calls or (10 if kind == "cuda" else 1)]
-    turns = turns[: len(set(turns))]
-    return measure(makers, labels(arguments, kind), check, turns, arguments.rounds, expected)
+    return measure(makers, labels(arguments, kind), check, repeats, arguments.rounds, expected)
 
 
 def ours(
@@ -137,36 +135,43 @@ def hugging_face(
     config = transformers.ASTConfig(**fields, num_labels=527, attn_implementation="sdpa")
     model = transformers.ASTForAudioClassification(config).eval()
     model.load_state_dict(weights)
-    model = model.to(kind, getattr(torch, peer_dtype(arguments, kind)))
+    dtype = getattr(torch, peer_dtype(arguments, kind))
+    model = model.to(kind, dtype)
     frontend = None
     if takes_waveforms(arguments, kind):
         frontend = torch_frontend(make_extractor(ASTConfig().replace(**fields)), kind)
 
-    def classify(clips: Any) -> Any:
-        inputs = frontend(clips) if frontend else clips
-        return model(inputs.to(model.dtype)).logits.float().sigmoid()
+    def classify(batch: Any) -> Any:
+        inputs = frontend(batch) if frontend else batch
+        return model(inputs.to(dtype)).logits.float().sigmoid()
 
     if mode != "none":
         classify = torch.compile(classify, mode=mode, dynamic=False)
 
+    def put(clips: np.ndarray) -> Any:
+        batch = torch.from_numpy(clips)
+        # From pinned memory: from any other PyTorch would wait for all work before.
+        return batch.pin_memory().to(kind, non_blocking=True) if kind == "cuda" else batch
+
     @torch.inference_mode()
     def run(calls: int) -> np.ndarray:
         # reduce-overhead writes each call's result where the last one's was.
-        results = [classify(torch.from_numpy(clips).to(kind)).clone() for _ in range(calls)]
+        results = [classify(put(clips)).clone() for _ in range(calls)]
         return last([result.cpu() for result in results])
 
-    return Contender(run, peer_label(arguments, kind, mode), peak)
+    return Contender(run, peer_label("SDPA", peer_dtype(arguments, kind), mode), peak)
 
 
 def torch_frontend(extractor: ASTFeatureExtractor, kind: str) -> Callable:
     """int16 waveforms (batch, samples) → the model's input, as Kaldi's fbank in PyTorch."""
     import torch
 
-    from ast_jax.audio.fbank import LOG_FLOOR, mel_bank, window
+    from ast_jax.audio.fbank import LOG_FLOOR, frame_sizes, mel_bank, next_power_of_two, window
 
-    size, shift, fft_size = 400, 160, 512
-    rate, bins = extractor.sampling_rate, extractor.num_mel_bins
-    filters = mel_bank(bins, fft_size, rate, 20.0, 0.0).astype(np.float32)
+    rate = extractor.sampling_rate
+    size, shift = frame_sizes(rate, frame_length=25.0, frame_shift=10.0)
+    fft_size = next_power_of_two(size)
+    filters = mel_bank(extractor.num_mel_bins, fft_size, rate, 20.0, 0.0).astype(np.float32)
     filters = torch.from_numpy(filters.T.copy()).to(kind)
     taper = torch.from_numpy(window("hanning", size).astype(np.float32)).to(kind)
 
@@ -198,22 +203,27 @@ def peer_dtype(arguments: argparse.Namespace, kind: str) -> str:
     return "bfloat16" if dtype == "int8" else dtype
 
 
-def compile_mode(arguments: argparse.Namespace, kind: str) -> str:
-    """The mode of torch.compile, or 'none'."""
-    return arguments.compile or ("default" if kind == "cuda" else "none")
+def compile_modes(arguments: argparse.Namespace, kind: str) -> list[str]:
+    """The modes of torch.compile to try, one after another.
+
+    On a GPU with CUDA graphs first, as XLA's programs are.
+    """
+    if arguments.compile:
+        return list(dict.fromkeys([arguments.compile, "none"]))
+    return ["reduce-overhead", "default", "none"] if kind == "cuda" else ["none"]
+
+
+def calls_of(arguments: argparse.Namespace, kind: str) -> int:
+    """How many calls are on their way before one waits."""
+    if arguments.calls is not None:
+        return arguments.calls
+    return 10 if kind == "cuda" else 1
 
 
 def labels(arguments: argparse.Namespace, kind: str) -> dict[str, str]:
     """What the table calls both."""
-    return {"ours": "ours", "SDPA": peer_label(arguments, kind, compile_mode(arguments, kind))}
-
-
-def peer_label(arguments: argparse.Namespace, kind: str, mode: str) -> str:
-    """What the table calls the peer."""
-    parts = ["Hugging Face", "SDPA", peer_dtype(arguments, kind)]
-    if mode != "none":
-        parts.append("compiled" if mode == "default" else f"compiled ({mode})")
-    return ", ".join(parts)
+    mode = compile_modes(arguments, kind)[0]
+    return {"ours": "ours", "SDPA": peer_label("SDPA", peer_dtype(arguments, kind), mode)}
 
 
 # ---- in the first process
@@ -257,25 +267,13 @@ def in_words(seconds: float) -> str:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--size", choices=list(SIZES), default="base384")
+    parser = make_parser(__doc__, ["bfloat16", "float32", "int8"])
     parser.add_argument("--batches", type=int, nargs="+", help="clips; 1 4 if left out")
     parser.add_argument("--inputs", choices=["waveforms", "log-mels"])
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--calls", type=int, help="before one waits; 10 on a GPU, 1 on a CPU")
-    parser.add_argument(
-        "--dtype",
-        choices=["bfloat16", "float32", "int8"],
-        help="bfloat16 on a GPU and float32 on a CPU if left out",
-    )
-    parser.add_argument(
-        "--compile",
-        choices=["none", "default", "reduce-overhead", "max-autotune"],
-        help="mode of torch.compile; default on a GPU and none on a CPU if left out",
-    )
-    parser.add_argument("--tiny", action="store_true", help="a small model, to try the script")
-    parser.add_argument("--append", type=Path, metavar="FILE", help="add the table to this file")
     arguments = parser.parse_args(argv)
+    if arguments.calls is not None and arguments.calls < 1:
+        parser.error("give --calls of 1 or more")
     arguments.batches = arguments.batches or ([2] if arguments.tiny else [1, 4])
     return arguments
 
@@ -294,18 +292,24 @@ def main(argv: list[str]) -> None:
         f"TFLOP a clip in the paper's model"
     )
     print(f"{said}; {dtype}, from {inputs}\n")
-    lines = list(HEADER)
+    size = "a tiny model" if arguments.tiny else arguments.size
+    title = f"Inference: {size}, {config.max_length} frames, {dtype}, from {inputs}"
+    named, lines = labels(arguments, device.kind), list(HEADER)
     print(*lines, sep="\n", flush=True)
-    for batch_size in arguments.batches:
-        named = labels(arguments, device.kind)
-        found = measure_batch(measure_inference, named, batch_size, arguments, device.kind)
-        rows = table_rows(batch_size, found, flop, device.rate)
-        print(*rows, sep="\n", flush=True)
-        lines += rows
-    if arguments.append:
-        size = "a tiny model" if arguments.tiny else arguments.size
-        title = f"Inference: {size}, {config.max_length} frames, {dtype}, from {inputs}"
-        append(arguments.append, title, ["python", "benchmarks/inference.py", *argv], said, lines)
+    failed = False
+    try:
+        for batch_size in arguments.batches:
+            found = measure_batch(measure_inference, named, batch_size, arguments, device.kind)
+            rows = table_rows(batch_size, found, flop, device.rate)
+            print(*rows, sep="\n", flush=True)
+            lines += rows
+            failed |= any(one.remark.startswith("failed") for one in found.values())
+    finally:  # what was measured before something failed, or was interrupted, is kept
+        if arguments.append and len(lines) > len(HEADER):
+            command = ["python", "benchmarks/inference.py", *argv]
+            append(arguments.append, title, command, said, lines)
+    if failed:
+        sys.exit("not all of it ran; what failed is told above")
 
 
 if __name__ == "__main__":

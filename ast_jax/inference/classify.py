@@ -1,5 +1,6 @@
 """A sound in, labels out."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,11 @@ class AudioClassifier:
         def of_input_values(params: nnx.State, input_values: jax.Array) -> jax.Array:
             return to_probabilities(nnx.merge(graphdef, params)(input_values))
 
-        def of_waveforms(params: nnx.State, waveforms: jax.Array, lengths: jax.Array) -> jax.Array:
+        def of_waveforms(
+            params: nnx.State, waveforms: jax.Array, lengths: jax.Array | None
+        ) -> jax.Array:
+            if lengths is None:
+                lengths = jnp.full(waveforms.shape[:1], math.prod(waveforms.shape[1:]))
             log_mels = fbank_jax.input_values(waveforms, lengths, self.feature_extractor)
             return of_input_values(params, log_mels)
 
@@ -83,7 +88,7 @@ class AudioClassifier:
                 f"the waveform has shape {np.shape(audio)}; give one channel of shape (samples,)"
             )
         input_values = self.feature_extractor(audio, sampling_rate)
-        probabilities = np.asarray(self.probabilities(input_values)[0])
+        probabilities = np.asarray(self.probabilities(input_values))[0]
         if not np.isfinite(probabilities).all():
             raise InputError(
                 "the model's output is not finite, so that the checkpoint must be damaged; use "
@@ -102,22 +107,27 @@ class AudioClassifier:
     def probabilities_of_waveforms(
         self, waveforms: npt.ArrayLike, lengths: npt.ArrayLike | None = None
     ) -> jax.Array:
-        """The same of a batch of waveforms, whose log-mels are computed on the device too.
+        """(batch, samples) → (batch, num_labels); log-mels are computed on the device as well.
 
-        Each shape of batch is compiled once. Nothing is checked but shape and type.
+        The call returns at once; each shape of batch is compiled once.
 
         Args:
-            waveforms: (batch, samples) at the extractor's sampling rate, floats in [-1, 1], or
-                int16, of which 32768 is 1.
+            waveforms: at the extractor's sampling rate, floats in [-1, 1], or int16, of which
+                32768 is 1.
             lengths: integers (batch,), how many samples are each clip's own; all, where not given.
 
         Raises:
-            InputError: the waveforms have a wrong shape or type.
+            InputError: the waveforms or the lengths have a wrong shape, or the former a wrong type.
         """
         waveforms = jnp.asarray(waveforms)
-        if lengths is None:
-            lengths = jnp.full(waveforms.shape[:1], waveforms.shape[-1])
-        return self._of_waveforms(self._params, waveforms, jnp.asarray(lengths))
+        if lengths is not None:
+            lengths = jnp.asarray(lengths)
+            if lengths.shape != waveforms.shape[:1]:
+                raise InputError(
+                    f"lengths have shape {lengths.shape} and the waveforms {waveforms.shape}: give "
+                    f"a length for each clip"
+                )
+        return self._of_waveforms(self._params, waveforms, lengths)
 
 
 def load(path: str | Path, **changes: Any) -> AudioClassifier:

@@ -34,7 +34,7 @@ def differ(label, result, expected):
     assert result == expected, f"{label}: {expected} was expected"
 
 
-def test_all_take_turns_of_each_number_in_each_round(contest):
+def test_all_take_turns_in_rounds_of_each_number_of_repeats(contest):
     first, second = [], []
     makers = {"ours": maker(contest, 1.0, first), "SDPA": maker(contest, 1.0, second)}
     found = contest.measure(makers, LABELS, differ, [1, 10], 3)
@@ -80,38 +80,76 @@ def test_out_of_memory_while_timed_tells_no_time(contest):
     assert found["ours"] == contest.Measured("ours", 1.0, remark="out of memory")
 
 
-def test_who_ran_out_of_memory_is_tried_alone_with_the_others_result(contest, monkeypatch):
-    calls = []
+def in_process(contest, fates, calls):
+    """`alone` for a `function` that gives ones, unless `fates` says what becomes of these names."""
 
     def alone(function, names, batch_size, expected):
-        assert function is measure
-        assert batch_size == 4
         calls.append((names, expected))
-        if names == ("SDPA",):
-            raise BrokenProcessPool
-        fine = {name: contest.Measured(name, np.ones(3), np.ones(2)) for name in names}
-        if len(names) == 1:
-            return fine
-        full = {name: contest.Measured(name, remark="out of memory") for name in names[1:]}
-        return fine | full
+        fate = fates.get(names)
+        if isinstance(fate, Exception):
+            raise fate
+        found = {name: contest.Measured(name, np.ones(3), np.ones((1, 2))) for name in names}
+        full = {name: contest.Measured(name, remark="out of memory") for name in fate or ()}
+        return found | full
 
-    def measure():
-        """Never called: `alone` is the test's."""
+    return alone
 
-    monkeypatch.setattr(contest, "alone", alone)
-    found = contest.measure_batch(measure, LABELS, 4)
+
+def test_who_ran_out_of_memory_is_tried_alone_with_the_others_result(contest, monkeypatch):
+    calls = []
+    fates = {tuple(LABELS): ("SDPA", "eager"), ("SDPA",): BrokenProcessPool()}
+    monkeypatch.setattr(contest, "alone", in_process(contest, fates, calls))
+    found = contest.measure_batch(None, LABELS, 4)
     assert [names for names, _ in calls] == [tuple(LABELS), ("SDPA",), ("eager",)]
     assert calls[0][1] is None
     assert all((expected == np.ones(3)).all() for _, expected in calls[1:])
-    assert [one.remark for one in found.values()] == ["", "its process was killed", "apart"]
+    assert [one.remark for one in found.values()] == ["", contest.DIED, "apart"]
     assert found["SDPA"].label == "theirs"
 
 
-def test_a_result_is_added_with_its_command_but_without_the_files_name(contest, tmp_path):
-    path = tmp_path / "R.md"
-    path.write_text("# Measured\n")
-    for words in (["--append", "secret/R.md", "--tiny"], ["--append=secret/R.md", "--tiny"]):
-        contest.append(path, "A title", ["python", "x.py", *words], "A machine", ["| a |"])
-    text = path.read_text()
-    assert text.count("\n## A title\n\n    python x.py --tiny\n\nA machine; 20") == 2
-    assert text.endswith("| a |\n")
+@pytest.mark.parametrize("end", [BrokenProcessPool(), RuntimeError("TypeError: of ours")])
+def test_where_the_common_process_ends_each_has_its_own(contest, monkeypatch, end, capsys):
+    calls = []
+    fates = {tuple(LABELS): end, ("ours",): RuntimeError("TypeError: of ours")}
+    monkeypatch.setattr(contest, "alone", in_process(contest, fates, calls))
+    found = contest.measure_batch(None, LABELS, 4)
+    assert [one.remark for one in found.values()] == ["failed, TypeError", "apart", "apart"]
+    assert calls[2] == (("SDPA",), None)
+    assert (calls[3][1] == np.ones(3)).all()
+    assert "each is tried alone" in capsys.readouterr().err
+
+
+def test_a_wrong_result_ends_all(contest, monkeypatch):
+    alone = in_process(contest, {tuple(LABELS): AssertionError("another loss")}, [])
+    monkeypatch.setattr(contest, "alone", alone)
+    with pytest.raises(AssertionError, match="another loss"):
+        contest.measure_batch(None, LABELS, 4)
+
+
+def test_an_exception_that_cannot_be_sent_is_told_in_words(contest, capsys):
+    class UnsendableError(Exception):
+        def __init__(self, first, second):
+            super().__init__(f"{first} {second}")
+
+    def function():
+        raise UnsendableError("no", "copy")
+
+    with pytest.raises(RuntimeError, match=r"^UnsendableError: no copy$"):
+        contest._guarded(function)
+    assert "UnsendableError" in capsys.readouterr().err
+
+
+def test_modes_of_compiling_are_tried_until_one_works(contest, capsys):
+    tried = []
+
+    def make(mode):
+        tried.append(mode)
+        if mode == "reduce-overhead":
+            raise RuntimeError("no graphs")
+        return contest.Contender(lambda times: times, mode, lambda: None)
+
+    contender, first = contest.compiled_if_possible(make, ["reduce-overhead", "default", "none"])
+    assert (contender.label, first, tried) == ("default", 1, ["reduce-overhead", "default"])
+    assert "no graphs" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="no graphs"):
+        contest.compiled_if_possible(make, ["reduce-overhead"])

@@ -64,3 +64,24 @@ def test_the_peers_frontend_is_the_extractor(inference):
     extractor = ASTFeatureExtractor(max_length=110)
     found = inference.torch_frontend(extractor, "cpu")(torch.from_numpy(waveforms))
     np.testing.assert_allclose(found, extractor(waveforms / 2**15, 16000), atol=1e-4)
+
+
+def test_a_rows_figures_are_those_of_its_seconds(inference):
+    seconds = {
+        "ours": [[0.5, 1.0, 1.0], [0.25, 0.5, 0.5]],
+        "SDPA": [[2.0, 2.0, 1.0], [1.0, 0.5, 1.0]],
+    }
+    found = {name: inference.Measured(name, None, np.array(s)) for name, s in seconds.items()}
+    found["SDPA"] = found["SDPA"]._replace(peak=2**30)
+    rows = [cells(row) for row in inference.table_rows(4, found, 10**12, 16e12)]
+    ratio = "2.00 (1.50 to 3.00)"
+    assert rows == [
+        ["4", "ours", "1 s", "1", "8", "8", "50%", "1", "–"],
+        ["4", "SDPA", "2 s", ratio, "4", "4", "25%", ratio, "1.00 GiB"],
+    ]
+
+
+@pytest.mark.slow
+def test_the_peer_and_its_frontend_compile(run):
+    printed = run(SCRIPT, "--tiny", "--rounds=1", "--inputs=waveforms", "--compile=default")
+    assert "| Hugging Face, SDPA, float32, compiled |" in printed

@@ -1,6 +1,6 @@
 """`benchmarks/memory.py` as one tries it, on a machine whose memory is the limit it is given."""
 
-from concurrent.futures.process import BrokenProcessPool
+import os
 from pathlib import Path
 
 import numpy as np
@@ -56,23 +56,36 @@ def test_ours_and_a_peer_stand_in_the_table(run):
 def test_who_does_not_fit_says_so_and_remat_reaches_the_step(memory, monkeypatch, capsys):
     asked = []
 
-    def alone(function, *arguments):
-        if function is memory.describe:
-            return device
-        names, batch_size, options = arguments[:3]
-        asked.append((names, batch_size, options.remat))
-        if names == ("eager",):
-            raise BrokenProcessPool
+    def measure_alone(function, name, label, batch_size, arguments, kind, expected):
+        asked.append((name, batch_size, arguments.remat, arguments.fall_back))
+        preallocated = os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"]
+        assert preallocated == ("true" if name == "ours" else "false")
+        if name == "eager":
+            return measured(label, remark="its process died")
         if batch_size > 2:
-            return {names[0]: measured(names[0], remark="out of memory")}
-        return {names[0]: measured(names[0], 0.7, np.full((1, 2), 0.5), peak=2**30)}
+            return measured(label, remark="failed, TypeError" if batch_size == 4 else "too much")
+        return measured(label, 0.7, np.full((1, 2), batch_size / 4), peak=2**30)
 
     device = type("Device", (), {"kind": "cuda", "name": "a GPU", "rate": 1e15})
     measured = memory.Measured
-    monkeypatch.setattr(memory, "alone", alone)
-    memory.main(["--first=1", "--limit=8", "--names", "ours, remat", "eager"])
-    assert asked == [(("ours",), n, True) for n in (1, 2, 4, 3)] + [(("eager",), 1, False)]
-    ours, eager = capsys.readouterr().out.splitlines()[-2:]
-    assert ours.startswith("| ours | 2 | 4 | ")
-    assert "1.00 GiB | 2 at 1 |" in ours
-    assert eager.startswith("| Hugging Face, eager, float16 | below 1: its process was killed |")
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(memory, "alone", lambda function, *arguments: device)
+    monkeypatch.setattr(memory, "measure_alone", measure_alone)
+    monkeypatch.setattr(memory, "training_flop", lambda config: 5e13)
+    with pytest.raises(SystemExit, match="not all of it ran"):
+        memory.main(["--first=1", "--limit=8", "--names", "ours, remat", "eager"])
+    tried = [("ours", size, True, False) for size in (1, 2, 4, 3)]
+    assert asked == [*tried, ("eager", 1, False, False)]
+    printed = capsys.readouterr()
+    ours, eager = printed.out.splitlines()[-2:]
+    remat = "| ours, remat | 2; 4 failed, TypeError | 4 | 20% | 1.00 GiB | 4 at 1 |"
+    assert ours == remat
+    assert eager.startswith("| Hugging Face, eager, float16 | below 1: its process died |")
+    assert "ours, remat, 3 clips: too much" in printed.err
+
+
+@pytest.mark.parametrize("words", [["--first=0"], ["--limit=0"], ["--first=9", "--limit=8"]])
+def test_batches_that_cannot_be_are_refused(memory, words, capsys):
+    with pytest.raises(SystemExit):
+        memory.parse(words)
+    assert "give a --first of 1 or more, up to --limit" in capsys.readouterr().err

@@ -41,3 +41,11 @@ def test_a_batch_is_noise_of_the_models_length_its_log_mels_and_labels(models):
     assert expected.std() > 0.3
     assert 0 < batch["targets"].mean() < 0.02
     assert not np.array_equal(batch["waveforms"][0], batch["waveforms"][1])
+
+
+def test_a_large_batch_repeats_clips_and_not_their_labels(models):
+    batch = models.make_batch(ASTConfig().replace(**models.TINY), 18)
+    for name in ("waveforms", "input_values"):
+        np.testing.assert_array_equal(batch[name][16:], batch[name][:2])
+        assert len(batch[name]) == 18
+    assert not np.array_equal(batch["targets"][16:], batch["targets"][:2])

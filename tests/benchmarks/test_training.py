@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "training.py"
@@ -76,6 +77,18 @@ def test_one_alone_is_held_against_the_loss_of_the_others(training, arguments):
         training.measure_training(("eager",), 2, arguments, "cpu", 0.5)
 
 
+def test_a_rows_figures_are_those_of_its_seconds(training):
+    seconds = {"ours": [[0.5, 0.25, 0.5]], "SDPA": [[1.0, 1.0, 0.5]]}
+    found = {name: training.Measured(name, 0.7, np.array(s)) for name, s in seconds.items()}
+    found["ours"] = found["ours"]._replace(peak=3 * 2**29)
+    found["SDPA"] = found["SDPA"]._replace(remark="apart")
+    rows = [cells(row) for row in training.table_rows(2, found, 10**12, 16e12)]
+    assert rows == [
+        ["2", "ours", "4", "4", "25%", "1.50 GiB", "1"],
+        ["2", "SDPA, apart", "2", "2", "12%", "–", "2.00 (1.50 to 3.00)"],
+    ]
+
+
 @pytest.mark.slow
 def test_out_of_memory_and_out_of_compilers(training, arguments, monkeypatch, capsys):
     import torch
@@ -94,7 +107,7 @@ def test_out_of_memory_and_out_of_compilers(training, arguments, monkeypatch, ca
     monkeypatch.setattr(training, "hugging_face", small_memory)
     arguments.compile = "default"
     found = training.measure_training(training.NAMES, 1, arguments, "cpu", None)
-    assert "no working compiler" in capsys.readouterr().out
+    assert "no working compiler" in capsys.readouterr().err
     assert found["ours"].seconds.shape == (1, 2)
     rows = [cells(row) for row in training.table_rows(1, found, 10**9, 1e12)]
     assert rows[2][1] == "Hugging Face, SDPA, float32"

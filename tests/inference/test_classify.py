@@ -98,10 +98,19 @@ def test_a_batch_of_waveforms_has_the_probabilities_of_each(classifier):
     )
 
 
-@pytest.mark.parametrize("waveforms", [noise(), np.zeros((1, 8000), np.int32)])
-def test_a_batch_of_another_shape_or_type_is_refused(classifier, waveforms):
-    with pytest.raises(InputError, match=r"the waveforms (have shape|are int32)"):
-        classifier.probabilities_of_waveforms(waveforms)
+@pytest.mark.parametrize(
+    ("waveforms", "lengths", "said"),
+    [
+        (noise(), None, "the waveforms have shape"),
+        (0.5, None, "the waveforms have shape"),
+        (np.zeros((1, 8000), np.int32), None, "the waveforms are int32"),
+        (np.zeros((2, 8000), np.int16), [8000], "lengths have shape"),
+        (np.zeros((2, 8000), np.int16), 8000, "lengths have shape"),
+    ],
+)
+def test_a_batch_of_another_shape_or_type_is_refused(classifier, waveforms, lengths, said):
+    with pytest.raises(InputError, match=said):
+        classifier.probabilities_of_waveforms(waveforms, lengths)
 
 
 def test_load_takes_a_path_and_changes(tmp_path):
