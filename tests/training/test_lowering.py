@@ -17,6 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint import Checkpoint
 from ast_jax.config import AugmentConfig, FrontendConfig, OptimizerConfig, TrainConfig
+from ast_jax.inference.classify import AudioClassifier
 from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig
 from ast_jax.training.parallel import DataParallel
@@ -249,6 +250,19 @@ def test_the_step_does_not_turn_to_the_host(gpu, options):
     text = for_cuda(step)
     assert all(name.startswith("__cudnn$") for name in calls(text))
     assert re.findall(r"stablehlo\.(?:infeed|outfeed|send|recv)", text) == []
+
+
+def test_a_classifier_of_waveforms_is_one_program_of_bfloat16_that_calls_cudnn(gpu):
+    *_, model = make_step()
+    extractor = ASTFeatureExtractor(max_length=model.max_length, num_mel_bins=model.num_mel_bins)
+    params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), param_shapes(model))
+    classifier = AudioClassifier(Checkpoint(model, extractor, params))
+    waveforms = np.zeros((4, 400 + 63 * 160), np.int16)
+    function = classifier._of_waveforms.trace(classifier._params, waveforms, None)
+    assert on_host(function) == set()
+    assert calls(for_cuda(function)) == ["__cudnn$fmhaSoftmax"]
+    # The frontend's three products and the classifier's.
+    assert len(not_bfloat16(function)) == 3 + 1
 
 
 def printing(x):
