@@ -51,6 +51,7 @@ def main(argv: Sequence[str]) -> None:
         from ast_jax.training.distributed import connect
         from ast_jax.training.folds import cross_validate
         from ast_jax.training.loop import fit
+        from ast_jax.training.memory import keep_freed_memory
 
         if not connect(
             _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value
@@ -58,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
             # On a pod the first process alone would keep programs, and the others compile without
             # it: there JAX_COMPILATION_CACHE_DIR is for a folder that all share.
             keep_compiled()
+        keep_freed_memory()
         (fit if config.data.fold else cross_validate)(config)
 
     status = run_command("train.py", train, config.workdir)

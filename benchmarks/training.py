@@ -51,6 +51,7 @@ from device import (
 from models import make_batch, make_extractor, make_weights, model_fields, training_flop
 
 from ast_jax.models.config import ASTConfig
+from ast_jax.training.memory import keep_freed_memory
 
 # The hungriest last: it is the one to run out of memory.
 NAMES = ("ours", "from waveforms", "SDPA", "eager")
@@ -79,6 +80,7 @@ def measure_training(
         kind: 'cuda' or 'cpu'.
         expected: the first loss, if another process knows it.
     """
+    keep_freed_memory()  # as train.py does; what PyTorch frees is kept as well
     torch_precision(kind)
     dtype = arguments.dtype or default_dtype(kind)
     config, weights, params = make_weights(model_fields(arguments.size, arguments.tiny))

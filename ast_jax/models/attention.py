@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ast_jax.models.attention_cpu import attention_by_head
 from ast_jax.models.config import ASTConfig
 from ast_jax.models.layers import linear, linear_of
-from ast_jax.models.rows import LANES, row_max
 
 
 class Attention(nnx.Module):
@@ -68,7 +68,7 @@ def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array) ->
     if query.shape[1] < key.shape[1]:  # a few tokens of the last layer: there is little to do
         return jax.nn.dot_product_attention(query, key, value, implementation="xla")
     if jax.default_backend() == "cpu":
-        return _attention_by_head(query, key, value)
+        return attention_by_head(query, key, value)
     # cuDNN's fused kernel takes half precision and some widths only.
     width = query.shape[3]
     fused = (
@@ -109,33 +109,3 @@ def _even_attention(
         implementation=implementation,
     )
     return padded[:, :tokens]
-
-
-def _attention_by_head(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """One head of one clip at a time, so that its scores stay in a CPU's cache.
-
-    The weights' sum is one more column of their product with the values, as XLA's CPU compiler is
-    slow to add along rows, and the keys are turned before, as it is slow to multiply by what it
-    must turn. The backward pass computes the weights anew rather than write them to memory and
-    read them back.
-    """
-    batch, tokens, heads, width = query.shape
-    padding = -tokens % LANES
-
-    @jax.checkpoint
-    def one_head(qkv: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        q, k, v = qkv  # (tokens, width), (width, tokens + padding), (tokens + padding, width + 1)
-        scores = jnp.dot(q * width**-0.5, k, preferred_element_type=jnp.float32)
-        weights = jnp.exp(scores - row_max(jax.lax.stop_gradient(scores))).astype(v.dtype)
-        y = jnp.dot(weights, v, preferred_element_type=jnp.float32)
-        return (y[:, :width] / y[:, width:]).astype(v.dtype)
-
-    def heads_first(x: jax.Array) -> jax.Array:
-        return jnp.moveaxis(x, 2, 1).reshape(batch * heads, tokens, -1)
-
-    # For whole lanes the last key once more, whose value and part of the sum are zero.
-    keys = jnp.swapaxes(jnp.pad(heads_first(key), ((0, 0), (0, padding), (0, 0)), "edge"), 1, 2)
-    values = jnp.pad(heads_first(value), ((0, 0), (0, 0), (0, 1)), constant_values=1)
-    values = jnp.pad(values, ((0, 0), (0, padding), (0, 0)))
-    y = jax.lax.map(one_head, (heads_first(query), keys, values))
-    return jnp.moveaxis(y.reshape(batch, heads, tokens, width), 1, 2)

@@ -21,6 +21,7 @@ class MLP(nnx.Module):
     """Linear, exact (erf) GELU, linear."""
 
     def __init__(self, config: ASTConfig, *, rngs: nnx.Rngs):
+        self.dtype = config.activation_dtype
         self.fc1 = linear(config, config.hidden_size, config.intermediate_size, rngs)
         self.fc2 = linear(config, config.intermediate_size, config.hidden_size, rngs)
 
@@ -29,7 +30,7 @@ class MLP(nnx.Module):
         # As one matrix of tokens: with two leading axes XLA's CPU backend turns the products
         # of the backward pass so that the GELU's derivative runs three times slower.
         flat = x.reshape(-1, x.shape[-1])
-        hidden = linear_of(normalize, self.fc1)(flat)
+        hidden = linear_of(normalize, self.fc1)(flat).astype(self.dtype)
         return linear_of(gelu, self.fc2)(hidden).reshape(x.shape)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from ast_jax.models.config import ASTConfig
 from ast_jax.models.int8 import Int8Linear
@@ -35,16 +36,57 @@ def linear(
 
 
 def _dot_general(x: jax.Array, kernel: jax.Array, axes: Any, **options: Any) -> jax.Array:
-    """`jax.lax.dot_general` whose sums are float32 and then rounded to x's dtype.
+    """`jax.lax.dot_general` of matrices, whose result in half precision on a CPU is float32."""
+    if jax.default_backend() == "cpu" and x.dtype != jnp.float32:
+        return _half_product(x, kernel)
+    return jax.lax.dot_general(x, kernel, axes, **options)
 
-    Others do so unasked. XLA's CPU compiler has to be asked, or some of its versions (that of jax
-    0.10) widen bfloat16 to float32 and multiply that, in three times the time. The products of the
-    backward pass are of float32 and bfloat16 then, on a CPU.
+
+@jax.custom_vjp
+def _half_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """(tokens, inputs) · (inputs, outputs) in bfloat16 → float32 (tokens, outputs).
+
+    XLA's CPU compiler has to be asked for float32, or some of its versions (that of jax 0.10) widen
+    what they multiply, in three times the time. And what it is asked for stays as it is, for then
+    the bias and its gradient are sums of float32: of bfloat16 they take as long as a product.
     """
-    if jax.default_backend() != "cpu":
-        return jax.lax.dot_general(x, kernel, axes, **options)
-    sums = jax.lax.dot_general(x, kernel, axes, **options, preferred_element_type=jnp.float32)
-    return sums.astype(x.dtype)
+    return jnp.dot(x, kernel, preferred_element_type=jnp.float32)
+
+
+def _half_product_and_kept(
+    x: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _half_product(x, kernel), (x, kernel)
+
+
+def _half_product_backward(
+    kept: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients of both, of products in bfloat16 as on accelerators."""
+    x, kernel = kept
+    dy = dy.astype(x.dtype)
+    by_columns = (((1,), (1,)), ((), ()))
+    dx = jax.lax.dot_general(dy, kernel, by_columns, preferred_element_type=jnp.float32)
+    # Of the tokens' two matrices the narrower is turned; the wide one may be a GELU's, which the
+    # compiler would compute column by column then.
+    if dy.shape[1] < x.shape[1]:
+        d_kernel = _by_rows(jnp.dot(_turned(dy), x, preferred_element_type=jnp.float32)).T
+    else:
+        d_kernel = jnp.dot(_turned(x), dy, preferred_element_type=jnp.float32)
+    return dx.astype(x.dtype), d_kernel.astype(kernel.dtype)
+
+
+def _turned(x: jax.Array) -> jax.Array:
+    """(a, b) → (b, a), moved in memory: of rows by columns alone a product is quick."""
+    return _by_rows(x.T)
+
+
+def _by_rows(x: jax.Array) -> jax.Array:
+    """The matrix, which is to lie in memory row by row."""
+    return with_layout_constraint(x, Layout((0, 1)))
+
+
+_half_product.defvjp(_half_product_and_kept, _half_product_backward)
 
 
 def linear_of(cheap: ArrayFn, layer: ArrayFn) -> ArrayFn:

@@ -26,6 +26,7 @@ Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Inputs = Callable[[Batch], jax.Array]  # a batch → input_values
 Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (keys, input_values) → input_values
 Patchout = Callable[[jax.Array], jax.Array]  # keys → the patches kept of each clip
+Trained = tuple[Params, optax.OptState, Params | None]  # the first three of a `TrainState`
 GradientFn = Callable[[Params, Batch, jax.Array], tuple[jax.Array, Params]]
 
 
@@ -147,7 +148,9 @@ def make_gradient_fn(
         clips = len(batch["targets"])
         keys = clip_keys(key, jax.lax.axis_index(AXIS) * clips, clips)
         of_batch = of_part if accumulate == 1 else of_parts
-        return jax.lax.pmean(of_batch(params, batch, keys), AXIS)
+        found = of_batch(params, batch, keys)
+        # Alone there is nothing to average, of which a CPU would make a copy.
+        return found if jax.lax.axis_size(AXIS) == 1 else jax.lax.pmean(found, AXIS)
 
     return gradient_fn
 
@@ -175,20 +178,33 @@ def make_train_step(
         step_key = jax.random.fold_in(key, state.step)
         loss, gradients = gradient_fn(state.params, batch, step_key)
         norm, rate = optax.tree.norm(gradients), jnp.asarray(schedule(state.step), jnp.float32)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
-        ema = state.ema
-        if ema is not None:
-            ema = jax.tree.map(lambda e, p: ema_decay * e + (1 - ema_decay) * p, ema, params)
+
+        def updated(trained: Trained) -> Trained:
+            params, opt_state, ema = trained
+            updates, opt_state = optimizer.update(gradients, opt_state, params)
+            params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
+            if ema is not None:
+                ema = jax.tree.map(lambda e, p: ema_decay * e + (1 - ema_decay) * p, ema, params)
+            return params, opt_state, ema
+
         sound = jnp.isfinite(loss) & jnp.isfinite(norm)
-        params, opt_state, ema = jax.tree.map(
-            lambda new, old: jnp.where(sound, new, old), (params, opt_state, ema), state[:3]
-        )
+        params, opt_state, ema = _if(sound, updated, state[:3])
         after = TrainState(params, opt_state, ema, state.average, state.step + 1)
         stop = jax.lax.pmax(batch["stop"].max(), AXIS) if "stop" in batch else jnp.zeros(())
         return after, StepMetrics(loss, norm, rate, stop)
 
     return train_step
+
+
+def _if(condition: jax.Array, change: Callable[[Trained], Trained], trained: Trained) -> Trained:
+    """What was trained, changed if the condition is met.
+
+    Where a program is let choose, an accelerator waits for its host. A CPU need not wait, and
+    would copy parameters and moments to have those before beside those after.
+    """
+    if jax.default_backend() == "cpu":
+        return jax.lax.cond(condition, change, lambda trained: trained, trained)
+    return jax.tree.map(lambda new, old: jnp.where(condition, new, old), change(trained), trained)
 
 
 def make_predict(
