@@ -1,12 +1,14 @@
 """Batches made by processes of their own, handed over in shared memory."""
 
 import contextlib
+import math
 import multiprocessing
 import shutil
 import traceback
 from collections.abc import Callable, Generator, Iterator
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
+from multiprocessing.synchronize import Semaphore
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from ast_jax.errors import InputError
 
 SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it
 AHEAD = 3  # batches that a worker has room for, the one it is filling among them
+FAILED = 1  # a place's first byte, where the batch could not be made
 
 MakeBatch = Callable[..., Batch]  # (number) → a batch, or (number, batch) → the batch, filled
 Layout = list[tuple[str, tuple[int, ...], str, int]]  # name, shape, dtype and offset of arrays
@@ -60,47 +63,66 @@ def from_workers(
 
 
 class _Worker:
-    """One process and the memory shared with it."""
+    """One process and the memory shared with it.
+
+    Semaphores count the batches that are made and the places that are free, so that to take a batch
+    that is made is no call of the system: at each such call a thread that is busy in Python takes
+    the interpreter away, for 5 ms.
+    """
 
     def __init__(self, context: Any, make_batch: MakeBatch, numbers: range):
         self.pipe, theirs = context.Pipe()
+        self.made, self.free = context.Semaphore(0), context.Semaphore(AHEAD)
         self.process = context.Process(
-            target=_work, args=(theirs, make_batch, numbers), daemon=True
+            target=_work, args=(theirs, self.made, self.free, make_batch, numbers), daemon=True
         )
         with deaf_to_signals():
             self.process.start()
         theirs.close()  # so that a worker's death is seen as the end of the pipe
         self.memory: list[SharedMemory] = []
+        self.taken = 0
 
     def share(self, first: Batch) -> None:
         """Tells the worker where batches like `first` go."""
         self.layout, size = _layout(first)
         for _ in range(AHEAD):  # one by one, so that `close` frees those that were made
-            self.memory.append(SharedMemory(create=True, size=max(size, 1)))
-        self._send((self.layout, [memory.name for memory in self.memory]))
+            self.memory.append(SharedMemory(create=True, size=size))
+        with contextlib.suppress(OSError):  # it has ended, which `take` tells
+            self.pipe.send((self.layout, [memory.name for memory in self.memory]))
 
     def take(self) -> Batch:
         """The worker's next batch, copied."""
-        wait([self.pipe, self.process.sentinel])
-        try:
-            slot, error = self.pipe.recv()
-        except (EOFError, OSError):
-            self.process.join(5)
-            raise InputError(
-                f"a process that makes batches died (exit code {self.process.exitcode}), perhaps "
-                f"for want of memory; lower data.workers or batch_size"
-            ) from None
-        if isinstance(error, InputError):
-            raise error
-        if error is not None:
+        while not self.made.acquire(timeout=1):
+            if self.process.is_alive():
+                continue
+            if self.made.acquire(block=False):  # it was made before the process ended
+                break
+            raise self._death()
+        buffer: Any = self.memory[self.taken % AHEAD].buf
+        if buffer[0] == FAILED:
+            try:
+                error = self.pipe.recv()
+            except (EOFError, OSError):
+                raise self._death() from None
+            if isinstance(error, InputError):
+                raise error
             raise RuntimeError(f"a process that makes batches failed:\n{error}")
-        batch = {name: array.copy() for name, array in _views(self.memory[slot], self.layout)}
-        self._send(slot)
+        batch = {}
+        for name, shape, dtype, offset in self.layout:
+            size = math.prod(shape) * np.dtype(dtype).itemsize
+            # Not by NumPy, which would let another thread have the interpreter meanwhile.
+            copy = bytearray(buffer[offset : offset + size])
+            batch[name] = np.frombuffer(copy, dtype).reshape(shape)
+        self.taken += 1
+        self.free.release()
         return batch
 
-    def _send(self, message: object) -> None:
-        with contextlib.suppress(OSError):  # it has ended; if batches are missing, `take` tells
-            self.pipe.send(message)
+    def _death(self) -> InputError:
+        self.process.join(5)
+        return InputError(
+            f"a process that makes batches died (exit code {self.process.exitcode}), perhaps for "
+            f"want of memory; lower data.workers or batch_size"
+        )
 
     def close(self) -> None:
         """Ends the process and frees the memory."""
@@ -128,29 +150,36 @@ def _check_room(size: int) -> None:
         )
 
 
-def _work(pipe: Connection, make_batch: MakeBatch, numbers: range) -> None:
+def _work(
+    pipe: Connection, made: Semaphore, free: Semaphore, make_batch: MakeBatch, numbers: range
+) -> None:
     """A worker's life: batch after batch, each into memory that the other side gave free."""
     try:
         layout, names = pipe.recv()
         memory = [SharedMemory(name=name) for name in names]
-        free = list(range(len(memory)))
-        for number in numbers:
-            slot = free.pop() if free else pipe.recv()
+        for i, number in enumerate(numbers):
+            while not free.acquire(timeout=1):
+                if pipe.poll():  # nothing is sent any more: it is the end
+                    return
+            place = memory[i % len(memory)]
             try:
-                make_batch(number, dict(_views(memory[slot], layout)))
-            except InputError as error:
-                return pipe.send((-1, error))
-            except Exception:
-                return pipe.send((-1, traceback.format_exc()))
-            pipe.send((slot, None))
+                make_batch(number, dict(_views(place, layout)))
+            except Exception as error:
+                buffer: Any = place.buf
+                buffer[0] = FAILED
+                made.release()
+                pipe.send(error if isinstance(error, InputError) else traceback.format_exc())
+                break
+            made.release()
         while True:  # until it is ended: a pipe that closes early looks like a death
             pipe.recv()
     except (EOFError, OSError):
-        return None  # the process that trains has ended
+        return  # the process that trains has ended
 
 
 def _layout(batch: Batch) -> tuple[Layout, int]:
-    layout, offset = [], 0
+    """Where the arrays of a batch lie, behind a byte that tells whether it failed; the size."""
+    layout, offset = [], 64
     for name, array in batch.items():
         layout.append((name, array.shape, array.dtype.str, offset))
         offset += -(-array.nbytes // 64) * 64

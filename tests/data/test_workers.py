@@ -32,6 +32,8 @@ class Numbers:
                 raise InputError(f"clip {number} cannot be used; leave it out")
             if self.how == "fault":
                 raise KeyError(f"no clip {number}")
+            if self.how == "long":
+                raise KeyError("no clip " * 20_000)
             if self.how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.how == "exits":
@@ -87,6 +89,7 @@ def test_batches_come_in_order_from_any_number_of_workers(workers):
     [
         ("input", InputError, "^clip 5 cannot be used; leave it out$"),
         ("fault", RuntimeError, r"(?s)process that makes batches failed:.*KeyError: 'no clip 5'"),
+        ("long", RuntimeError, r"(?s)failed:.*KeyError: '(no clip ){20000}'"),
         ("killed", InputError, r"died \(exit code -9\).*lower data\.workers or batch_size"),
         ("exits", InputError, r"died \(exit code 3\)"),
     ],
