@@ -80,7 +80,7 @@ def measure_training(
         kind: 'cuda' or 'cpu'.
         expected: the first loss, if another process knows it.
     """
-    keep_freed_memory()  # as train.py does; what PyTorch frees is kept as well
+    keep_freed_memory()  # as train.py has it on a CPU; what PyTorch frees is kept as well
     torch_precision(kind)
     dtype = arguments.dtype or default_dtype(kind)
     config, weights, params = make_weights(model_fields(arguments.size, arguments.tiny))

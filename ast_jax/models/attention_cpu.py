@@ -58,7 +58,8 @@ def _forward_and_kept(query: jax.Array, key: jax.Array, value: jax.Array) -> tup
 def _backward(kept: Kept, dy: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The gradients of query, key and value from that of the output.
 
-    Weights stand turned in it, from key to query, as then no product is by what must be turned.
+    Weights stand turned in it, from key to query, as then no product is by what must be turned; the
+    loop over heads is given its matrices as they lie, row by row.
     """
     query, key, value, y, log_sum = kept
     batch, _, _, width = query.shape

@@ -36,8 +36,8 @@ def linear(
 
 
 def _dot_general(x: jax.Array, kernel: jax.Array, axes: Any, **options: Any) -> jax.Array:
-    """`jax.lax.dot_general` of matrices, whose result in half precision on a CPU is float32."""
-    if jax.default_backend() == "cpu" and x.dtype != jnp.float32:
+    """`jax.lax.dot_general` of two matrices, whose result in bfloat16 on a CPU is float32."""
+    if jax.default_backend() == "cpu" and x.dtype == jnp.bfloat16:
         return _half_product(x, kernel)
     return jax.lax.dot_general(x, kernel, axes, **options)
 
@@ -48,7 +48,8 @@ def _half_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     XLA's CPU compiler has to be asked for float32, or some of its versions (that of jax 0.10) widen
     what they multiply, in three times the time. And what it is asked for stays as it is, for then
-    the bias and its gradient are sums of float32: of bfloat16 they take as long as a product.
+    the bias and its gradient are sums of float32: of bfloat16 they take as long as a product. It
+    can be differentiated backwards, not forwards (`jax.jvp`).
     """
     return jnp.dot(x, kernel, preferred_element_type=jnp.float32)
 
@@ -70,13 +71,13 @@ def _half_product_backward(
     # Of the tokens' two matrices the narrower is turned; the wide one may be a GELU's, which the
     # compiler would compute column by column then.
     if dy.shape[1] < x.shape[1]:
-        d_kernel = _by_rows(jnp.dot(_turned(dy), x, preferred_element_type=jnp.float32)).T
+        d_kernel = _by_rows(jnp.dot(_turned_in_memory(dy), x, preferred_element_type=jnp.float32)).T
     else:
-        d_kernel = jnp.dot(_turned(x), dy, preferred_element_type=jnp.float32)
+        d_kernel = jnp.dot(_turned_in_memory(x), dy, preferred_element_type=jnp.float32)
     return dx.astype(x.dtype), d_kernel.astype(kernel.dtype)
 
 
-def _turned(x: jax.Array) -> jax.Array:
+def _turned_in_memory(x: jax.Array) -> jax.Array:
     """(a, b) → (b, a), moved in memory: of rows by columns alone a product is quick."""
     return _by_rows(x.T)
 

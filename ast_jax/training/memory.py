@@ -1,17 +1,18 @@
 """Training on a CPU takes the memory of one step again for the next."""
 
 import ctypes
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 
 import jax
 
-# Of glibc's mallopt (malloc.h): what to set, to what, and its default.
+# Of glibc's mallopt (malloc.h), and what to set them to: no trimming, no mapping, one heap.
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
-KEEPING = {TRIM_THRESHOLD: -1, MMAP_MAX: 0, ARENA_MAX: 1}  # no trimming, no mapping, one heap
-DEFAULTS = {TRIM_THRESHOLD: 128 * 1024, MMAP_MAX: 65536, ARENA_MAX: 0}
+KEEPING = {TRIM_THRESHOLD: -1, MMAP_MAX: 0, ARENA_MAX: 1}
 
 
 def keep_freed_memory() -> bool:
-    """Has the C library keep what is freed, if JAX's backend is a CPU; returns whether it does.
+    """Has the C library keep what is freed, where JAX has a CPU alone; returns whether it does.
 
     XLA's CPU client takes all that a step needs in one piece and frees it at the step's end. glibc
     gives pieces of that size back to the system, which clears each page of them anew: for base384
@@ -19,16 +20,20 @@ def keep_freed_memory() -> bool:
     large one beside them, so that in the end the process holds that of two or three steps.
 
     To be called before JAX's threads start, as they keep the heap that they start with. Does
-    nothing on systems without glibc.
+    nothing on systems without glibc, and beside an accelerator, whose hosts want many heaps.
     """
+    if not _has_cpu_alone():
+        return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # of macOS and musl, and of Windows
         return False
-    for parameter, value in KEEPING.items():
-        mallopt(parameter, value)
-    if jax.default_backend() == "cpu":  # starts the threads
+    return all([mallopt(parameter, value) for parameter, value in KEEPING.items()])
+
+
+def _has_cpu_alone() -> bool:
+    """Whether JAX can have no other device, told without starting it: a setting is not undone."""
+    if jax.config.jax_platforms == "cpu":  # type: ignore[attr-defined]
         return True
-    for parameter, value in DEFAULTS.items():
-        mallopt(parameter, value)
-    return False
+    plugins = entry_points(group="jax_plugins") or find_spec("jax_plugins") or find_spec("libtpu")
+    return not (jax.config.jax_platforms or plugins)  # type: ignore[attr-defined]

@@ -148,9 +148,10 @@ def make_gradient_fn(
         clips = len(batch["targets"])
         keys = clip_keys(key, jax.lax.axis_index(AXIS) * clips, clips)
         of_batch = of_part if accumulate == 1 else of_parts
-        found = of_batch(params, batch, keys)
-        # Alone there is nothing to average, of which a CPU would make a copy.
-        return found if jax.lax.axis_size(AXIS) == 1 else jax.lax.pmean(found, AXIS)
+        loss_and_gradients = of_batch(params, batch, keys)
+        if jax.lax.axis_size(AXIS) == 1:  # there is nothing to average, and a CPU would copy it
+            return loss_and_gradients
+        return jax.lax.pmean(loss_and_gradients, AXIS)
 
     return gradient_fn
 
@@ -188,7 +189,7 @@ def make_train_step(
             return params, opt_state, ema
 
         sound = jnp.isfinite(loss) & jnp.isfinite(norm)
-        params, opt_state, ema = _if(sound, updated, state[:3])
+        params, opt_state, ema = _changed_if(sound, updated, state[:3])
         after = TrainState(params, opt_state, ema, state.average, state.step + 1)
         stop = jax.lax.pmax(batch["stop"].max(), AXIS) if "stop" in batch else jnp.zeros(())
         return after, StepMetrics(loss, norm, rate, stop)
@@ -196,8 +197,10 @@ def make_train_step(
     return train_step
 
 
-def _if(condition: jax.Array, change: Callable[[Trained], Trained], trained: Trained) -> Trained:
-    """What was trained, changed if the condition is met.
+def _changed_if(
+    condition: jax.Array, change: Callable[[Trained], Trained], trained: Trained
+) -> Trained:
+    """What was trained, changed if the condition is met, which must be one on all devices.
 
     Where a program is let choose, an accelerator waits for its host. A CPU need not wait, and
     would copy parameters and moments to have those before beside those after.

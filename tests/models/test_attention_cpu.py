@@ -46,7 +46,7 @@ def test_it_stands_scores_beyond_what_exp_does(qkv, gain):
 
 
 def gradients(function, qkv):
-    return jax.grad(lambda *x: jnp.sin(function(*x)).sum(), argnums=(0, 1, 2))(*qkv)
+    return jax.jit(jax.grad(lambda *x: jnp.sin(function(*x)).sum(), argnums=(0, 1, 2)))(*qkv)
 
 
 @pytest.mark.parametrize("tokens", [1, 15, 16, 17, 19])
@@ -64,7 +64,7 @@ def test_its_gradients_in_half_precision_are_off_by_its_rounding(qkv):
     exact = gradients(jax.nn.dot_product_attention, [x.astype(jnp.float32) for x in half])
     assert {x.dtype for x in ours} == {jnp.dtype("bfloat16")}
     for a, b in zip(ours, exact, strict=True):
-        np.testing.assert_allclose(a.astype(np.float32), b, atol=0.03)
+        np.testing.assert_allclose(a.astype(np.float32), b, atol=0.015)
 
 
 @pytest.mark.parametrize("gain", [1e4, -1e4])

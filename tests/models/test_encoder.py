@@ -54,6 +54,27 @@ def assert_equal(found, expected):
     jax.tree.map(check, found, expected)
 
 
+@pytest.mark.parametrize("remat", [False, True])
+def test_gradients_in_half_precision_are_those_in_float32_but_for_its_rounding(remat):
+    kept = jnp.array([[0, 1, 3, 4, 7], [1, 2, 5, 6, 7]])  # an odd number of tokens
+
+    def gradients(dtype):
+        graph = graphdef(CONFIG.replace(dtype=dtype))
+
+        def loss(params):
+            logits = nnx.merge(graph, params)(CLIPS, kept, training=True, remat=remat)
+            return jnp.sin(logits).sum()
+
+        return jax.jit(jax.grad(loss))(PARAMS)
+
+    def check(half, full):
+        assert half.dtype == jnp.float32
+        error = jnp.linalg.norm(half - full) / jnp.linalg.norm(full)
+        assert error < 0.05, f"{half.shape}: {error}"
+
+    jax.tree.map(check, gradients("bfloat16"), gradients("float32"))
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"training": True}, {"training": True, "remat": True}], ids=str
 )

@@ -1,4 +1,6 @@
 import ctypes
+import os
+import platform
 import subprocess
 import sys
 
@@ -32,12 +34,13 @@ print(keep, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def pages(keep):
     """Whether memory is kept, and how many pages the later steps were given by the system."""
     code = [sys.executable, "-c", CODE.format(keep=keep)]
-    done = subprocess.run(code, capture_output=True, text=True, check=True)
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(code, env=environment, capture_output=True, text=True, check=True)
     kept, faults = done.stdout.split()
     return kept == "True", int(faults)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_later_steps_take_the_memory_of_earlier_ones():
     kept, few = pages(keep=True)
     assert kept
@@ -47,23 +50,48 @@ def test_later_steps_take_the_memory_of_earlier_ones():
 class Library:
     """A C library that notes what it is told."""
 
-    def __init__(self):
+    def __init__(self, answer=1):
         self.told = {}
+        self.answer = answer
 
     def mallopt(self, parameter, value):
         self.told[parameter] = value
+        return self.answer
 
 
-def test_beside_an_accelerator_the_c_library_is_left_as_it_was(monkeypatch):
+@pytest.fixture
+def settings():
+    """JAX's choice of platforms, to be changed: (value) → None."""
+    before = jax.config.jax_platforms
+    yield lambda value: jax.config.update("jax_platforms", value)
+    jax.config.update("jax_platforms", before)
+
+
+@pytest.mark.parametrize(
+    ("platforms", "installed", "expected"),
+    [
+        ("cpu", ["jax_plugins", "libtpu"], True),
+        ("", [], True),
+        (None, [], True),
+        (None, ["jax_plugins"], False),
+        (None, ["libtpu"], False),
+        ("cuda,cpu", [], False),
+    ],
+)
+def test_the_c_library_is_told_only_where_there_is_a_cpu_alone(
+    monkeypatch, settings, platforms, installed, expected
+):
     library = Library()
     monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
-    assert memory.keep_freed_memory()
-    assert library.told == memory.KEEPING
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(memory, "entry_points", lambda group: ())
+    monkeypatch.setattr(memory, "find_spec", lambda name: name in installed or None)
+    settings(platforms)
+    assert memory.keep_freed_memory() is expected
+    assert library.told == (memory.KEEPING if expected else {})
+
+
+def test_a_c_library_that_has_no_such_setting_or_refuses_it_is_told_of(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Library(answer=0))
     assert not memory.keep_freed_memory()
-    assert library.told == memory.DEFAULTS
-
-
-def test_a_c_library_without_the_setting_is_left_alone(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     assert not memory.keep_freed_memory()

@@ -10,6 +10,7 @@ from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.config import ASTConfig
 from ast_jax.models.patchout import kept_patches
 from ast_jax.training import step
+from ast_jax.training.optimizer import split_over_devices, state_specs
 from ast_jax.training.parallel import REPLICATED, SPLIT, DataParallel
 
 CONFIG = ASTConfig(
@@ -59,12 +60,12 @@ def small_batch(clips=8):
     }
 
 
-def make_step(parallel, optimizer, **options):
+def make_step(parallel, optimizer, of_state=REPLICATED, **options):
     gradient_fn = step.make_gradient_fn(graphdef(CONFIG), step.cross_entropy, lambda key, x: x)
     train_step = step.make_train_step(
         gradient_fn, optimizer, lambda number: 1e-2 * (number + 1), jax.random.key(0), **options
     )
-    return parallel.map(train_step, (REPLICATED, SPLIT), REPLICATED)
+    return parallel.map(train_step, (of_state, SPLIT), (of_state, REPLICATED))
 
 
 @pytest.mark.parametrize("devices", [1, 2])
@@ -114,12 +115,18 @@ def test_patchout_is_a_clips_own_on_any_number_of_devices(accumulate):
     assert abs(gradients(1, None)[0] - one) > 1e-4
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_step_that_is_not_finite_changes_nothing_but_the_count(bad):
+@pytest.mark.parametrize(("bad", "split"), [(np.nan, False), (np.inf, False), (np.nan, True)])
+def test_a_step_that_is_not_finite_changes_nothing_but_the_count(bad, split):
     parallel = DataParallel(devices=jax.devices()[:2])
-    optimizer = optax.scale_by_adam()
-    train_step = make_step(parallel, optimizer, ema_decay=0.5)
+    optimizer, of_state = optax.scale_by_adam(), REPLICATED
+    if split:
+        optimizer = split_over_devices(optimizer, 2)
     state = step.init_state(init_params(CONFIG), optimizer, ema=True)
+    if split:
+        replicated = jax.tree.map(lambda _: REPLICATED, state)
+        of_state = replicated._replace(opt_state=state_specs(state.opt_state, 2))
+        state = parallel.place(state, of_state)
+    train_step = make_step(parallel, optimizer, of_state, ema_decay=0.5)
     state, metrics = train_step(state, small_batch())
     assert np.isfinite(metrics.loss)
     broken = small_batch()
