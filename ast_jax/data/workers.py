@@ -65,9 +65,9 @@ def from_workers(
 class _Worker:
     """One process and the memory shared with it.
 
-    Semaphores count the batches that are made and the places that are free, so that to take a batch
-    that is made is no call of the system: at each such call a thread that is busy in Python takes
-    the interpreter away, for 5 ms.
+    Semaphores count the batches that are made and the places that are free. To take a batch that is
+    made never lets go of the interpreter, as to read a pipe does: a thread that is busy in Python
+    would keep it for 5 ms each time.
     """
 
     def __init__(self, context: Any, make_batch: MakeBatch, numbers: range):
@@ -92,7 +92,7 @@ class _Worker:
 
     def take(self) -> Batch:
         """The worker's next batch, copied."""
-        while not self.made.acquire(timeout=1):
+        while not self.made.acquire(timeout=1):  # so long a death may go unseen
             if self.process.is_alive():
                 continue
             if self.made.acquire(block=False):  # it was made before the process ended
@@ -129,6 +129,7 @@ class _Worker:
         self.pipe.close()
         self.process.kill()
         self.process.join()
+        del self.made, self.free  # at once, also where an error's traceback still holds this
         for memory in self.memory:
             memory.close()
             memory.unlink()
