@@ -74,6 +74,19 @@ def test_what_cannot_be_counted_is_refused(scaling):
     scaling.check_counted(HLO)
 
 
+def test_a_branch_of_the_program_is_counted_and_a_loop_in_it_is_not(scaling):
+    branch = """\
+%change.1 (p: f32[2]) -> f32[2] {
+  ROOT %g = f32[4]{0} all-gather(%p), dimensions={0}
+}
+
+"""
+    call = "ROOT %k = f32[2] conditional(%t, %u, %u), branch_computations={%keep.2, %change.1}"
+    scaling.check_counted(branch + HLO.replace("ROOT %e", f"{call}\n  %e"))
+    with pytest.raises(SystemExit, match="in a loop"):
+        scaling.check_counted(branch.replace("change.1", "loop.3") + HLO.replace("ROOT", call))
+
+
 def test_rings_inside_groups_and_between_them(scaling):
     machine = scaling.Machine(
         "pairs", peak=1.0, group=2, axes=1, closed=1, fast=100.0, fast_hop=1.0, slow=10.0,
