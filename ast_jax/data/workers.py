@@ -1,7 +1,6 @@
 """Batches made by processes of their own, handed over in shared memory."""
 
 import contextlib
-import math
 import multiprocessing
 import shutil
 import traceback
@@ -98,7 +97,8 @@ class _Worker:
             if self.made.acquire(block=False):  # it was made before the process ended
                 break
             raise self._death()
-        buffer: Any = self.memory[self.taken % AHEAD].buf
+        place = self.memory[self.taken % AHEAD]
+        buffer: Any = place.buf
         if buffer[0] == FAILED:
             try:
                 error = self.pipe.recv()
@@ -107,12 +107,11 @@ class _Worker:
             if isinstance(error, InputError):
                 raise error
             raise RuntimeError(f"a process that makes batches failed:\n{error}")
-        batch = {}
-        for name, shape, dtype, offset in self.layout:
-            size = math.prod(shape) * np.dtype(dtype).itemsize
-            # Not by NumPy, which would let another thread have the interpreter meanwhile.
-            copy = bytearray(buffer[offset : offset + size])
-            batch[name] = np.frombuffer(copy, dtype).reshape(shape)
+        # Not copied by NumPy, which would let another thread have the interpreter meanwhile.
+        batch = {
+            name: np.frombuffer(bytearray(array), array.dtype).reshape(array.shape)
+            for name, array in _views(place, self.layout)
+        }
         self.taken += 1
         self.free.release()
         return batch

@@ -33,7 +33,8 @@ def keep_freed_memory() -> bool:
 
 def _has_cpu_alone() -> bool:
     """Whether JAX can have no other device, told without starting it: a setting is not undone."""
-    if jax.config.jax_platforms == "cpu":  # type: ignore[attr-defined]
-        return True
-    plugins = entry_points(group="jax_plugins") or find_spec("jax_plugins") or find_spec("libtpu")
-    return not (jax.config.jax_platforms or plugins)  # type: ignore[attr-defined]
+    platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
+    if platforms:
+        return platforms == "cpu"
+    modules = [name for name in ("jax_plugins", "libtpu") if find_spec(name)]
+    return not modules and not entry_points(group="jax_plugins")
