@@ -1,5 +1,6 @@
 """Batches made by processes of their own, handed over in shared memory."""
 
+import atexit
 import contextlib
 import multiprocessing
 import shutil
@@ -80,6 +81,9 @@ class _Worker:
         theirs.close()  # so that a worker's death is seen as the end of the pipe
         self.memory: list[SharedMemory] = []
         self.taken = 0
+        # Python would ask it to end by a signal that it never hears, and wait, where a program
+        # ends with its batches still to come.
+        atexit.register(self.close)
 
     def share(self, first: Batch) -> None:
         """Tells the worker where batches like `first` go."""
@@ -124,7 +128,10 @@ class _Worker:
         )
 
     def close(self) -> None:
-        """Ends the process and frees the memory."""
+        """Ends the process and frees the memory, once."""
+        if self.pipe.closed:
+            return
+        atexit.unregister(self.close)
         self.pipe.close()
         self.process.kill()
         self.process.join()

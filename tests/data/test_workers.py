@@ -156,6 +156,26 @@ def test_batches_that_cannot_be_pickled_are_refused_at_once():
         next(from_workers(lambda number: {}, range(5), 1))
 
 
+UNFINISHED = """
+from ast_jax.data.workers import from_workers
+from tests.data.test_workers import Numbers
+
+if __name__ == "__main__":
+    batches = from_workers(Numbers(), range(10**9), 2)
+    for _ in range(9):
+        next(batches)
+    print("taken")
+"""
+
+
+def test_a_program_may_end_with_batches_still_to_come(tmp_path):
+    (tmp_path / "main.py").write_text(UNFINISHED)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(tmp_path / "main.py")]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "taken\n", "")
+
+
 KILLED = """
 import multiprocessing, os, signal
 from ast_jax.data.workers import from_workers
