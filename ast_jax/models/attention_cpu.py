@@ -5,6 +5,9 @@ computes the weights anew from the logarithm of each row's sum, rather than writ
 and read them back. JAX's own would also repeat the softmax's sum and the product with the values.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -46,7 +49,7 @@ def _forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Ar
     keys = _turned(jnp.pad(_by_head(key), ((0, 0), (0, padding), (0, 0)), "edge"))
     values = jnp.pad(_by_head(value), ((0, 0), (0, 0), (0, 1)), constant_values=1)
     values = jnp.pad(values, ((0, 0), (0, padding), (0, 0)))
-    y, log_sum = jax.lax.map(one_head, (_by_head(query), keys, values))
+    y, log_sum = _two_by_two(one_head, (_by_head(query), keys, values))
     return _by_clip(y, batch), log_sum
 
 
@@ -77,12 +80,17 @@ def _backward(kept: Kept, dy: jax.Array) -> tuple[jax.Array, jax.Array, jax.Arra
 
     q, k, v, dy, y = (_by_head(x) for x in (query * width**-0.5, key, value, dy, y))
     of_heads = (q, _turned(q), k, _turned(k), v, dy, _turned(dy), _turned(y), _turned(log_sum))
-    dqt, dk, dv = jax.lax.map(one_head, of_heads)
+    dqt, dk, dv = _two_by_two(one_head, of_heads)
     dq, dk, dv = (_by_clip(x, batch) for x in (_turned(dqt), dk, dv))
     return dq, dk, dv
 
 
 attention_by_head.defvjp(_forward_and_kept, _backward)
+
+
+def _two_by_two(of_head: Callable[[Any], Any], heads: Any) -> Any:
+    """`of_head` of each head, two in a turn of the loop: one fills the pauses of the other."""
+    return jax.lax.scan(lambda _, head: (None, of_head(head)), None, heads, unroll=2)[1]
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -71,7 +71,9 @@ def _half_product_backward(
     # Of the tokens' two matrices the narrower is turned; the wide one may be a GELU's, which the
     # compiler would compute column by column then.
     if dy.shape[1] < x.shape[1]:
-        d_kernel = _by_rows(jnp.dot(_turned_in_memory(dy), x, preferred_element_type=jnp.float32)).T
+        d_kernel = _by_rows(jnp.dot(_turned_in_memory(dy), x, preferred_element_type=jnp.float32))
+        # Behind a barrier, or one thread would turn it while it stores it among the layers'.
+        d_kernel = jax.lax.optimization_barrier(_turned_in_memory(d_kernel.astype(kernel.dtype)))
     else:
         d_kernel = jnp.dot(_turned_in_memory(x), dy, preferred_element_type=jnp.float32)
     return dx.astype(x.dtype), d_kernel.astype(kernel.dtype)
