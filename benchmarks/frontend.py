@@ -1,42 +1,88 @@
-"""Times the NumPy frontend against Hugging Face's extractor and torchaudio's Kaldi fbank.
+"""Times the frontends, NumPy's and the device's, against Hugging Face's extractor and torchaudio.
 
-    python benchmarks/frontend.py
+    python benchmarks/frontend.py [--rounds 12] [--tiny]
 
-needs torch and transformers (the extra `test`), and torchaudio for its rows. All run on one
-thread in one process. A round times a few calls of each in turn, as a pipeline calls its
-frontend again and again; the ratio is the median of the rounds' ratios, so that a machine that
-slows down for a while slows all.
+needs torch and transformers (the extra `test`), and torchaudio for its rows; neither TensorFlow nor
+a sound library. Clips of ten seconds go from waveform to model input, one at a time and on the
+device also a batch of them, by a process that is pinned to one core, XLA's threads too. On an
+accelerator the waveforms' way there counts; the features stay.
+
+A round times a few calls of each in turn, as a pipeline calls its frontend again and again; the
+ratio is the median of the rounds' ratios, so that a machine that slows down for a while slows all.
 """
 
 import argparse
+import contextlib
+import os
 import platform
 import sys
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
-import numpy as np
-import scipy
-import threadpoolctl
-from common import RATE, cpu, hugging_face, torchaudio_fbank, versions
+for library in ("OMP", "OPENBLAS", "MKL"):  # read as NumPy is imported
+    os.environ[f"{library}_NUM_THREADS"] = "1"
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import scipy  # noqa: E402
+from common import (  # noqa: E402
+    RATE,
+    cpu,
+    hugging_face,
+    quartiles,
+    table_head,
+    table_row,
+    torchaudio_fbank,
+    versions,
+)
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from ast_jax.audio.fbank import _rfft, fbank
-from ast_jax.audio.feature_extractor import ASTFeatureExtractor, pad_or_cut
+from ast_jax.audio.fbank import _rfft, fbank  # noqa: E402
+from ast_jax.audio.fbank_jax import input_values  # noqa: E402
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor, pad_or_cut  # noqa: E402
 
-CALLS = 5  # of each in a round
+CALLS = 5  # of each in a round, where they take one clip
+BATCH = 32
+PEER = "Hugging Face's extractor (NumPy)"
+
+# What is timed: the computation, what it is given, how many clips that is.
+Contender = tuple[Callable[[Any], Any], np.ndarray, int]
 
 
-def clip() -> np.ndarray:
-    """Ten seconds like a recording: noise of 1/f spectrum, whose loudness comes and goes."""
-    rng = np.random.default_rng(0)
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Keeps every thread of this process on one core, those that are yet to start as well."""
+    if not hasattr(os, "sched_setaffinity"):
+        print("this system pins no process to a core: XLA uses all of them")
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+
+    def pin(to: set[int]) -> None:
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.sched_setaffinity(int(thread), to)
+
+    pin({max(cores)})
+    try:
+        yield
+    finally:
+        pin(cores)
+
+
+def make_clip(number: int) -> np.ndarray:
+    """Ten seconds like a recording, int16: noise of 1/f spectrum, whose loudness comes and goes."""
+    rng = np.random.default_rng(number)
     samples = 10 * RATE
     spectrum = np.fft.rfft(rng.standard_normal(samples))
     noise = np.fft.irfft(spectrum / np.sqrt(np.arange(1, len(spectrum) + 1)))
     loudness = 0.1 + np.sin(2 * np.pi * 0.7 * np.arange(samples) / RATE) ** 2
-    waveform = noise / np.abs(noise).max() * loudness / 1.1
-    return waveform.astype(np.float32)
+    return (noise / np.abs(noise).max() * loudness / 1.1 * 32767).astype(np.int16)
 
 
 def fbank_by_scipy(waveform: np.ndarray) -> np.ndarray:
@@ -45,60 +91,80 @@ def fbank_by_scipy(waveform: np.ndarray) -> np.ndarray:
         return fbank(waveform, RATE)
 
 
+def make_contenders(extractor: ASTFeatureExtractor, clips: np.ndarray) -> dict[str, Contender]:
+    """All that can be timed here, by name."""
+    compiled = jax.jit(partial(input_values, extractor=extractor))
+
+    def on_device(batch: np.ndarray) -> jax.Array:
+        lengths = np.full(len(batch), batch.shape[1], np.int32)
+        return jax.block_until_ready(compiled(batch, lengths))
+
+    waveform = clips[0] / np.float32(32768)
+    contenders: dict[str, Contender] = {
+        PEER: (hugging_face(), waveform, 1),
+        "our extractor (NumPy)": (lambda x: extractor(x, RATE)[0], waveform, 1),
+        "our fbank alone (NumPy)": (lambda x: fbank(x, RATE), waveform, 1),
+        "the same in float64": (lambda x: fbank(x, RATE, dtype=np.float64), waveform, 1),
+    }
+    if _rfft() is not scipy.fft.rfft:  # the extra `mkl` is there, which ours then take
+        contenders["the same without the extra `mkl`"] = (fbank_by_scipy, waveform, 1)
+    device = f"`fbank_jax` on {jax.devices()[0].device_kind}"
+    contenders[f"{device}, batch 1"] = (on_device, clips[:1], 1)
+    contenders[f"{device}, batch {len(clips)}"] = (on_device, clips, len(clips))
+    if torchaudios := torchaudio_fbank():
+        contenders["torchaudio's fbank alone"] = (torchaudios, waveform, 1)
+    else:
+        print("torchaudio: does not import here")
+    return contenders
+
+
+def check(contenders: dict[str, Contender], extractor: ASTFeatureExtractor) -> None:
+    """All agree on the first clip's model input, but for float32's rounding, over 2 · std."""
+    exact = fbank(contenders[PEER][1], RATE, dtype=np.float64)
+    reference = extractor.normalize(pad_or_cut(exact, extractor.max_length))
+    for name, (compute, x, _) in contenders.items():
+        features = np.asarray(compute(x))
+        on_device = features.ndim == 3
+        features = features[0] if on_device else features
+        if len(features) < extractor.max_length:
+            features = extractor.normalize(pad_or_cut(features, extractor.max_length))
+        error = np.abs(features - reference)
+        assert error.max() < (1.5e-2 if on_device else 2e-3), f"{name} is off by {error.max()}"
+        assert error.mean() < 1e-5, f"{name} is off by {error.mean()} on average"
+
+
+@one_core()
 def main() -> None:
     """Checks that all agree, times them and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=20)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--tiny", action="store_true", help="one round of few clips, to try it")
+    arguments = parser.parse_args()
+    rounds, batch = (1, 2) if arguments.tiny else (arguments.rounds, BATCH)
 
     import torch
 
     torch.set_num_threads(1)
-    threadpoolctl.threadpool_limits(1)
-    print(f"{cpu()}; one thread; Python {platform.python_version()}")
-    print(versions(["numpy", "scipy", "mkl_fft", "torch", "torchaudio", "transformers"]))
+    print(f"{cpu()}; one core; Python {platform.python_version()}")
+    print(versions(["jax", "numpy", "scipy", "mkl_fft", "torch", "torchaudio", "transformers"]))
 
-    waveform = clip()
-    ours = ASTFeatureExtractor()
-    contenders = {
-        "Hugging Face's extractor (NumPy)": hugging_face(),
-        "our extractor": lambda x: ours(x, RATE)[0],
-        "our fbank alone": lambda x: fbank(x, RATE),
-        "our fbank alone, float64": lambda x: fbank(x, RATE, dtype=np.float64),
-    }
-    if _rfft() is not scipy.fft.rfft:  # the extra `mkl` is there, which ours then take
-        contenders["our fbank alone, without `mkl`"] = fbank_by_scipy
-    if torchaudios := torchaudio_fbank():
-        contenders["torchaudio's fbank alone"] = torchaudios
-    else:
-        print("torchaudio: does not import here")
-
-    # Each as the model's input; the tolerance is float32's rounding, over 2 · std.
-    reference = ours.normalize(pad_or_cut(fbank(waveform, dtype=np.float64), ours.max_length))
-    for name, compute in contenders.items():
-        features = compute(waveform)
-        if len(features) < ours.max_length:
-            features = ours.normalize(pad_or_cut(features, ours.max_length))
-        error = np.abs(features - reference)
-        assert error.max() < 2e-3, f"{name} is off by {error.max()}"
-        assert error.mean() < 1e-5, f"{name} is off by {error.mean()} on average"
-
+    extractor = ASTFeatureExtractor()
+    contenders = make_contenders(extractor, np.stack([make_clip(i) for i in range(batch)]))
+    check(contenders, extractor)
     times = {name: np.empty(rounds) for name in contenders}
     for i in range(rounds):
-        for name, compute in contenders.items():
-            compute(waveform)
+        for name, (compute, x, count) in contenders.items():
+            compute(x)
+            calls = CALLS if count == 1 else 1
             start = time.perf_counter()
-            for _ in range(CALLS):
-                compute(waveform)
-            times[name][i] = (time.perf_counter() - start) / CALLS
+            for _ in range(calls):
+                compute(x)
+            times[name][i] = (time.perf_counter() - start) / calls / count
 
-    peers = times["Hugging Face's extractor (NumPy)"]
-    print(f"\n{'one 10 s clip':34} {'median':>9} {'speed-up (quartiles)':>24}")
+    print("\n".join(table_head("", "a clip", "speed-up over Hugging Face's (quartiles)")))
     for name, seconds in times.items():
-        low, middle, high = np.percentile(peers / seconds, [25, 50, 75])
-        print(
-            f"{name:34} {1e3 * np.median(seconds):6.2f} ms {middle:9.2f}x ({low:.2f} to {high:.2f})"
-        )
+        milliseconds = f"{1e3 * np.median(seconds):.2f} ms"
+        print(table_row([name, milliseconds, quartiles(times[PEER] / seconds)]))
 
 
 if __name__ == "__main__":

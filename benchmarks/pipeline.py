@@ -1,14 +1,11 @@
-"""Times the input pipeline: its frontends, its batches beside PyTorch's DataLoader, `prepare`.
+"""Times the input pipeline: its batches beside PyTorch's DataLoader, and `prepare`.
 
-    python benchmarks/pipeline.py [--sections frontend pipeline prepare] [--source DIR] [--tiny]
+    python benchmarks/pipeline.py [--sections pipeline prepare] [--source DIR] [--tiny]
 
-needs torch and transformers (the extra `test`), and torchaudio for its rows; its section
-`frontend` needs neither TensorFlow nor a sound library. Each section first checks that all
-agree; a round then times each contender in turn, and ratios are medians of the rounds' ratios.
-Linear algebra has one thread in every process, theirs and ours: with more, theirs loses.
-
-frontend: one clip of ten seconds from waveform to model input, by a process that is pinned to
-one core, XLA's threads too. On an accelerator the waveforms' way there counts; the features stay.
+needs torch and transformers (the extra `test`), and torchaudio for the original's features. Each
+section first checks that all agree; a round then times each contender in turn, and ratios are
+medians of the rounds' ratios. Linear algebra has one thread in every process, theirs and ours: with
+more, theirs loses. `frontend.py` times the features alone.
 
 pipeline: batches as AudioSet is trained on, half of the clips mixed with another. Ours read a
 prepared set, the DataLoader does the original's work on the same clips' WAV files. All workers
@@ -30,9 +27,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from itertools import islice, repeat
 from multiprocessing import get_context
 from pathlib import Path
@@ -42,13 +38,12 @@ for library in ("OMP", "OPENBLAS", "MKL"):  # read as NumPy is imported, by work
     os.environ[f"{library}_NUM_THREADS"] = "1"
 
 import numpy as np  # noqa: E402
-from common import RATE, cpu, hugging_face, torchaudio_fbank, versions  # noqa: E402
+from common import RATE, cpu, hugging_face, versions  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 # Workers import this file, too: what is heavy or may not be there is imported where it is used.
 NEEDED = {
-    "frontend": ["jax", "torch", "transformers"],
     "pipeline": [
         *("array_record", "soundfile", "soxr", "tensorflow", "tensorflow_datasets"),
         *("torch", "transformers"),
@@ -64,88 +59,6 @@ def quartiles(values: np.ndarray, unit: str = "x") -> str:
     """The median, and the quartiles in brackets."""
     low, middle, high = np.percentile(values, [25, 50, 75])
     return f"{middle:.2f}{unit} ({low:.2f} to {high:.2f})"
-
-
-# ---- frontend
-
-
-@contextlib.contextmanager
-def one_core() -> Iterator[None]:
-    """Keeps every thread of this process on one core, those that are yet to start as well."""
-    if not hasattr(os, "sched_setaffinity"):
-        print("this system pins no process to a core: XLA uses all of them")
-        yield
-        return
-    cores = os.sched_getaffinity(0)
-
-    def pin(to: set[int]) -> None:
-        for thread in os.listdir("/proc/self/task"):
-            with contextlib.suppress(ProcessLookupError):  # it has ended
-                os.sched_setaffinity(int(thread), to)
-
-    pin({max(cores)})
-    try:
-        yield
-    finally:
-        pin(cores)
-
-
-@one_core()
-def time_frontends(arguments: argparse.Namespace, folder: Path) -> None:
-    """The section `frontend`."""
-    del folder
-    import jax
-    import torch
-    from pipeline_peer import check, make_clip
-
-    from ast_jax.audio.fbank import fbank
-    from ast_jax.audio.fbank_jax import input_values
-    from ast_jax.audio.feature_extractor import ASTFeatureExtractor, pad_or_cut
-
-    torch.set_num_threads(1)
-    extractor = ASTFeatureExtractor()
-    clips = np.stack([make_clip(i) for i in range(2 if arguments.tiny else 32)])
-    waveform = clips[0] / np.float32(32768)
-    compiled = jax.jit(partial(input_values, extractor=extractor))
-
-    def on_device(batch: np.ndarray) -> np.ndarray:
-        lengths = np.full(len(batch), batch.shape[1], np.int32)
-        return jax.block_until_ready(compiled(batch, lengths))
-
-    peer = "Hugging Face's extractor (NumPy)"
-    device = f"ours on {jax.devices()[0].device_kind}"
-    contenders: dict[str, tuple[Callable[[Any], Any], np.ndarray, int]] = {
-        peer: (hugging_face(), waveform, 1),
-        "our extractor (NumPy)": (lambda x: extractor(x, RATE)[0], waveform, 1),
-        "our fbank alone (NumPy)": (lambda x: fbank(x, RATE), waveform, 1),
-        f"{device}, batch 1": (on_device, clips[:1], 1),
-        f"{device}, batch {len(clips)}": (on_device, clips, len(clips)),
-    }
-    if torchaudios := torchaudio_fbank():
-        contenders["torchaudio's fbank alone"] = (torchaudios, waveform, 1)
-
-    # Compared as log-mels; on the device float32's rounding is larger, as the tests bound it.
-    host = extractor(clips / np.float32(32768), RATE)
-    for name, (compute, x, count) in contenders.items():
-        features = np.asarray(compute(x))
-        if features.shape[-2] < extractor.max_length:
-            features = extractor.normalize(pad_or_cut(features, extractor.max_length))
-        largest = 1.5e-2 if name.startswith(device) else 1e-2
-        check(name, features, host[:count].reshape(features.shape), largest)
-
-    times = {name: np.empty(arguments.rounds) for name in contenders}
-    for i in range(arguments.rounds):
-        for name, (compute, x, count) in contenders.items():
-            compute(x)
-            calls = CALLS if count == 1 else 1
-            start = time.perf_counter()
-            for _ in range(calls):
-                compute(x)
-            times[name][i] = (time.perf_counter() - start) / calls / count
-    print(f"\n{'frontend: one 10 s clip, one core':40} {'a clip':>11} {'speed-up (quartiles)':>24}")
-    for name, seconds in times.items():
-        milliseconds = 1e3 * np.median(seconds)
-        print(f"{name:40} {milliseconds:8.3f} ms {quartiles(times[peer] / seconds):>24}")
 
 
 # ---- pipeline
@@ -377,7 +290,7 @@ def time_prepare(arguments: argparse.Namespace, folder: Path) -> None:
     print(f"`prepare` of 4 clips by 2 processes, which is their start-up: {start_up:.1f} s")
 
 
-SECTIONS = {"frontend": time_frontends, "pipeline": time_pipelines, "prepare": time_prepare}
+SECTIONS = {"pipeline": time_pipelines, "prepare": time_prepare}
 
 
 def main() -> None:

@@ -109,9 +109,10 @@ class Measured(NamedTuple):
 
 
 def compile_step(model: ASTConfig, devices: int, split: bool) -> Measured:
-    """Compiles the step for virtual devices, a clip each, as `make_functions` puts it together.
+    """Compiles the step for virtual devices, as `make_functions` puts it together.
 
-    That one lays the state out on the devices; here no array is made.
+    That one lays the state out on the devices; here no array is made. Each has two clips: of one
+    alone a CPU's program is another.
     """
     import jax
     import jax.numpy as jnp
@@ -142,9 +143,9 @@ def compile_step(model: ASTConfig, devices: int, split: bool) -> Measured:
     if split:
         specs = specs._replace(opt_state=state_specs(state.opt_state, devices))
     shapes = {
-        "input_values": (devices, model.max_length, model.num_mel_bins),
-        "targets": (devices, model.num_labels),
-        "stop": (devices,),  # with which the processes of a run agree to end
+        "input_values": (2 * devices, model.max_length, model.num_mel_bins),
+        "targets": (2 * devices, model.num_labels),
+        "stop": (2 * devices,),  # with which the processes of a run agree to end
     }
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
     parallel = DataParallel()

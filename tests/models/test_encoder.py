@@ -34,13 +34,13 @@ def whole(params, x):
     return model.classifier(model.ast(x).pooler_output)
 
 
-def with_gradients(function):
+def with_gradients(function, clips=CLIPS):
     def loss(params, x):
         logits = function(params, x)
         return jnp.sin(logits).sum(), logits
 
     (_, logits), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(
-        PARAMS, CLIPS
+        PARAMS, clips
     )
     return logits, gradients
 
@@ -81,6 +81,14 @@ def test_gradients_in_half_precision_are_those_in_float32_but_for_its_rounding(r
 def test_logits_and_gradients_are_those_of_all_tokens_through_all_layers(options):
     found = with_gradients(lambda p, x: nnx.merge(graphdef(CONFIG), p)(x, **options))
     assert_equal(found, with_gradients(whole))
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_one_clip_alone_has_the_same_gradients(remat):
+    def training(params, x):
+        return nnx.merge(graphdef(CONFIG), params)(x, training=True, remat=remat)
+
+    assert_equal(with_gradients(training, CLIPS[:1]), with_gradients(whole, CLIPS[:1]))
 
 
 def test_one_layer_alone_is_the_last():

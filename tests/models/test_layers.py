@@ -3,27 +3,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.extend.core import jaxprs_in_params
 
 from ast_jax.models.config import ASTConfig
 from ast_jax.models.layers import linear
+from tests.programs import equations
 
 on_a_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="asks what a CPU does")
 
 
 def products(function, *arguments):
     """The matrix products of a function's program."""
-    found = []
-
-    def look(jaxpr):
-        for equation in jaxpr.eqns:
-            if equation.primitive.name == "dot_general":
-                found.append(equation)
-            for inner in jaxprs_in_params(equation.params):
-                look(inner)
-
-    look(jax.make_jaxpr(function)(*arguments).jaxpr)
-    return found
+    program = jax.make_jaxpr(function)(*arguments).jaxpr
+    return [x for x, _ in equations(program) if x.primitive.name == "dot_general"]
 
 
 def rounded(values):

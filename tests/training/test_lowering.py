@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo
-from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint import Checkpoint
@@ -22,6 +21,7 @@ from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig
 from ast_jax.training.parallel import DataParallel
 from ast_jax.training.setup import Length, make_functions
+from tests.programs import equations
 
 CLASSES = 7  # as no other axis, so that the classifier's products are known by it
 
@@ -96,18 +96,6 @@ def gpu(monkeypatch):
     """What is traced goes the way of a machine that has a GPU and a cuDNN."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91300)
-
-
-def equations(jaxpr, inside=()):
-    """All of a jaxpr's equations and those within them, each with the names of what it is in."""
-    for equation in jaxpr.eqns:
-        yield equation, inside
-        for value in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda x: isinstance(x, ClosedJaxpr | Jaxpr)
-        ):
-            if isinstance(value, ClosedJaxpr | Jaxpr):
-                within = getattr(value, "jaxpr", value)
-                yield from equations(within, (*inside, equation.primitive.name))
 
 
 def products(function):
