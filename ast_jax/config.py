@@ -163,7 +163,7 @@ class TrainConfig:
         label_smoothing: the share of a training target that is spread over all classes.
         batch_size: clips a step, over all devices of all processes.
         accumulate: parts that a device takes its slice of a batch in, one after another, for
-            want of memory; on a CPU parts of one clip are also the fastest for large models.
+            want of memory. On a CPU a part of one clip takes the memory of two, and is the fastest.
         remat: compute each layer anew for the backward pass rather than keep what it needs:
             a sixth of the memory a clip for a third more time.
         num_epochs: passes over the training clips.

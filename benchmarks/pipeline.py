@@ -2,10 +2,10 @@
 
     python benchmarks/pipeline.py [--sections pipeline prepare] [--source DIR] [--tiny]
 
-needs torch and transformers (the extra `test`), and torchaudio for the original's features. Each
-section first checks that all agree; a round then times each contender in turn, and ratios are
-medians of the rounds' ratios. Linear algebra has one thread in every process, theirs and ours: with
-more, theirs loses. `frontend.py` times the features alone.
+needs torch and transformers (the extra `test`), torchaudio for the original's features, and what
+the package needs for data sets. Each section first checks that all agree; a round then times each
+contender in turn, and ratios are medians of the rounds' ratios. Linear algebra has one thread in
+every process, theirs and ours: with more, theirs loses. `frontend.py` times the features alone.
 
 pipeline: batches as AudioSet is trained on, half of the clips mixed with another. Ours read a
 prepared set, the DataLoader does the original's work on the same clips' WAV files. All workers
@@ -51,7 +51,7 @@ NEEDED = {
     "prepare": ["array_record", "soundfile", "soxr", "tensorflow", "tensorflow_datasets", "torch"],
 }
 MIXUP = 0.5  # AudioSet's
-CALLS = 5  # of each frontend in a round
+CALLS = 5  # of an extraction, before and after a pipeline is timed
 ENDLESS = range(10**9)
 
 

@@ -1,6 +1,6 @@
 """Times what makes training cheaper than the paper's, each beside the plain model, in one process.
 
-    python benchmarks/variants.py [--size base384] [--batch 1] [--rounds 3] [--tiny]
+    python benchmarks/variants.py [--size base384] [--batch 2] [--rounds 3] [--tiny]
 
 needs neither torch nor TensorFlow nor a sound library. Variants are larger strides of the patches,
 structured Patchout, and rematerialisation, of which only the last leaves the model as it is: its
@@ -144,7 +144,7 @@ def main() -> None:
     """Compiles all, checks rematerialisation's loss, times them and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", choices=list(SIZES), default="base384")
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--steps", type=int, default=1, help="in a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="float32")

@@ -128,17 +128,17 @@ class _Worker:
         )
 
     def close(self) -> None:
-        """Ends the process and frees the memory, once."""
-        if self.pipe.closed:
-            return
-        atexit.unregister(self.close)
+        """Ends the process and frees the memory; a second time what the first had not come to."""
         self.pipe.close()
         self.process.kill()
         self.process.join()
-        del self.made, self.free  # at once, also where an error's traceback still holds this
-        for memory in self.memory:
+        for name in ("made", "free"):  # at once, also where an error's traceback still holds this
+            vars(self).pop(name, None)
+        while self.memory:
+            memory = self.memory.pop()
             memory.close()
             memory.unlink()
+        atexit.unregister(self.close)
 
 
 def _check_room(size: int) -> None:

@@ -1,4 +1,4 @@
-"""Attention on a CPU: one head of one clip at a time, so that its scores stay in the cache.
+"""Attention on a CPU: two heads of one clip at a time, so that their scores stay in the cache.
 
 The backward pass is written by hand, as flash attention's (Dao et al. 2022, appendix B): it
 computes the weights anew from the logarithm of each row's sum, rather than write them to memory

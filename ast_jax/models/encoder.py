@@ -1,8 +1,8 @@
 """The ViT encoder: pre-norm layers whose parameters are stacked along a leading layer axis.
 
 Twelve layers are one set of arrays with a leading axis of twelve, run by `jax.lax.scan`: the
-layer is compiled once, and for the classifier the last one beside it, and the optimizer and the
-gradient exchange handle 16 arrays instead of 150.
+layer is compiled once (but see `of_first`), and for the classifier the last one beside it, and the
+optimizer and the gradient exchange handle 16 arrays instead of 150.
 """
 
 from collections.abc import Callable
@@ -35,9 +35,12 @@ class MLP(nnx.Module):
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU, of x's shape, in float32, by the error function as PyTorch's."""
+    """The GELU by the error function, as PyTorch's, of x's shape, in float32.
+
+    Its error is 1e-6; below -5, where it is to be less than that, it is zero or noise.
+    """
     # In float32 even where the products are not, as its four operations would each round. JAX's
-    # own, by the complementary function, is exact far below zero as well and takes twice the time.
+    # own, by the complementary function, is exact there as well, in twice the time on a CPU.
     x = x.astype(jnp.float32)
     return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
 
@@ -109,7 +112,8 @@ class Encoder(nnx.Module):
             training: whether gradients will be taken, which copies the stack of layers to have the
                 last one apart; without, they are taken from it by number, and gradients are slow.
             remat: whether training keeps of each layer its input alone, and computes the rest
-                anew for the backward pass; otherwise that is norms and GELUs only.
+                anew for the backward pass; otherwise that is norms and GELUs only, and of a single
+                clip on a CPU nothing.
         """
         one_by_one = not training and len(x) > 1 and jax.default_backend() == "cpu"
         if one_by_one and isinstance(x, jax.core.Tracer):  # outside of jit it is compiled each time
@@ -131,9 +135,10 @@ class Encoder(nnx.Module):
         def turn(x: jax.Array, params: Any) -> tuple[jax.Array, None]:
             return apply(x, params if training else numbered(params)), None
 
-        # In a CPU's loop one thread copies what each layer keeps, and its gradients, to the others.
-        # Of one clip alone, all layers in a row take 0.9 of the time for base384. They take twice
-        # the memory, which for one clip is 1.5 GB, and twice the time to compile.
+        # In a CPU's loop a single thread stacks what the layers keep, and their gradients. All
+        # layers in a row take 0.9 of the time for base384, twice the time to compile, and more than
+        # twice the memory, as XLA keeps what it need not compute anew: of one clip alone that is
+        # 1.5 GB in float32, as much as two take in the loop.
         alone = training and not remat and len(x) == 1 and jax.default_backend() == "cpu"
         layers = numbered(slice(last)) if training else jnp.arange(last)
         x, _ = jax.lax.scan(turn, x, layers, unroll=alone)

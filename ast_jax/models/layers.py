@@ -100,7 +100,7 @@ def linear_of(cheap: ArrayFn, layer: ArrayFn) -> ArrayFn:
     """
 
     # Nothing need keep the two computations apart: the layers' loop does, and of the last layer
-    # the second follows the first at once.
+    # the second follows the first at once. Without the loop, XLA may make one of both.
     @partial(jax.checkpoint, prevent_cse=False)
     def apply(x: jax.Array) -> jax.Array:
         return layer(cheap(x))

@@ -7,6 +7,7 @@ from flax import nnx
 from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.config import ASTConfig
 from ast_jax.models.patchout import kept_patches
+from tests.programs import equations
 
 CONFIG = ASTConfig(
     hidden_size=32,
@@ -54,15 +55,15 @@ def assert_equal(found, expected):
     jax.tree.map(check, found, expected)
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_gradients_in_half_precision_are_those_in_float32_but_for_its_rounding(remat):
-    kept = jnp.array([[0, 1, 3, 4, 7], [1, 2, 5, 6, 7]])  # an odd number of tokens
+@pytest.mark.parametrize(("clips", "remat"), [(2, False), (2, True), (1, False)])
+def test_gradients_in_half_precision_are_those_in_float32_but_for_its_rounding(clips, remat):
+    kept = jnp.array([[0, 1, 3, 4, 7], [1, 2, 5, 6, 7]])[:clips]  # an odd number of tokens
 
     def gradients(dtype):
         graph = graphdef(CONFIG.replace(dtype=dtype))
 
         def loss(params):
-            logits = nnx.merge(graph, params)(CLIPS, kept, training=True, remat=remat)
+            logits = nnx.merge(graph, params)(CLIPS[:clips], kept, training=True, remat=remat)
             return jnp.sin(logits).sum()
 
         return jax.jit(jax.grad(loss))(PARAMS)
@@ -83,12 +84,22 @@ def test_logits_and_gradients_are_those_of_all_tokens_through_all_layers(options
     assert_equal(found, with_gradients(whole))
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_one_clip_alone_has_the_same_gradients(remat):
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="asks what a CPU does")
+@pytest.mark.parametrize(
+    ("clips", "remat", "in_a_row"), [(1, False, 3), (1, True, 1), (2, False, 1)]
+)
+def test_layers_that_train_on_one_clip_stand_in_a_row_with_the_same_gradients(
+    clips, remat, in_a_row
+):
     def training(params, x):
         return nnx.merge(graphdef(CONFIG), params)(x, training=True, remat=remat)
 
-    assert_equal(with_gradients(training, CLIPS[:1]), with_gradients(whole, CLIPS[:1]))
+    program = jax.make_jaxpr(training)(PARAMS, CLIPS[:clips]).jaxpr
+    (loop,) = (
+        x for x, _ in equations(program) if x.primitive.name == "scan" and x.params["length"] == 3
+    )
+    assert loop.params["unroll"] == in_a_row
+    assert_equal(with_gradients(training, CLIPS[:clips]), with_gradients(whole, CLIPS[:clips]))
 
 
 def test_one_layer_alone_is_the_last():

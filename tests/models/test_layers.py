@@ -66,6 +66,5 @@ def test_on_a_cpu_gradients_in_half_precision_are_of_rounded_numbers(tokens, inp
 def test_elsewhere_a_product_is_what_it_was(monkeypatch):
     layer = linear(ASTConfig(dtype="bfloat16"), 4, 8, nnx.Rngs(0))
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    equations = jax.make_jaxpr(layer)(jnp.ones((2, 4))).eqns
-    (product,) = (e for e in equations if e.primitive.name == "dot_general")
+    (product,) = products(layer, jnp.ones((2, 4)))
     assert product.outvars[0].aval.dtype == jnp.bfloat16
