@@ -106,8 +106,11 @@ def measure(
 def time_rounds(contenders: dict[str, Contender], times: int, rounds: int) -> np.ndarray:
     """Seconds of one of so many turns before one waits, (contenders, rounds)."""
     seconds = np.empty((len(contenders), rounds))
+    rng, all_of_them = np.random.default_rng(0), list(contenders.values())
     for i in range(rounds):
-        for j, contender in enumerate(contenders.values()):
+        # In another order each time: what one leaves in caches and memory slows who comes after.
+        for j in rng.permutation(len(all_of_them)):
+            contender = all_of_them[j]
             start = time.perf_counter()
             result = contender.run(times)
             seconds[j, i] = (time.perf_counter() - start) / times

@@ -16,7 +16,7 @@ def keep_freed_memory() -> bool:
 
     XLA's CPU client takes all that a step needs in one piece and frees it at the step's end. glibc
     gives pieces of that size back to the system, which clears each page of them anew: for base384
-    1.2 GB a step. The price is memory: small pieces come to lie where a large one was, and the next
+    1.5 GB a step. The price is memory: small pieces come to lie where a large one was, and the next
     large one beside them, so that in the end the process holds that of two or three steps.
 
     To be called before JAX's threads start, as they keep the heap that they start with. Does
