@@ -16,12 +16,14 @@ from typing import Any
 
 from absl import logging
 
-from ast_jax.checkpoint import Checkpoint, check_free, load_checkpoint, save_checkpoint
-from ast_jax.command import positive, run_command
-from ast_jax.convert.read import read_torch_checkpoint
-from ast_jax.convert.write import not_in_original, write_huggingface, write_original
+from ast_jax.checkpoint.adapt import adapt_checkpoint
+from ast_jax.checkpoint.format import Checkpoint, load_checkpoint, save_checkpoint
+from ast_jax.checkpoint.load import find_checkpoint, no_checkpoint
+from ast_jax.checkpoint.torch_read import read_torch_checkpoint
+from ast_jax.checkpoint.torch_write import not_in_original, write_huggingface, write_original
+from ast_jax.cli.command import positive, run_command
 from ast_jax.errors import InputError
-from ast_jax.inference.load import change, find_checkpoint, no_checkpoint
+from ast_jax.io import check_free
 from ast_jax.models.config import GEOMETRY
 
 
@@ -91,7 +93,7 @@ def read(arguments: argparse.Namespace) -> Checkpoint:
             guesses = [guess for guess in guesses if "--mean" not in guess]
         print("\n".join(notes + guesses))
     before = checkpoint
-    checkpoint = change(checkpoint, _given(arguments, "num_labels"))
+    checkpoint = adapt_checkpoint(checkpoint, _given(arguments, "num_labels"))
     if checkpoint.params.get("classifier") is not before.params.get("classifier"):
         print(f"a new classifier of {checkpoint.config.num_labels} classes, untrained")
     extractor = dataclasses.replace(checkpoint.feature_extractor, **statistics)

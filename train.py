@@ -12,7 +12,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from ast_jax.command import INTERRUPTED, complain, run_command
+from ast_jax.cli.command import INTERRUPTED, complain, run_command
 from ast_jax.config import TrainConfig
 from ast_jax.errors import nearest
 
@@ -47,18 +47,19 @@ def main(argv: Sequence[str]) -> None:
 
     def train() -> None:
         # Here, as processes that make batches import this file and need nothing of it.
-        from ast_jax.compile_cache import keep_compiled
-        from ast_jax.training.distributed import connect
-        from ast_jax.training.folds import cross_validate
-        from ast_jax.training.loop import fit
         from ast_jax.training.memory import keep_freed_memory
+
+        from ast_jax.cli.compilation_cache import enable_compilation_cache
+        from ast_jax.training.cross_validation import cross_validate
+        from ast_jax.training.distributed import connect
+        from ast_jax.training.loop import fit
 
         if not connect(
             _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value
         ):
             # On a pod the first process alone would keep programs, and the others compile without
             # it: there JAX_COMPILATION_CACHE_DIR is for a folder that all share.
-            keep_compiled()
+            enable_compilation_cache()
         keep_freed_memory()
         (fit if config.data.fold else cross_validate)(config)
 

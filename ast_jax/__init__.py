@@ -17,7 +17,7 @@ _HOMES = {
     "InputError": "ast_jax.errors",
     "fbank": "ast_jax.audio.fbank",
     "fbank_jax": "ast_jax.audio.fbank_jax",
-    "load": "ast_jax.inference.classify",
+    "load": "ast_jax.inference.classifier",
     "load_audio": "ast_jax.audio.decode",
 }
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ast_jax.audio.fbank_jax import fbank_jax as fbank_jax
     from ast_jax.audio.feature_extractor import ASTFeatureExtractor as ASTFeatureExtractor
     from ast_jax.errors import InputError as InputError
-    from ast_jax.inference.classify import load as load
+    from ast_jax.inference.classifier import load as load
     from ast_jax.models.ast import ASTForAudioClassification as ASTForAudioClassification
     from ast_jax.models.ast import ASTModel as ASTModel
     from ast_jax.models.config import ASTConfig as ASTConfig

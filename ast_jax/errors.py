@@ -1,17 +1,29 @@
-"""The one exception that means: what the user gave cannot be used."""
+"""The exception for input that cannot be used, and what its messages share."""
 
 import difflib
 from collections.abc import Collection
 
 
 class InputError(ValueError):
-    """Says in one sentence which file, field or tensor is wrong and what to do about it.
+    """Raised for a file, field or tensor that cannot be used.
 
-    Commands print the sentence and exit non-zero without a traceback; anything else that
-    is raised is a fault of ours and keeps its traceback.
+    Its message is one sentence that names the thing and says what to do. Commands print it and
+    exit non-zero without a traceback; any other exception is a bug and keeps its traceback.
     """
 
 
 def nearest(name: str, names: Collection[str]) -> str:
-    """The one of `names` that was meant by a misspelt `name`, or all of them, for a message."""
+    """Returns the one of `names` closest to a misspelt `name`, or all of them, for a message."""
     return ", ".join(difflib.get_close_matches(name, names, 1) or sorted(names))
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of another library's error, at most 200 characters."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+
+
+def quoted(value: object) -> str:
+    """Returns the value in quotes, escaped to one line and cut to 80 characters."""
+    text = str(value)
+    text = text if len(text) <= 80 else text[:79] + "…"
+    return "'" + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text) + "'"

@@ -25,7 +25,7 @@ from common import RATE, cpu, versions
 
 ROOT = Path(__file__).parent.parent
 TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1}
-OURS = [sys.executable, "-m", "ast_jax.cli", "classify", "--json", "--top-k", "1"]
+OURS = [sys.executable, "-m", "ast_jax.cli.main", "classify", "--json", "--top-k", "1"]
 THEIRS = """
 import json, sys, wave
 import numpy as np

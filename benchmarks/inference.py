@@ -106,8 +106,8 @@ def ours(
     config: ASTConfig, params: dict[str, Any], clips: np.ndarray, from_waveforms: bool
 ) -> Contender:
     """The package's classifier."""
-    from ast_jax.checkpoint import Checkpoint
-    from ast_jax.inference.classify import AudioClassifier
+    from ast_jax.checkpoint.format import Checkpoint
+    from ast_jax.inference.classifier import AudioClassifier
 
     peak = jax_peak()
     config = config.replace(problem_type="multi_label_classification")

@@ -20,7 +20,7 @@ from sklearn import metrics as sklearn_metrics
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from ast_jax.training.metrics import score_classes
+from ast_jax.evaluation.metrics import per_class_metrics
 
 TOLERANCE = 1e-9
 
@@ -71,7 +71,7 @@ def main() -> None:
 
     scores, targets = evaluation(arguments.clips, arguments.classes)
     expected = areas(scores, targets)
-    found = score_classes(scores, targets)
+    found = per_class_metrics(scores, targets)
     errors = [
         np.abs(ours - theirs).max()
         for ours, theirs in zip((found.average_precision, found.auc), expected, strict=True)
@@ -82,7 +82,7 @@ def main() -> None:
     contenders = {
         "the original's loop": original,
         "the same without the curves": areas,
-        "ours": score_classes,
+        "ours": per_class_metrics,
     }
     times = {name: np.empty(arguments.rounds) for name in contenders}
     for i in range(arguments.rounds):

@@ -35,8 +35,8 @@ def make_weights(fields: dict[str, Any]) -> tuple[ASTConfig, dict[str, Any], dic
     import torch
     import transformers
 
-    from ast_jax.convert.files import to_file_names
-    from ast_jax.convert.names import params_from_tensors
+    from ast_jax.checkpoint.torch_files import to_file_names
+    from ast_jax.checkpoint.torch_names import params_from_tensors
 
     torch.manual_seed(0)
     their_config = transformers.ASTConfig(**fields, num_labels=527)

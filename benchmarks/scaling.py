@@ -120,9 +120,9 @@ def compile_step(model: ASTConfig, devices: int, split: bool) -> Measured:
 
     from ast_jax.config import load_config
     from ast_jax.models.ast import graphdef, param_shapes
+    from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
     from ast_jax.training import step
     from ast_jax.training.optimizer import make_optimizer, make_schedule, state_specs
-    from ast_jax.training.parallel import REPLICATED, SPLIT, DataParallel
 
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)

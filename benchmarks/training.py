@@ -28,6 +28,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from ast_jax.training.memory import keep_freed_memory
 from common import append, quartiles, table_head, table_row
 from contest import (
     Contender,
@@ -51,7 +52,6 @@ from device import (
 from models import make_batch, make_extractor, make_weights, model_fields, training_flop
 
 from ast_jax.models.config import ASTConfig
-from ast_jax.training.memory import keep_freed_memory
 
 # The hungriest last: it is the one to run out of memory.
 NAMES = ("ours", "from waveforms", "SDPA", "eager")
@@ -117,9 +117,9 @@ def ours(
 
     from ast_jax.config import OptimizerConfig
     from ast_jax.models.ast import graphdef
+    from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
     from ast_jax.training import step
     from ast_jax.training.optimizer import make_optimizer, make_schedule
-    from ast_jax.training.parallel import REPLICATED, SPLIT, DataParallel
 
     peak = jax_peak()
     from_waveforms = name == "from waveforms"
@@ -142,8 +142,8 @@ def ours(
         REPLICATED,
         donate=(0,),
     )
-    batch = parallel.put({key: batch[key] for key in (*taken, "targets")})
-    state = parallel.place(step.init_state(params, optimizer))
+    batch = parallel.shard_batch({key: batch[key] for key in (*taken, "targets")})
+    state = parallel.device_put(step.init_state(params, optimizer))
 
     def run(steps: int) -> float:
         nonlocal state

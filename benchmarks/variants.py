@@ -33,9 +33,9 @@ from flax import nnx
 
 from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.config import SIZES, ASTConfig
-from ast_jax.models.patchout import kept_patches
+from ast_jax.models.patchout import sample_patchout
+from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
 from ast_jax.training import step
-from ast_jax.training.parallel import REPLICATED, SPLIT, DataParallel
 
 MIB = 2**20
 
@@ -94,7 +94,7 @@ def prepare(variant: Variant, fields: dict[str, Any], batch_size: int) -> Prepar
     config = ASTConfig().replace(**fields, **stride)
     rows = min(variant.rows, config.grid[0] - 1)
     columns = min(variant.columns, config.grid[1] - 1)
-    patchout = jax.vmap(partial(kept_patches, grid=config.grid, rows=rows, columns=columns))
+    patchout = jax.vmap(partial(sample_patchout, grid=config.grid, rows=rows, columns=columns))
     patchout = patchout if rows or columns else None
     graph, params = graphdef(config), init_params(config)
     gradient_fn = step.make_gradient_fn(
@@ -106,7 +106,7 @@ def prepare(variant: Variant, fields: dict[str, Any], batch_size: int) -> Prepar
     )
     parallel = DataParallel(devices=jax.devices()[:1])
     mapped = parallel.map(gradient_fn, (REPLICATED, SPLIT, REPLICATED))
-    arguments = (params, parallel.put(make_batch(config, batch_size)), jax.random.key(0))
+    arguments = (params, parallel.shard_batch(make_batch(config, batch_size)), jax.random.key(0))
     compiled = mapped.lower(*arguments).compile()
 
     def run(times: int) -> float:

@@ -13,10 +13,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
-from ast_jax.checkpoint import Checkpoint, save_checkpoint
+from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
 from ast_jax.config import TrainConfig, load_config
-from ast_jax.data.order import steps_per_epoch
-from ast_jax.data.prepare.run import prepare
+from ast_jax.data.prepare.prepare import prepare
+from ast_jax.data.sampler import steps_per_epoch
 from ast_jax.models.ast import init_params
 from ast_jax.models.config import ASTConfig
 from ast_jax.training import report

@@ -14,6 +14,7 @@ need:
   quarter of the size each. It shifts time by half a frame, which the power does not see.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import jax
@@ -55,6 +56,19 @@ def input_values(
     if not extractor.do_normalize:
         return log_mel
     return (log_mel - extractor.mean) / (2 * extractor.std)
+
+
+def batch_input_values(batch: Mapping[str, jax.Array], extractor: ASTFeatureExtractor) -> jax.Array:
+    """Returns a batch's model input, float32 (batch, max_length, num_mel_bins).
+
+    Args:
+        batch: holds `input_values` that the host computed, or `waveforms` and `lengths`, from
+            which they are computed here, on the device.
+        extractor: of the model.
+    """
+    if "input_values" in batch:
+        return batch["input_values"]
+    return input_values(batch["waveforms"], batch["lengths"], extractor)
 
 
 def fbank_jax(

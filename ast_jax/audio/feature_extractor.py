@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ast_jax.audio.fbank import fbank
 from ast_jax.errors import InputError
-from ast_jax.json_file import read_json
+from ast_jax.io import read_json
 
 FILE_NAME = "preprocessor_config.json"
 LARGEST = 1e30  # of a mean or a standard deviation; beyond it float32 ends
@@ -166,7 +166,7 @@ class ASTFeatureExtractor:
         file = Path(path) / FILE_NAME
         if not file.exists():
             # Imported here because checkpoints build on this class, not the other way round.
-            from ast_jax.inference.load import find_checkpoint, load_checkpoint
+            from ast_jax.checkpoint.load import find_checkpoint, load_checkpoint
 
             if ours := find_checkpoint(Path(path)):
                 return load_checkpoint(ours).feature_extractor

@@ -12,7 +12,7 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.audio.pcm import to_float, to_int16
 from ast_jax.data.clips import Clips
 from ast_jax.data.mixup import draw, mix
-from ast_jax.data.order import balancing_weights, epoch_order, process_slice, step_position
+from ast_jax.data.sampler import balancing_weights, epoch_order, process_slice, step_position
 
 Batch = dict[str, np.ndarray]
 

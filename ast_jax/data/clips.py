@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 
 from ast_jax.audio.decode import load_audio
 from ast_jax.audio.fbank import frame_sizes
-from ast_jax.data.sources.listing import Entry
+from ast_jax.data.sources.manifest import Example
 from ast_jax.errors import InputError
 
 
@@ -88,7 +88,7 @@ def classes_without(data: DataSet) -> list[str]:
     return told
 
 
-def read_clips(entries: list[Entry], num_labels: int, sampling_rate: int, what: str) -> Clips:
+def read_clips(entries: list[Example], num_labels: int, sampling_rate: int, what: str) -> Clips:
     """Decodes and resamples recordings of one class each, on all cores, showing progress.
 
     Memory: 4 bytes a sample, 640 kB for ten seconds at 16 kHz.

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 from ast_jax.data.clips import Clips, DataSet
 from ast_jax.data.statistics import read_statistics
 from ast_jax.errors import InputError
-from ast_jax.json_file import read_json
+from ast_jax.io import read_json
 
 CLIPS_FILE = "clips.npz"
 PARTS = ("ids", "samples", "labels", "label_counts")  # of each split in it

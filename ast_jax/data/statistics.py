@@ -11,10 +11,10 @@ from rich.progress import track
 
 from ast_jax.audio.fbank import fbank
 from ast_jax.audio.pcm import to_float
-from ast_jax.data.children import pool_of
 from ast_jax.data.clips import Clips
+from ast_jax.data.process_pool import process_pool
 from ast_jax.errors import InputError
-from ast_jax.json_file import read_json, write_json
+from ast_jax.io import read_json, write_json
 
 STATISTICS_FILE = "statistics.json"
 BATCH = 1000  # clips of which the original's script takes mean and deviation together
@@ -127,7 +127,7 @@ def _run(job: _Job, parts: list[range], processes: int) -> Iterator[Sums]:
         yield from map(job.sums, parts)
         return
     died = "a process that measured clips died, perhaps for want of memory; try fewer --processes"
-    with pool_of(processes, _Job.sums, job, died) as submit:
+    with process_pool(processes, _Job.sums, job, died) as submit:
         for future in [submit(part) for part in parts]:
             yield future.result()
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ast_jax.data.batches import Batch
-from ast_jax.data.children import deaf_to_signals
+from ast_jax.data.process_pool import block_signals
 from ast_jax.errors import InputError
 
 SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it
@@ -76,7 +76,7 @@ class _Worker:
         self.process = context.Process(
             target=_work, args=(theirs, self.made, self.free, make_batch, numbers), daemon=True
         )
-        with deaf_to_signals():
+        with block_signals():
             self.process.start()
         theirs.close()  # so that a worker's death is seen as the end of the pipe
         self.memory: list[SharedMemory] = []

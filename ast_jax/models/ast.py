@@ -14,7 +14,7 @@ from ast_jax.models.encoder import Encoder
 from ast_jax.models.int8 import quantized
 from ast_jax.models.layers import layer_norm
 
-SPECIAL = 2  # tokens before the patches: class and distillation
+NUM_PREFIX_TOKENS = 2  # tokens before the patches: class and distillation
 
 
 class ASTOutput(NamedTuple):
@@ -92,8 +92,8 @@ class Embeddings(nnx.Module):
         if kept is not None:
             if kept.ndim != 2 or len(kept) != batch:
                 raise ValueError(f"kept has shape {kept.shape}; give some patches of {batch} clips")
-            patches = jnp.take_along_axis(x[:, SPECIAL:], kept[..., None], axis=1)
-            x = jnp.concatenate([x[:, :SPECIAL], patches], axis=1)
+            patches = jnp.take_along_axis(x[:, NUM_PREFIX_TOKENS:], kept[..., None], axis=1)
+            x = jnp.concatenate([x[:, :NUM_PREFIX_TOKENS], patches], axis=1)
         return x.astype(jnp.float32)  # as PyTorch keeps what layers add to under autocast
 
 
@@ -117,7 +117,7 @@ class ASTModel(nnx.Module):
             self.embeddings(input_values), output_hidden_states, output_attentions
         )
         x = self.layernorm(x)
-        pooled = x[:, :SPECIAL].mean(axis=1)
+        pooled = x[:, :NUM_PREFIX_TOKENS].mean(axis=1)
         return ASTOutput(x, pooled, hidden_states, attentions)
 
     def pooled(
@@ -136,7 +136,7 @@ class ASTModel(nnx.Module):
             remat: whether training keeps of each layer its input alone.
         """
         x = self.embeddings(input_values, kept)
-        x = self.encoder.of_first(x, SPECIAL, training, remat)
+        x = self.encoder.of_first(x, NUM_PREFIX_TOKENS, training, remat)
         return self.layernorm(x).mean(axis=1)
 
 
@@ -195,7 +195,7 @@ class ASTForAudioClassification(nnx.Module):
             InputError: the checkpoint cannot be used; the message names the file or tensor.
         """
         # Imported here because loading builds on the models, not the other way round.
-        from ast_jax.inference.load import read_checkpoint
+        from ast_jax.checkpoint.load import read_checkpoint
 
         checkpoint = read_checkpoint(path, **changes)
         return cls.from_params(checkpoint.config, checkpoint.params)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
-def kept_patches(key: jax.Array, grid: tuple[int, int], rows: int, columns: int) -> jax.Array:
+def sample_patchout(key: jax.Array, grid: tuple[int, int], rows: int, columns: int) -> jax.Array:
     """Which patches of one clip stay when whole rows and columns are left out at random.
 
     Args:

@@ -10,23 +10,24 @@ import numpy as np
 from rich.console import Console
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
-from ast_jax.checkpoint import describe
+from ast_jax.checkpoint.format import describe
 from ast_jax.config import TrainConfig
 from ast_jax.data.batches import Batch, TrainBatches
 from ast_jax.data.clips import classes_without
-from ast_jax.data.datasets import load_data
-from ast_jax.data.pipeline import stream
+from ast_jax.data.loader import stream
+from ast_jax.data.training_data import load_data
 from ast_jax.errors import InputError
+from ast_jax.evaluation.metrics import Metrics
+from ast_jax.evaluation.predict import cumulative_scores, predict_all, score
+from ast_jax.runs.logging import ScalarWriter
+from ast_jax.runs.plots import History, describe_scores, format_number, write_history
+from ast_jax.runs.progress import EpochBar
+from ast_jax.runs.workdir import acquire_workdir, check_data, open_workdir, read_history
+from ast_jax.sharding import DataParallel
 from ast_jax.training import step
-from ast_jax.training.checkpoint import Progress, RunCheckpoints
-from ast_jax.training.finish import finish
-from ast_jax.training.interrupt import Interruption
-from ast_jax.training.metrics import Scores
-from ast_jax.training.parallel import DataParallel
-from ast_jax.training.progress import EpochBar
-from ast_jax.training.record import ScalarWriter
-from ast_jax.training.report import History, describe_scores, format_number, write_history
-from ast_jax.training.scoring import cumulative_scores, predict_all, score
+from ast_jax.training.checkpointing import Progress, RunCheckpoints
+from ast_jax.training.finalize import finish
+from ast_jax.training.preemption import PreemptionHandler
 from ast_jax.training.setup import (
     Run,
     initial_checkpoint,
@@ -36,12 +37,11 @@ from ast_jax.training.setup import (
     parameter_count,
     train_batches,
 )
-from ast_jax.training.workdir import check_data, claimed, open_workdir, read_history
 
 LOG_EVERY = 10  # steps, for TensorBoard
 
 
-def fit(config: TrainConfig) -> Scores:
+def fit(config: TrainConfig) -> Metrics:
     """Trains as `config` says, or goes on with a run that was cut off.
 
     `workdir` then holds `model/`, which `ast_jax.load(workdir)` takes, `history.json`,
@@ -78,11 +78,11 @@ def fit(config: TrainConfig) -> Scores:
         console.print(f"note: {line}")
     compiled = make_functions(config, start, parallel, length)
     run = Run(config, workdir, data, start, parallel, length, compiled, console)
-    with claimed(workdir, known, config, data, extractor):
+    with acquire_workdir(workdir, known, config, data, extractor):
         return train(run)
 
 
-def train(run: Run) -> Scores:
+def train(run: Run) -> Metrics:
     """Takes the steps that are left, and writes down what came of them."""
     history: History = []
     checkpoints = RunCheckpoints(
@@ -93,7 +93,7 @@ def train(run: Run) -> Scores:
     )
     with (
         checkpoints,
-        Interruption() as interruption,
+        PreemptionHandler() as interruption,
         EpochBar(run.console, run.config.num_epochs) as bar,
         _scalars(run) as scalars,
     ):
@@ -150,7 +150,7 @@ class Training:
 
     run: Run
     checkpoints: RunCheckpoints
-    interruption: Interruption
+    interruption: PreemptionHandler
     bar: EpochBar
     scalars: ScalarWriter | None
     history: History
@@ -191,7 +191,7 @@ class Training:
                 rows = len(batch["targets"])
                 batch = batch | {"stop": np.full(rows, self.interruption.heard, np.float32)}
             self.state, metrics = self.run.compiled.train_step(
-                self.state, self.run.parallel.put(batch)
+                self.state, self.run.parallel.shard_batch(batch)
             )
             self._read_metrics(made)  # the last step's, once this one is under way
             self._pending = taken, metrics
@@ -202,7 +202,7 @@ class Training:
             save = config.save_every and taken % config.save_every == 0
             if stop or save or self._is_due(taken):
                 self._read_metrics(made)
-                self.checkpoints.save(taken, self.run.parallel.shared(self.state), self.progress)
+                self.checkpoints.save(taken, self.run.parallel.to_global(self.state), self.progress)
             if stop:
                 raise KeyboardInterrupt
 
@@ -212,7 +212,7 @@ class Training:
 
     def must_end(self) -> bool:
         """Whether a process was asked to end; between steps, where all of them ask."""
-        return self.run.parallel.any(self.interruption.heard)
+        return self.run.parallel.any_process(self.interruption.heard)
 
     def _is_due(self, taken: int) -> bool:
         """Whether the run is at the end of an epoch that is to be evaluated and is not yet."""
@@ -278,7 +278,7 @@ class Training:
             self.state = self.state._replace(average=average)
 
     def _evaluate(self, epoch: int) -> None:
-        """Scores the clips held out, and adds a row to the history."""
+        """Metrics the clips held out, and adds a row to the history."""
         run = self.run
         logits = predict_all(run, evaluated(self.state), run.data.evaluation, self.must_end)
         row = {"epoch": epoch, "training_loss": self.progress.mean_loss}
@@ -311,5 +311,5 @@ class Training:
         if config.result == "last" or best in (None, self.run.length.run):
             return evaluated(self.state)
         self.checkpoints.wait()
-        like = self.run.parallel.shared(self.state)
+        like = self.run.parallel.to_global(self.state)
         return evaluated(self.checkpoints.restore(like, best)[0])

@@ -8,7 +8,7 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from ast_jax.config import OptimizerConfig
-from ast_jax.training.step import AXIS
+from ast_jax.sharding import AXIS
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int, epoch_steps: int) -> optax.Schedule:

@@ -10,20 +10,20 @@ from rich.console import Console
 
 from ast_jax.audio.augment import noise, roll, spec_augment
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
-from ast_jax.checkpoint import Checkpoint
+from ast_jax.checkpoint.format import Checkpoint
+from ast_jax.checkpoint.load import read_checkpoint
 from ast_jax.config import TrainConfig
 from ast_jax.data.batches import EvaluationBatches, Inputs, TrainBatches
 from ast_jax.data.clips import Clips, DataSet
-from ast_jax.data.order import steps_per_epoch
+from ast_jax.data.sampler import steps_per_epoch
 from ast_jax.data.statistics import measure
 from ast_jax.errors import InputError
-from ast_jax.inference.load import read_checkpoint
 from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.config import GEOMETRY
-from ast_jax.models.patchout import kept_patches
+from ast_jax.models.patchout import sample_patchout
+from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
 from ast_jax.training import step
 from ast_jax.training.optimizer import make_optimizer, make_schedule, state_specs
-from ast_jax.training.parallel import REPLICATED, SPLIT, DataParallel
 
 LOSSES = {
     "cross_entropy": step.cross_entropy,
@@ -162,7 +162,7 @@ def make_patchout(config: TrainConfig) -> step.Patchout | None:
 
     def patchout(key: jax.Array) -> jax.Array:
         # A key beside those that `make_augment` splits the clip's into.
-        return kept_patches(jax.random.fold_in(key, 3), config.model.grid, rows, columns)
+        return sample_patchout(jax.random.fold_in(key, 3), config.model.grid, rows, columns)
 
     return jax.vmap(patchout)
 
@@ -258,7 +258,7 @@ def make_functions(
         parallel.map(step.make_predict(graph, inputs), (REPLICATED, SPLIT), SPLIT),
         jax.jit(add_to_average, donate_argnums=0),
         loss,
-        parallel.place(state, specs),
+        parallel.device_put(state, specs),
     )
 
 

@@ -1,6 +1,6 @@
 """The training step and the evaluation step, each written for one device.
 
-They are mapped over devices by `ast_jax.training.parallel`, under the axis name 'data'; what
+They are mapped over devices by `ast_jax.sharding`, under the axis name 'data'; what
 devices share goes through `lax.pmean` here, in plain sight.
 """
 
@@ -9,12 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
-
-from ast_jax.audio.fbank_jax import input_values
-from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 
 AXIS = "data"
 
@@ -62,50 +58,6 @@ class StepMetrics(NamedTuple):
     gradient_norm: jax.Array
     learning_rate: jax.Array
     stop: jax.Array
-
-
-def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Mean softmax cross-entropy of (batch, classes) logits against class probabilities."""
-    return optax.softmax_cross_entropy(logits, targets).mean()
-
-
-def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Mean sigmoid cross-entropy over all clips and classes, as torch's BCEWithLogitsLoss."""
-    return optax.sigmoid_binary_cross_entropy(logits, targets).mean()
-
-
-def probabilities(problem_type: str, logits: np.ndarray) -> np.ndarray:
-    """float32 probabilities of the classes: of one of them, or of each by itself."""
-    single = problem_type == "single_label_classification"
-    return np.asarray((jax.nn.softmax if single else jax.nn.sigmoid)(logits))
-
-
-def smoothed(loss: Loss, share: float) -> Loss:
-    """The loss against targets of which a share is spread evenly over all classes.
-
-    For binary cross-entropy these are the two of each class: targets go from share/2 to
-    1 - share/2 (Szegedy et al. 2016, section 7).
-    """
-
-    def smoothed_loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
-        classes = 2 if loss is binary_cross_entropy else targets.shape[-1]
-        return loss(logits, (1 - share) * targets + share / classes)
-
-    return smoothed_loss if share else loss
-
-
-def host_inputs(batch: Batch) -> jax.Array:
-    """The `input_values` that the host computed."""
-    return batch["input_values"]
-
-
-def make_device_inputs(extractor: ASTFeatureExtractor) -> Inputs:
-    """Input values from `waveforms` and `lengths`, computed where the step runs."""
-
-    def device_inputs(batch: Batch) -> jax.Array:
-        return input_values(batch["waveforms"], batch["lengths"], extractor)
-
-    return device_inputs
 
 
 def make_gradient_fn(

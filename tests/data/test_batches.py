@@ -11,7 +11,7 @@ from ast_jax.audio.pcm import to_float, to_int16
 from ast_jax.data.batches import EvaluationBatches, Inputs, TrainBatches
 from ast_jax.data.clips import Clips
 from ast_jax.data.mixup import draw, mix
-from ast_jax.data.order import balancing_weights, epoch_order
+from ast_jax.data.sampler import balancing_weights, epoch_order
 
 EXTRACTOR = ASTFeatureExtractor(max_length=32, num_mel_bins=16, mean=-6.0, std=5.0)
 INPUTS = Inputs(EXTRACTOR)

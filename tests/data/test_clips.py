@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from ast_jax.data.clips import Clips, DataSet, classes_without, read_clips
-from ast_jax.data.sources.listing import Entry
+from ast_jax.data.sources.manifest import Example
 from ast_jax.errors import InputError
 
 
@@ -51,7 +51,7 @@ def test_recordings_are_read_in_order_and_resampled(tmp_path):
     entries = []
     for i in range(6):
         soundfile.write(tmp_path / f"{i}.wav", rng.uniform(-1, 1, 800 * (i + 1)), 8000)
-        entries.append(Entry(str(i), str(tmp_path / f"{i}.wav"), (i % 3,)))
+        entries.append(Example(str(i), str(tmp_path / f"{i}.wav"), (i % 3,)))
     clips = read_clips(entries, 4, 16000, "clips")
     assert clips.lengths() == [1600 * (i + 1) for i in range(6)]
     assert clips.all_targets().argmax(axis=1).tolist() == [0, 1, 2, 0, 1, 2]
@@ -66,7 +66,7 @@ def test_a_recording_that_cannot_be_used_is_named(tmp_path):
         ("none", r"none\.wav does not exist"),
     ):
         with pytest.raises(InputError, match=said):
-            read_clips([Entry(name, str(tmp_path / f"{name}.wav"), (0,))], 1, 16000, "clips")
+            read_clips([Example(name, str(tmp_path / f"{name}.wav"), (0,))], 1, 16000, "clips")
 
 
 @pytest.mark.parametrize("held", [np.asarray, csr_array])

@@ -6,7 +6,7 @@ from flax import nnx
 
 from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.config import ASTConfig
-from ast_jax.models.patchout import kept_patches
+from ast_jax.models.patchout import sample_patchout
 from tests.programs import equations
 
 CONFIG = ASTConfig(
@@ -147,7 +147,7 @@ def test_all_patches_kept_is_no_patchout():
 def test_patches_left_out_count_for_nothing_and_the_others_keep_their_positions():
     # The patches do not overlap, so that a clip's other samples can be anything.
     keys = jax.random.split(jax.random.key(2), 2)
-    kept = jax.vmap(lambda key: kept_patches(key, CONFIG.grid, 1, 2))(keys)
+    kept = jax.vmap(lambda key: sample_patchout(key, CONFIG.grid, 1, 2))(keys)
     assert kept.shape == (2, 2)
     changed, touched = np.array(CLIPS), np.array(CLIPS)
     for clip in range(2):

@@ -8,7 +8,7 @@ import rule
 from flax import nnx
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor, pad_or_cut
-from ast_jax.convert.names import params_from_tensors
+from ast_jax.checkpoint.torch_names import params_from_tensors
 from ast_jax.models.ast import ASTForAudioClassification, graphdef
 from ast_jax.models.config import ASTConfig
 

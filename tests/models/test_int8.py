@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import ast_jax
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
-from ast_jax.checkpoint import Checkpoint, save_checkpoint
+from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
 from ast_jax.config import DataConfig, TrainConfig
 from ast_jax.errors import InputError
 from ast_jax.models.ast import ASTForAudioClassification, init_params, param_shapes

@@ -3,7 +3,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ast_jax.models.patchout import kept_patches
+from ast_jax.models.patchout import sample_patchout
 
 
 @settings(max_examples=30, deadline=None)
@@ -12,7 +12,7 @@ def test_whole_rows_and_columns_are_left_out(data, frequency, time):
     rows = data.draw(st.integers(0, frequency - 1))
     columns = data.draw(st.integers(0, time - 1))
     key = jax.random.key(data.draw(st.integers(0, 99)))
-    kept = np.asarray(kept_patches(key, (frequency, time), rows, columns))
+    kept = np.asarray(sample_patchout(key, (frequency, time), rows, columns))
     assert kept.shape == ((frequency - rows) * (time - columns),)
     assert (np.diff(kept) > 0).all()
     grid = np.zeros(frequency * time, bool)
@@ -25,6 +25,6 @@ def test_whole_rows_and_columns_are_left_out(data, frequency, time):
 
 def test_each_row_and_column_is_left_out_as_often_as_any_other():
     keys = jax.random.split(jax.random.key(0), 4000)
-    kept = np.asarray(jax.vmap(lambda key: kept_patches(key, (4, 10), 1, 5))(keys))
+    kept = np.asarray(jax.vmap(lambda key: sample_patchout(key, (4, 10), 1, 5))(keys))
     np.testing.assert_allclose(np.bincount(kept.ravel(), minlength=40) / 4000, 3 / 8, atol=0.035)
     assert len(np.unique(kept, axis=0)) > 900  # of 4 · 252

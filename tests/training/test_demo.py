@@ -17,7 +17,7 @@ def test_the_demo_reaches_95_percent_and_knows_sounds_it_has_not_seen(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, timeout=900)
     assert json.loads((run / "history.json").read_text())[-1]["accuracy"] >= 0.95
     sounds = sorted(str(path) for path in (run / "unseen").glob("*.wav"))
-    command = [sys.executable, "-m", "ast_jax.cli", "classify", *sounds]
+    command = [sys.executable, "-m", "ast_jax.cli.main", "classify", *sounds]
     command += ["--checkpoint", str(run), "--top-k", "1", "--json"]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     results = json.loads(done.stdout)

@@ -21,12 +21,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from ast_jax.checkpoint import load_checkpoint
+from ast_jax.checkpoint.format import load_checkpoint
+from ast_jax.checkpoint.load import find_checkpoint, step_folders
 from ast_jax.config import load_config
-from ast_jax.data.prepare.run import prepare
+from ast_jax.data.prepare.prepare import prepare
 from ast_jax.data.synthetic import make_synthetic
 from ast_jax.errors import InputError
-from ast_jax.inference.load import find_checkpoint, step_folders
 from ast_jax.training.loop import fit
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +75,7 @@ def tell(folder):
     With a file `fill` in the folder the disk is full from the first evaluation on.
     """
     from ast_jax.data.batches import EvaluationBatches
-    from ast_jax.training.progress import EpochBar
+    from ast_jax.runs.progress import EpochBar
 
     wait, make = EpochBar.wait, EvaluationBatches.__call__
     steps = []

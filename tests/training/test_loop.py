@@ -14,7 +14,8 @@ from matplotlib import image
 from sklearn.metrics import average_precision_score
 
 import ast_jax
-from ast_jax.checkpoint import load_checkpoint
+from ast_jax.checkpoint.format import load_checkpoint
+from ast_jax.checkpoint.load import step_folders
 from ast_jax.config import (
     AugmentConfig,
     DataConfig,
@@ -24,17 +25,16 @@ from ast_jax.config import (
 )
 from ast_jax.data.synthetic import SOUNDS, make_synthetic
 from ast_jax.errors import InputError
-from ast_jax.inference.load import step_folders
-from ast_jax.json_file import read_json
+from ast_jax.evaluation.predict import score
+from ast_jax.io import read_json
 from ast_jax.models.config import ASTConfig
+from ast_jax.runs.progress import EpochBar
+from ast_jax.runs.workdir import check_data, open_workdir
 from ast_jax.training import loop, report
-from ast_jax.training.interrupt import Interruption
 from ast_jax.training.loop import Training, fit
-from ast_jax.training.progress import EpochBar
-from ast_jax.training.scoring import score
+from ast_jax.training.preemption import PreemptionHandler
 from ast_jax.training.setup import make_extractor, make_functions, train_batches
 from ast_jax.training.step import StepMetrics
-from ast_jax.training.workdir import check_data, open_workdir
 
 
 def small(workdir, **changes):
@@ -443,7 +443,7 @@ def test_a_field_that_cannot_be_used_is_named(tmp_path, field, value, said):
 def test_a_person_is_told_that_a_signal_was_heard(monkeypatch):
     reading, writing = os.pipe()
     terminal = SimpleNamespace(isatty=lambda: True, fileno=lambda: writing)
-    with Interruption() as interruption:
+    with PreemptionHandler() as interruption:
         monkeypatch.setattr("sys.stderr", terminal)
         os.kill(os.getpid(), signal.SIGINT)
         while not interruption.heard:

@@ -14,12 +14,12 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
-from ast_jax.checkpoint import Checkpoint
+from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.config import AugmentConfig, FrontendConfig, OptimizerConfig, TrainConfig
-from ast_jax.inference.classify import AudioClassifier
+from ast_jax.inference.classifier import AudioClassifier
 from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig
-from ast_jax.training.parallel import DataParallel
+from ast_jax.sharding import DataParallel
 from ast_jax.training.setup import Length, make_functions
 from tests.programs import equations
 
@@ -78,7 +78,7 @@ def make_step(
         batch["lengths"] = np.full(clips, batch["waveforms"].shape[1], np.int32)
     else:
         batch["input_values"] = np.zeros((clips, frames, bins), np.float32)
-    return functions.train_step, functions.state, parallel.put(batch), model
+    return functions.train_step, functions.state, parallel.shard_batch(batch), model
 
 
 def traced(**options):

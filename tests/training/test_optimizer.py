@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from ast_jax.config import OptimizerConfig
 from ast_jax.models.ast import init_params
 from ast_jax.models.config import ASTConfig
+from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
 from ast_jax.training.optimizer import (
     make_optimizer,
     make_schedule,
     split_over_devices,
     state_specs,
 )
-from ast_jax.training.parallel import REPLICATED, SPLIT, DataParallel
 
 MODEL = ASTConfig(
     hidden_size=16,
@@ -164,7 +164,7 @@ def test_a_state_split_over_devices_gives_the_same_updates(kind):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
     expected_state = whole.init(params)
-    state = parallel.place(split.init(params), specs)
+    state = parallel.device_put(split.init(params), specs)
     sharded = parallel.map(split.update, (REPLICATED, specs, REPLICATED), (REPLICATED, specs))
     plain = parallel.map(whole.update, (REPLICATED,) * 3, (REPLICATED, REPLICATED))
     for number in range(3):

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from ast_jax.checkpoint import load_checkpoint
+from ast_jax.checkpoint.format import load_checkpoint
+from ast_jax.checkpoint.load import step_folders
 from ast_jax.errors import InputError
-from ast_jax.inference.load import step_folders
 from ast_jax.training.distributed import VARIABLES, connect
 
 ROOT = Path(__file__).parents[2]

@@ -8,10 +8,10 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.audio.pcm import to_float, to_int16
 from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.config import ASTConfig
-from ast_jax.models.patchout import kept_patches
+from ast_jax.models.patchout import sample_patchout
+from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
 from ast_jax.training import step
 from ast_jax.training.optimizer import split_over_devices, state_specs
-from ast_jax.training.parallel import REPLICATED, SPLIT, DataParallel
 
 CONFIG = ASTConfig(
     hidden_size=32,
@@ -89,7 +89,7 @@ def test_accumulated_parts_give_the_gradients_of_the_whole_batch(devices):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_patchout_is_a_clips_own_on_any_number_of_devices(accumulate):
     def patchout(key):
-        return kept_patches(jax.random.fold_in(key, 3), CONFIG.grid, 1, 1)
+        return sample_patchout(jax.random.fold_in(key, 3), CONFIG.grid, 1, 1)
 
     def gradients(devices, patchout, accumulate=1):
         gradient_fn = step.make_gradient_fn(
@@ -125,7 +125,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count(bad, split):
     if split:
         replicated = jax.tree.map(lambda _: REPLICATED, state)
         of_state = replicated._replace(opt_state=state_specs(state.opt_state, 2))
-        state = parallel.place(state, of_state)
+        state = parallel.device_put(state, of_state)
     train_step = make_step(parallel, optimizer, of_state, ema_decay=0.5)
     state, metrics = train_step(state, small_batch())
     assert np.isfinite(metrics.loss)

@@ -10,16 +10,16 @@ import transformers
 from flax import nnx
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
-from ast_jax.checkpoint import Checkpoint, load_checkpoint
+from ast_jax.checkpoint.format import Checkpoint, load_checkpoint
+from ast_jax.checkpoint.torch_names import params_from_tensors, tensors_from_params
+from ast_jax.checkpoint.torch_write import write_huggingface
 from ast_jax.config import DataConfig, FrontendConfig, OptimizerConfig, TrainConfig
-from ast_jax.convert.names import params_from_tensors, tensors_from_params
-from ast_jax.convert.write import write_huggingface
 from ast_jax.data.clips import Clips, DataSet
 from ast_jax.models.ast import graphdef
 from ast_jax.models.config import ASTConfig
+from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
 from ast_jax.training import step
 from ast_jax.training.loop import Training, fit
-from ast_jax.training.parallel import REPLICATED, SPLIT, DataParallel
 
 LOSSES = {"bce": step.binary_cross_entropy, "ce": step.cross_entropy}
 CONFIG = ASTConfig.from_size("tiny224", max_length=256, num_labels=10)
@@ -106,7 +106,7 @@ def follow(golden_training, start, tmp_path, monkeypatch):
             lambda config, clips, extractor: GoldenBatches(golden_training, order=True),
         )
         monkeypatch.setattr(
-            "ast_jax.training.scoring.evaluation_batches",
+            "ast_jax.evaluation.predict.evaluation_batches",
             lambda config, clips, extractor: GoldenBatches(golden_training, order=False),
         )
         losses, read = [], Training._read_metrics

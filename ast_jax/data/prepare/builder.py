@@ -21,11 +21,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from ast_jax.data.prepare.record import RecordWriter, make_features
+from ast_jax.data.prepare.records import RecordWriter, make_features
 from ast_jax.data.prepare.shard import Report, Shard, write_shard
 from ast_jax.data.prepared import CLIPS_FILE, VERSION
 from ast_jax.data.sources import SOURCES
-from ast_jax.data.sources.listing import Listing
+from ast_jax.data.sources.manifest import Manifest
 from ast_jax.errors import InputError
 
 SKIPPED_FILE = "skipped.csv"
@@ -78,7 +78,7 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         self.name = kind
         self.source = os.path.abspath(source)
         class_list = Path(classes) if classes else None
-        self.listing: Listing = SOURCES[kind](Path(source), class_list)
+        self.listing: Manifest = SOURCES[kind](Path(source), class_list)
         self.sampling_rate = sampling_rate
         self.max_damaged = max_damaged
         self.damaged: list[str] = []  # a sentence for each file left out, once it is prepared
@@ -212,7 +212,7 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             np.savez(file, allow_pickle=False, **arrays)
 
 
-def source_digest(listing: Listing) -> str:
+def source_digest(listing: Manifest) -> str:
     """A digest of the classes, and of each clip's id, classes and size in bytes."""
     digest = hashlib.sha256(json.dumps(listing.labels).encode())
     for split, entries in listing.splits.items():

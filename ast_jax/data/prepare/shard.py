@@ -12,8 +12,8 @@ from etils import epath
 from ast_jax.audio.decode import load_audio
 from ast_jax.audio.fbank import frame_sizes
 from ast_jax.audio.pcm import to_int16
-from ast_jax.data.prepare.record import RecordWriter, make_features, make_serializer
-from ast_jax.data.sources.listing import Entry
+from ast_jax.data.prepare.records import RecordWriter, make_features, make_serializer
+from ast_jax.data.sources.manifest import Example
 from ast_jax.errors import InputError
 
 
@@ -43,7 +43,7 @@ class Shard:
 
     split: str
     number: int
-    entries: list[Entry]
+    entries: list[Example]
     sampling_rate: int
     folder: str
 

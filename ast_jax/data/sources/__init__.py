@@ -1,7 +1,7 @@
 """Sources of labelled recordings: each is listed by a function of its own, nothing is decoded.
 
 A function takes the source (a folder or a file) and the class CSV, None if there is none, and
-returns a `Listing`. A source that has a class list of its own refuses a second.
+returns a `Manifest`. A source that has a class list of its own refuses a second.
 """
 
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from pathlib import Path
 from ast_jax.data.sources.audioset import list_audioset
 from ast_jax.data.sources.esc50 import list_esc50
 from ast_jax.data.sources.folder import list_folder
-from ast_jax.data.sources.listing import Listing
-from ast_jax.data.sources.manifest import list_csv, list_json
+from ast_jax.data.sources.json_csv import list_csv, list_json
+from ast_jax.data.sources.manifest import Manifest
 from ast_jax.data.sources.speech_commands import list_speech_commands
 
-SOURCES: dict[str, Callable[[Path, Path | None], Listing]] = {
+SOURCES: dict[str, Callable[[Path, Path | None], Manifest]] = {
     "audioset": list_audioset,
     "esc50": list_esc50,
     "speech_commands": list_speech_commands,

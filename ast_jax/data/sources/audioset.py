@@ -7,9 +7,9 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from ast_jax.data.sources.classes import read_classes, refuse_classes
-from ast_jax.data.sources.listing import Entry, Listing
-from ast_jax.data.sources.reading import is_sound, none_found, parse_csv, quoted, read_lines
+from ast_jax.data.sources.class_csv import read_classes, refuse_classes
+from ast_jax.data.sources.manifest import Example, Manifest
+from ast_jax.data.sources.manifest_io import is_sound, none_found, parse_csv, quoted, read_lines
 from ast_jax.errors import InputError
 from ast_jax.labels import AUDIOSET
 
@@ -71,7 +71,7 @@ class Files:
         return None
 
 
-def list_audioset(source: Path, classes: Path | None = None) -> Listing:
+def list_audioset(source: Path, classes: Path | None = None) -> Manifest:
     """Lists the segments of the official lists: splits `balanced`, `unbalanced`, `eval`.
 
     Those are there of which a list is, `balanced_train_segments.csv` and so on, and one clip at
@@ -107,13 +107,13 @@ def list_audioset(source: Path, classes: Path | None = None) -> Listing:
             if path is None:
                 absent.append(f"{file}, line {segment.line}: no sound file of {segment.video}")
             else:
-                clips.append(Entry(segment.video, path, segment.labels))
+                clips.append(Example(segment.video, path, segment.labels))
         if clips:
             splits[split] = clips
         missing += absent
     if not splits:
         raise none_found(source, missing)
-    return Listing(names, splits, missing)
+    return Manifest(names, splits, missing)
 
 
 def _read_segments(file: Path, index: dict[str, int]) -> Iterator[Segment]:

@@ -3,16 +3,16 @@
 import os
 from pathlib import Path
 
-from ast_jax.data.sources.classes import refuse_classes
-from ast_jax.data.sources.listing import Entry, Listing
-from ast_jax.data.sources.reading import claim, none_found, quoted, read_table
+from ast_jax.data.sources.class_csv import refuse_classes
+from ast_jax.data.sources.manifest import Example, Manifest
+from ast_jax.data.sources.manifest_io import claim, none_found, quoted, read_table
 from ast_jax.errors import InputError
 
 FOLDS = range(1, 6)
 COLUMNS = ("filename", "fold", "target", "category")
 
 
-def list_esc50(source: Path, classes: Path | None = None) -> Listing:
+def list_esc50(source: Path, classes: Path | None = None) -> Manifest:
     """Lists `audio/` by `meta/esc50.csv`: splits `fold1` to `fold5`, those that have clips.
 
     Classes are those that occur, in the order of their targets: fifty, or ESC-10's ten. A clip's
@@ -37,7 +37,7 @@ def list_esc50(source: Path, classes: Path | None = None) -> Listing:
     rows = [(where, *_read_row(row, where)) for where, row in read_table(file, COLUMNS)]
     categories = _categories(file, [row[3:] for row in rows])
     order = {target: index for index, target in enumerate(sorted(categories))}
-    splits: dict[str, list[Entry]] = {f"fold{fold}": [] for fold in FOLDS}
+    splits: dict[str, list[Example]] = {f"fold{fold}": [] for fold in FOLDS}
     missing = []
     seen: dict[tuple[str, str], str] = {}
     for where, name, fold, target, _ in rows:
@@ -45,13 +45,13 @@ def list_esc50(source: Path, classes: Path | None = None) -> Listing:
         claim(seen, "filename", name, where)
         path = str(source / "audio" / name)
         if os.path.isfile(path):
-            splits[f"fold{fold}"].append(Entry(name, path, (order[target],)))
+            splits[f"fold{fold}"].append(Example(name, path, (order[target],)))
         else:
             missing.append(f"{where}: {path} does not exist")
     splits = {split: entries for split, entries in splits.items() if entries}
     if not splits:
         raise none_found(file, missing)
-    return Listing([categories[target] for target in order], splits, missing)
+    return Manifest([categories[target] for target in order], splits, missing)
 
 
 def _read_row(row: dict[str, str], where: str) -> tuple[str, int, int, str]:

@@ -4,15 +4,15 @@ import os
 import zlib
 from pathlib import Path
 
-from ast_jax.data.sources.classes import refuse_classes
-from ast_jax.data.sources.listing import Entry, Listing
-from ast_jax.data.sources.reading import check_text, is_sound, visible
+from ast_jax.data.sources.class_csv import refuse_classes
+from ast_jax.data.sources.manifest import Example, Manifest
+from ast_jax.data.sources.manifest_io import check_text, is_sound, visible
 from ast_jax.errors import InputError
 
 SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval", "evaluation"}
 
 
-def list_folder(source: Path, classes: Path | None = None, holdout: float = 0.2) -> Listing:
+def list_folder(source: Path, classes: Path | None = None, holdout: float = 0.2) -> Manifest:
     """Lists `source/LABEL/*.wav` or `source/SPLIT/LABEL/*.wav`, labels in alphabetical order.
 
     The folders are splits if `train` and another of `SPLITS` are there, nothing else is, and
@@ -56,7 +56,7 @@ def list_folder(source: Path, classes: Path | None = None, holdout: float = 0.2)
         count = min(max(count, 1), len(files) - 1)
         test += _entries(files[:count], index)
         train += _entries(files[count:], index)
-    return Listing(labels, {"train": train, "test": test}, [])
+    return Manifest(labels, {"train": train, "test": test}, [])
 
 
 def _are_splits(folders: list[Path]) -> bool:
@@ -64,10 +64,10 @@ def _are_splits(folders: list[Path]) -> bool:
     return "train" in names and len(names) > 1 and names <= SPLITS and all(map(_folders, folders))
 
 
-def _listing_of_splits(source: Path, folders: list[Path]) -> Listing:
+def _listing_of_splits(source: Path, folders: list[Path]) -> Manifest:
     folders.sort(key=lambda folder: folder.name != "train")  # the first, the others stay
     labels = _labels(source / "train", _folders(source / "train"))
-    splits: dict[str, list[Entry]] = {}
+    splits: dict[str, list[Example]] = {}
     for folder in folders:
         splits[folder.name] = []
         for class_folder in _folders(folder):
@@ -79,7 +79,7 @@ def _listing_of_splits(source: Path, folders: list[Path]) -> Listing:
             if not files:
                 raise InputError(f"{class_folder}: holds 0 sound files; add some or leave it out")
             splits[folder.name] += _entries(files, labels.index(class_folder.name))
-    return Listing(labels, splits, [])
+    return Manifest(labels, splits, [])
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -103,8 +103,8 @@ def _sound_files(folder: Path) -> list[Path]:
     return files
 
 
-def _entries(files: list[Path], label: int) -> list[Entry]:
-    return [Entry(f"{file.parent.name}/{file.name}", str(file), (label,)) for file in files]
+def _entries(files: list[Path], label: int) -> list[Example]:
+    return [Example(f"{file.parent.name}/{file.name}", str(file), (label,)) for file in files]
 
 
 def _draw(file: Path) -> float:

@@ -1,206 +1,32 @@
-"""Lists of one's own: the original repository's JSON, and CSV."""
+"""What a source of labelled recordings holds, before any sound is decoded."""
 
-import json
-import os
-import re
-from pathlib import Path
-from typing import Any
-
-from ast_jax.data.sources.classes import read_classes
-from ast_jax.data.sources.listing import Entry, Listing
-from ast_jax.data.sources.reading import check_text, claim, none_found, quoted, read_table, visible
-from ast_jax.errors import InputError
-from ast_jax.json_file import read_json_and_text
-
-BETWEEN = re.compile(r"[\s,:]*")  # what stands between the values of JSON
+from typing import NamedTuple
 
 
-def list_json(source: Path, classes: Path | None = None) -> Listing:
-    """Lists `{"data": [{"wav": "a.wav", "labels": "/m/09x0r,/m/05zppz"}, …]}`, a file a split.
+class Example(NamedTuple):
+    """A clip of a source.
 
-    A split bears the file's name without `.json`. A relative path starts at the folder of the
-    file. A clip's id is its `wav`; other keys are passed over.
-
-    Source: https://github.com/YuanGongND/ast (`src/dataloader.py`)
-
-    Args:
-        source: a JSON file, or a folder of them.
-        classes: the class CSV (`index,mid,display_name`), or None for the only CSV beside them.
-
-    Raises:
-        InputError: a file or an entry of it cannot be used, or no clip of a split is there.
+    Attributes:
+        id: unique in its split.
+        path: of the sound file, absolute.
+        labels: the clip's classes by index, ascending, each once.
     """
-    source = Path(source).absolute()
-    files = _files(source, ".json")
-    if not files:
-        raise InputError(f"{source}: holds no .json file; give a manifest or a folder of some")
-    if classes is None:
-        beside = _files(files[0].parent, ".csv")
-        if len(beside) != 1:
-            raise InputError(
-                f"{files[0].parent}: holds {len(beside)} CSV files, so that the class list is not "
-                f"known; give the class CSV"
-            )
-        classes = beside[0]
-    names, mids = read_classes(classes)
-    index = {mid: i for i, mid in enumerate(mids)}
-    splits: dict[str, list[Entry]] = {}
-    missing: list[str] = []
-    for file in files:
-        _check_split(file.stem, str(file))
-        content, text = read_json_and_text(file)
-        clips = content.get("data") if isinstance(content, dict) else None
-        if not isinstance(clips, list):
-            raise InputError(
-                f"{file}: not an object with a list under 'data'; lay it out as the original "
-                f"repository's manifests"
-            )
-        splits[file.stem], absent = _read_clips(file, clips, entry_lines(text), index)
-        if not splits[file.stem]:
-            raise none_found(file, absent)
-        missing += absent
-    return Listing(names, splits, missing)
+
+    id: str
+    path: str
+    labels: tuple[int, ...]
 
 
-def list_csv(source: Path, classes: Path | None = None) -> Listing:
-    """Lists a CSV file with columns `path`, `labels` and, if need be, `split` and `id`.
+class Manifest(NamedTuple):
+    """What a source holds.
 
-    Labels are separated by `;`. A relative path starts at the folder of the file. Where `split`
-    or `id` is not there or empty, the split is `train` and the id is the path.
-
-    Args:
-        source: the CSV file, or a folder that holds it and no other but the class CSV.
-        classes: the class CSV (`index,mid,display_name`), of which labels are names or mids;
-            None for the classes that occur, in alphabetical order.
-
-    Raises:
-        InputError: a file or a line cannot be used, or no clip of a split is there.
+    Attributes:
+        labels: class names, in the order of their indices.
+        splits: the clips of each split, in order.
+        missing: clips that the source names but whose files are not there, a line each that
+            names the list and its line.
     """
-    source = Path(source).absolute()
-    files = _files(source, ".csv")
-    if len(files) > 1 and classes is not None:
-        files = [file for file in files if file.resolve() != Path(classes).resolve()]
-    if len(files) != 1:
-        raise InputError(
-            f"{source}: holds {len(files)} CSV files that could list the clips; give the file"
-        )
-    (file,) = files
-    if classes is None:
-        rows = read_table(file, ("path", "labels"))
-        names = sorted({label for where, row in rows for label in _labels(row, where)})
-        index = {name: i for i, name in enumerate(names)}
-    else:
-        names, mids = read_classes(Path(classes))
-        index = {mid: i for i, mid in enumerate(mids)} | {name: i for i, name in enumerate(names)}
-    splits: dict[str, list[Entry]] = {}
-    missing: dict[str, list[str]] = {}
-    seen: dict[tuple[str, str], str] = {}
-    for where, row in read_table(file, ("path", "labels")):
-        split, id = row.get("split") or "train", row.get("id") or row["path"]
-        _check_split(split, where)
-        check_text(id, "id", where)
-        claim(seen, split, id, where)
-        path = os.path.join(file.parent, row["path"])
-        entry = Entry(id, path, _indices(_labels(row, where), index, where))
-        clips, absent = splits.setdefault(split, []), missing.setdefault(split, [])
-        if os.path.isfile(path):
-            clips.append(entry)
-        else:
-            absent.append(f"{where}: {path} does not exist")
-    if not splits:
-        raise none_found(file, [])
-    for split, clips in splits.items():
-        if not clips:
-            raise none_found(file, missing[split])
-    return Listing(names, splits, [line for lines in missing.values() for line in lines])
 
-
-def _files(source: Path, suffix: str) -> list[Path]:
-    """The file itself, or those of a folder."""
-    if not source.exists():
-        raise InputError(f"{source}: no such file or folder; give one that there is")
-    if not source.is_dir():
-        return [source]
-    return [f for f in visible(source) if f.suffix.lower() == suffix and f.is_file()]
-
-
-def entry_lines(text: str) -> list[int]:
-    """The line that each element of the list under 'data' begins on, from 1.
-
-    Args:
-        text: JSON, known to be an object with such a list.
-    """
-    decode = json.JSONDecoder().raw_decode
-    lines: list[int] = []
-
-    def after(place: int) -> int:
-        match = BETWEEN.match(text, place)
-        return match.end() if match else place
-
-    at = after(text.index("{") + 1)
-    while text[at] != "}":
-        key, at = decode(text, at)
-        at = after(at)
-        if key != "data" or text[at] != "[":
-            _, at = decode(text, at)
-        else:
-            lines, line, counted = [], 1, 0  # of two lists under 'data' the last one counts
-            at = after(at + 1)
-            while text[at] != "]":
-                line, counted = line + text.count("\n", counted, at), at
-                lines.append(line)
-                _, at = decode(text, at)
-                at = after(at)
-            at += 1
-        at = after(at)
-    return lines
-
-
-def _read_clips(
-    file: Path, clips: list[Any], lines: list[int], index: dict[str, int]
-) -> tuple[list[Entry], list[str]]:
-    """The clips of a JSON file that are there, and a line for each that is not."""
-    entries, absent = [], []
-    seen: dict[tuple[str, str], str] = {}
-    for number, (clip, line) in enumerate(zip(clips, lines, strict=True), start=1):
-        where = f"{file}, line {line}, entry {number}"
-        if not isinstance(clip, dict):
-            raise InputError(f"{where}: is no object; make it one with 'wav' and 'labels'")
-        for key in ("wav", "labels"):
-            if not isinstance(clip.get(key), str):
-                raise InputError(f"{where}: has no string under '{key}'; give it one")
-            check_text(clip[key], key, where)
-        claim(seen, "", clip["wav"], where)
-        path = os.path.join(file.parent, clip["wav"])
-        labels = _indices([mid.strip() for mid in clip["labels"].split(",")], index, where)
-        if os.path.isfile(path):
-            entries.append(Entry(clip["wav"], path, labels))
-        else:
-            absent.append(f"{where}: {path} does not exist")
-    return entries, absent
-
-
-def _labels(row: dict[str, str], where: str) -> list[str]:
-    """The labels of a line of CSV."""
-    labels = [label.strip() for label in row["labels"].split(";")]
-    for label in labels:
-        check_text(label, "a label", where)
-    return labels
-
-
-def _indices(labels: list[str], index: dict[str, int], where: str) -> tuple[int, ...]:
-    for label in labels:
-        if label not in index:
-            raise InputError(
-                f"{where}: label {quoted(label)} is not in the class list; correct it or add it"
-            )
-    return tuple(sorted({index[label] for label in labels}))
-
-
-def _check_split(split: str, where: str) -> None:
-    # It becomes part of file names.
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", split):
-        raise InputError(
-            f"{where}: {quoted(split)} cannot be a split's name; use letters, digits, '_', '.' "
-            f"and '-'"
-        )
+    labels: list[str]
+    splits: dict[str, list[Example]]
+    missing: list[str]

@@ -2,9 +2,16 @@
 
 from pathlib import Path
 
-from ast_jax.data.sources.classes import refuse_classes
-from ast_jax.data.sources.listing import Entry, Listing
-from ast_jax.data.sources.reading import check_text, claim, none_found, quoted, read_lines, visible
+from ast_jax.data.sources.class_csv import refuse_classes
+from ast_jax.data.sources.manifest import Example, Manifest
+from ast_jax.data.sources.manifest_io import (
+    check_text,
+    claim,
+    none_found,
+    quoted,
+    read_lines,
+    visible,
+)
 from ast_jax.errors import InputError
 from ast_jax.labels import SPEECH_COMMANDS, class_names
 
@@ -12,7 +19,7 @@ LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 BACKGROUND = "_background_noise_"
 
 
-def list_speech_commands(source: Path, classes: Path | None = None) -> Listing:
+def list_speech_commands(source: Path, classes: Path | None = None) -> Manifest:
     """Lists `WORD/*.wav`: splits `train`, `validation`, `test`.
 
     `validation_list.txt` and `testing_list.txt` name the clips of their splits, `WORD/name.wav` a
@@ -35,7 +42,7 @@ def list_speech_commands(source: Path, classes: Path | None = None) -> Listing:
     words = class_names(SPEECH_COMMANDS.class_list)
     index = {word: i for i, word in enumerate(words)}
     files = _sound_files(source, index)
-    splits: dict[str, list[Entry]] = {"train": []}
+    splits: dict[str, list[Example]] = {"train": []}
     missing: list[str] = []
     seen: dict[tuple[str, str], str] = {}
     for split, name in LISTS.items():
@@ -55,7 +62,7 @@ def list_speech_commands(source: Path, classes: Path | None = None) -> Listing:
             f"{source}: the lists name every clip, none is left to train on; unpack the whole "
             f"archive"
         )
-    return Listing(list(words), splits, missing)
+    return Manifest(list(words), splits, missing)
 
 
 def _sound_files(source: Path, index: dict[str, int]) -> dict[str, None]:
@@ -93,5 +100,5 @@ def _read_list(file: Path, index: dict[str, int]) -> list[tuple[str, str]]:
     return clips
 
 
-def _entry(source: Path, clip: str, index: dict[str, int]) -> Entry:
-    return Entry(clip, str(source / clip), (index[clip.partition("/")[0]],))
+def _entry(source: Path, clip: str, index: dict[str, int]) -> Example:
+    return Example(clip, str(source / clip), (index[clip.partition("/")[0]],))

@@ -16,9 +16,9 @@ from ast_jax.data.prepare.builder import (
     source_digest,
     write_one_by_one,
 )
-from ast_jax.data.prepare.run import prepare
+from ast_jax.data.prepare.prepare import prepare
 from ast_jax.data.prepared import VERSION, open_prepared
-from ast_jax.data.sources.listing import Entry, Listing
+from ast_jax.data.sources.manifest import Example, Manifest
 from ast_jax.errors import InputError
 
 # TFDS, where it reads a set by its folder.
@@ -273,8 +273,8 @@ def test_the_digest_follows_classes_ids_labels_and_sizes(tmp_path):
         (tmp_path / name).write_bytes(b"123")
 
     def digest(labels=("x", "y"), split="train", id="1", path="a", of=(0,)):
-        entry = Entry(id, str(tmp_path / path), of)
-        return source_digest(Listing(list(labels), {split: [entry]}, []))
+        entry = Example(id, str(tmp_path / path), of)
+        return source_digest(Manifest(list(labels), {split: [entry]}, []))
 
     assert digest() == digest(path="b")
     (tmp_path / "b").write_bytes(b"1234")
@@ -287,7 +287,7 @@ def test_the_recordings_of_esc10_are_prepared_as_they_are_decoded(esc10, tmp_pat
 
     def some(source, classes):
         labels, splits, missing = list_esc50(source, classes)
-        return Listing(labels, {s: splits[s][:5] for s in ("fold1", "fold2")}, missing)
+        return Manifest(labels, {s: splits[s][:5] for s in ("fold1", "fold2")}, missing)
 
     monkeypatch.setitem(SOURCES, "esc50", some)
     build(esc10, tmp_path / "out", kind="esc50")

@@ -9,7 +9,7 @@ from ast_jax.audio.decode import load_audio
 from ast_jax.audio.pcm import to_int16
 from ast_jax.data.prepare.shard import Report, Shard, write_shard
 from ast_jax.data.prepared import RecordedWaveforms
-from ast_jax.data.sources.listing import Entry
+from ast_jax.data.sources.manifest import Example
 
 LABELS = ["x", "y", "z"]
 
@@ -25,7 +25,8 @@ def shard(tmp_path):
     (tmp_path / "work").mkdir()
     labels = [(0,), (0, 1, 2), (), (2,)]
     entries = [
-        Entry(f"clip {i}", write(tmp_path / f"{i}.wav", 800 + i), of) for i, of in enumerate(labels)
+        Example(f"clip {i}", write(tmp_path / f"{i}.wav", 800 + i), of)
+        for i, of in enumerate(labels)
     ]
     return Shard("train", 3, entries, 16000, str(tmp_path / "work"))
 
@@ -140,7 +141,7 @@ def test_what_was_yielded_is_let_go_once_the_next_is_asked_for(shard):
 
 
 def test_ids_and_paths_of_any_language_are_reported(shard, tmp_path):
-    entries = [Entry("क 犬.wav", write(tmp_path / "犬 é.wav"), (1,))]
+    entries = [Example("क 犬.wav", write(tmp_path / "犬 é.wav"), (1,))]
     shard = Shard("a.b", 0, entries, 16000, shard.folder)
     assert write_shard(shard, LABELS) == Report([("क 犬.wav", (1,), 800)], [])
     assert "a.b-00000.array_record" in files(shard)

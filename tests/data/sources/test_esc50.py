@@ -2,8 +2,8 @@ import csv
 
 import pytest
 
-from ast_jax.data.datasets import read_esc50
 from ast_jax.data.sources.esc50 import list_esc50
+from ast_jax.data.training_data import read_esc50
 from ast_jax.errors import InputError
 
 HEADER = "filename,fold,target,category,esc10,src_file,take\n"

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from ast_jax.data.datasets import read_folder
 from ast_jax.data.sources.folder import list_folder
+from ast_jax.data.training_data import read_folder
 from ast_jax.errors import InputError
 
 

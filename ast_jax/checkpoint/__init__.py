@@ -1,0 +1,1 @@
+"""Checkpoints: our folders, and those of PyTorch in and out."""

@@ -1,0 +1,1 @@
+"""The `ast-jax` command and what all commands share."""

@@ -1,1 +1,0 @@
-"""PyTorch checkpoints in and out: the original's, timm's DeiT and Hugging Face's."""

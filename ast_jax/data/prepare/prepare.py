@@ -1,0 +1,150 @@
+"""`ast-jax prepare`: a builder run in several processes, or by Beam, where a person watches."""
+
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ast_jax.data.prepare.builder import VERSION, AudioBuilder, write_one_by_one
+from ast_jax.data.prepare.shard import Report, Shard, write_shard
+from ast_jax.data.process_pool import process_pool
+from ast_jax.errors import InputError
+
+
+class Prepared(NamedTuple):
+    """What `prepare` made: the folder, clips of each split, what was left out, its digest."""
+
+    folder: Path
+    splits: dict[str, int]
+    missing: list[str]
+    damaged: list[str]
+    digest: str
+
+
+def prepare(
+    name: str,
+    source: str | Path,
+    output: str | Path,
+    *,
+    classes: str | Path | None = None,
+    sampling_rate: int = 16000,
+    processes: int = 1,
+    max_damaged: int = 0,
+    beam_runner: str = "",
+    beam_options: Iterable[str] = (),
+) -> Prepared:
+    """Prepares a source as `output/name/version`; what was cut off before is gone on with.
+
+    Args:
+        name: the kind of source, a key of `SOURCES`.
+        source: its folder or file.
+        output: the folder of prepared sets.
+        classes: the class CSV of a source that has none itself.
+        sampling_rate: of the clips, in Hz.
+        processes: how many decode at once.
+        max_damaged: how many sound files that cannot be read are left out.
+        beam_runner: Apache Beam's runner to write the files with, such as `DirectRunner`.
+        beam_options: Beam's pipeline options, as on its command line.
+
+    Raises:
+        InputError: the source or the output cannot be used, or too many files are damaged.
+    """
+    for place in (source, output):
+        if "://" in str(place):
+            raise InputError(
+                f"{place}: is remote; mount it, and give the folder that every machine sees it as"
+            )
+    folder = Path(output).absolute() / name / VERSION
+    if folder.exists():
+        raise InputError(f"{folder}: exists; remove it or choose another --output")
+    for left in folder.parent.glob(f"incomplete.*_{VERSION}"):  # TFDS's, of a killed process
+        shutil.rmtree(left)
+    builder = AudioBuilder(
+        name,
+        source=source,
+        classes=classes,
+        sampling_rate=sampling_rate,
+        max_damaged=max_damaged,
+        write_shards=write_one_by_one if beam_runner else _InProcesses(processes),
+        data_dir=folder.parents[1],
+    )
+    config = tfds.download.DownloadConfig()
+    if beam_runner:
+        config.beam_runner, config.beam_options = _beam(beam_runner, beam_options)
+    builder.download_and_prepare(download_config=config, download_dir=builder.work / "no downloads")
+    builder.work.rmtree()
+    for left in folder.glob("*.shard_infos.json"):  # TFDS's own notes under Beam
+        left.unlink()
+    splits = {split: info.num_examples for split, info in builder.info.splits.items()}
+    return Prepared(folder, splits, builder.listing.missing, builder.damaged, builder.digest)
+
+
+class _InProcesses:
+    """Writes shards in several processes and shows how far they are."""
+
+    def __init__(self, processes: int):
+        self.processes = processes
+
+    def __call__(self, shards: list[Shard], labels: list[str]) -> Iterator[Report]:
+        total = sum(len(shard.entries) for shard in shards)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as progress:
+            task = progress.add_task("clips", total=total)
+            if self.processes == 1:
+                for shard in shards:
+                    yield write_shard(shard, labels, lambda: progress.advance(task))
+                return
+            count = multiprocessing.get_context("spawn").Value("q", 0)
+            died = (
+                "a process that decoded clips died, perhaps for want of memory; the same command "
+                "goes on, with fewer --processes"
+            )
+            try:
+                with process_pool(self.processes, _write, (count, labels), died) as submit:
+                    pending = {submit(shard) for shard in shards}
+                    while pending:
+                        done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                        progress.update(task, completed=count.value)
+                        for future in done:
+                            yield future.result()
+            finally:  # what processes that were ended were at
+                for folder in {shard.folder for shard in shards}:
+                    for left in Path(folder).glob(f"*.{os.getpid()}-*.part"):
+                        left.unlink(missing_ok=True)
+
+
+def _write(shared: tuple[Any, list[str]], shard: Shard) -> Report:
+    count, labels = shared  # `count` is of the clips written by all processes
+
+    def add_one() -> None:
+        with count.get_lock():
+            count.value += 1
+
+    return write_shard(shard, labels, add_one)
+
+
+def _beam(runner: str, options: Iterable[str]) -> tuple[object, object]:
+    """Beam's runner and options."""
+    try:
+        from apache_beam.options.pipeline_options import PipelineOptions
+        from apache_beam.runners.runner import create_runner
+    except ImportError:
+        raise InputError(
+            "--beam-runner needs Apache Beam; install it with pip install apache-beam"
+        ) from None
+    try:
+        return create_runner(runner), PipelineOptions(list(options))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"Beam has no runner '{runner}' ({error}); try DirectRunner") from None

@@ -1,0 +1,1 @@
+"""Metrics a model on labelled recordings."""

@@ -1,0 +1,58 @@
+"""Training criteria, and the probabilities that go with them."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import optax
+
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Computes the mean softmax cross-entropy.
+
+    Args:
+        logits: (batch, classes).
+        targets: class probabilities (batch, classes).
+    """
+    return optax.softmax_cross_entropy(logits, targets).mean()
+
+
+def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Computes the mean sigmoid cross-entropy over clips and classes, as BCEWithLogitsLoss.
+
+    Args:
+        logits: (batch, classes).
+        targets: probability of each class (batch, classes).
+    """
+    return optax.sigmoid_binary_cross_entropy(logits, targets).mean()
+
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "binary_cross_entropy": binary_cross_entropy,
+}
+
+
+def with_label_smoothing(loss: Loss, smoothing: float) -> Loss:
+    """Returns the loss against smoothed targets (Szegedy et al. 2016, section 7).
+
+    Args:
+        loss: one of `LOSSES`.
+        smoothing: the share of a target that is spread evenly over all classes. In binary
+            cross-entropy every class has two outcomes, so that targets range from
+            smoothing/2 to 1 - smoothing/2.
+    """
+
+    def smoothed_loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
+        outcomes = 2 if loss is binary_cross_entropy else targets.shape[-1]
+        return loss(logits, (1 - smoothing) * targets + smoothing / outcomes)
+
+    return smoothed_loss if smoothing else loss
+
+
+def probabilities(problem_type: str, logits: np.ndarray) -> np.ndarray:
+    """Returns float32 probabilities (batch, classes): softmax for single-label, else sigmoid."""
+    single = problem_type == "single_label_classification"
+    return np.asarray((jax.nn.softmax if single else jax.nn.sigmoid)(logits))

@@ -1,0 +1,30 @@
+"""Position embeddings for another grid of patches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def resize_position_embeddings(
+    embeddings: jax.Array | np.ndarray, old_grid: tuple[int, int], new_grid: tuple[int, int]
+) -> jax.Array:
+    """Adapts (1, 2 + f·t, hidden) from one (frequency, time) grid to another.
+
+    As the original's `ASTModel.__init__` (src/models/ast_models.py): an axis that shrinks is
+    cut around its middle, one that grows is interpolated linearly with half-pixel centres and
+    no antialiasing; time first, then frequency. The two leading tokens keep theirs.
+    """
+    tokens, patches = embeddings[:, :2], embeddings[:, 2:]
+    grid = jnp.asarray(patches).reshape(*old_grid, -1)
+    for axis in (1, 0):
+        grid = _resize_axis(grid, axis, new_grid[axis])
+    return jnp.concatenate([tokens, grid.reshape(1, new_grid[0] * new_grid[1], -1)], axis=1)
+
+
+def _resize_axis(grid: jax.Array, axis: int, new: int) -> jax.Array:
+    old = grid.shape[axis]
+    if new <= old:
+        start = old // 2 - new // 2
+        return jax.lax.slice_in_dim(grid, start, start + new, axis=axis)
+    shape = (*grid.shape[:axis], new, *grid.shape[axis + 1 :])
+    return jax.image.resize(grid, shape, "linear", antialias=False)

@@ -1,0 +1,208 @@
+"""ESC-50's protocol: a run for each fold held out, and their accuracy averaged by epoch.
+
+WORKDIR/fold1 … fold5   a run each, see `ast_jax.runs.workdir`
+WORKDIR/folds.json      what came of them all; also .csv, and folds.png
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ast_jax.config import TrainConfig
+from ast_jax.data.prepared import open_prepared
+from ast_jax.data.sources.esc50 import FOLDS, list_esc50
+from ast_jax.data.training_data import load_data
+from ast_jax.errors import InputError
+from ast_jax.io import read_json, write_json
+from ast_jax.runs.plots import HISTORY_FILE, save_figure, subplots, write_csv
+from ast_jax.runs.workdir import check_data, open_workdir
+from ast_jax.training.loop import fit
+
+RESULT = "folds"  # the files' name, before its ending
+
+
+class CrossValidation(NamedTuple):
+    """The accuracy of the clips held out, of every fold after every evaluation.
+
+    Attributes:
+        epochs: (evaluations,), the number of each.
+        accuracy: float64 (folds, evaluations).
+    """
+
+    epochs: list[int]
+    accuracy: np.ndarray
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Over the folds, (evaluations,)."""
+        return self.accuracy.mean(axis=0)
+
+    @property
+    def std(self) -> np.ndarray:
+        """Of the folds, (evaluations,), as an estimate from a sample: divided by folds - 1."""
+        return self.accuracy.std(axis=0, ddof=1)
+
+    @property
+    def best(self) -> int:
+        """Which evaluation has the best mean, the first of several."""
+        return int(self.mean.argmax())
+
+
+def cross_validate(config: TrainConfig) -> CrossValidation | None:
+    """Trains once for each fold of ESC-50, or goes on with what was cut off.
+
+    Returns:
+        What came of it; None on other processes than the first.
+
+    Raises:
+        InputError: as `fit`, or the data has no five folds; nothing is trained before all folds
+            are known to be there.
+        KeyboardInterrupt: SIGINT or SIGTERM came; what was done is saved.
+    """
+    config.validate()
+    check_folds(config)
+    runs = [of_fold(config, fold) for fold in FOLDS]
+    check_workdir(Path(config.workdir), runs)
+    console = Console(soft_wrap=True, quiet=jax.process_index() > 0, highlight=False, markup=False)
+    for fold, run in zip(FOLDS, runs, strict=True):
+        console.print(f"fold {fold} of {len(FOLDS)}, in {run.workdir}")
+        if is_finished(run):
+            console.print("finished before")
+        else:
+            fit(run)
+    if jax.process_index():
+        return None
+    found = gather([read_json(Path(run.workdir) / HISTORY_FILE) for run in runs])
+    write(Path(config.workdir), found)
+    print_folds(console, found)
+    console.print(f"{RESULT}.json, {RESULT}.csv and {RESULT}.png are in {config.workdir}")
+    return found
+
+
+def of_fold(config: TrainConfig, fold: int) -> TrainConfig:
+    """The run that holds one fold out."""
+    workdir = os.path.join(config.workdir, f"fold{fold}")
+    return replace(config, workdir=workdir, data=replace(config.data, fold=fold))
+
+
+def is_finished(run: TrainConfig) -> bool:
+    """Whether a run has its result, so that it need not even be evaluated again.
+
+    Raises:
+        InputError: it is a result of other recordings, or the folder holds something else.
+    """
+    workdir, known = open_workdir(run)
+    if known is None or not (workdir / "model").exists():
+        return False
+    check_data(workdir, known, load_data(run))
+    return True
+
+
+def check_folds(config: TrainConfig) -> None:
+    """Raises `InputError` if the data has no five folds, or a field chooses other clips."""
+    data = config.data
+    named = None
+    if data.kind == "esc50":
+        splits = set(list_esc50(Path(data.dir)).splits)
+    elif data.kind == "prepared":
+        prepared = open_prepared(data.dir, data.name)
+        named, splits = prepared.name, set(prepared.splits)
+    if data.kind not in ("esc50", "prepared") or named not in (None, "esc50"):
+        what = f"the prepared set is '{named}'" if named else f"data.kind is '{data.kind}'"
+        raise InputError(
+            f"data.fold is 0 and {what}; only ESC-50 has folds, set --config.data.fold to 1"
+        )
+    for field in ("train", "evaluation", "test"):
+        if getattr(data, field):
+            raise InputError(
+                f"data.fold is 0 and data.{field} '{getattr(data, field)}'; the folds say what is "
+                f"trained on and held out, leave --config.data.{field} out"
+            )
+    for fold in FOLDS:
+        if f"fold{fold}" not in splits:
+            raise InputError(
+                f"{data.dir}: has no clips of fold {fold}; bring them back, or hold out one of the "
+                f"others with --config.data.fold"
+            )
+
+
+def check_workdir(workdir: Path, runs: list[TrainConfig]) -> None:
+    """Raises `InputError` if the folder or one in it holds something else than these runs."""
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"{workdir}: is a file; choose another --config.workdir")
+    ours = {Path(run.workdir).name for run in runs}
+    for place in sorted(workdir.iterdir()) if workdir.exists() else []:
+        if place.name not in ours and not place.name.lstrip(".").startswith(f"{RESULT}."):
+            raise InputError(
+                f"{workdir}: holds '{place.name}', which is no run of a fold; choose another "
+                f"--config.workdir"
+            )
+    for run in runs:
+        open_workdir(run)
+
+
+def gather(histories: list[list[dict[str, Any]]]) -> CrossValidation:
+    """What came of the runs, from a history each: all have evaluated after the same epochs."""
+    return CrossValidation(
+        [row["epoch"] for row in histories[0]],
+        np.array([[row["accuracy"] for row in history] for history in histories]),
+    )
+
+
+def write(folder: Path, found: CrossValidation) -> None:
+    """Writes `folds.json` and `folds.csv`, and draws `folds.png`."""
+    names = [f"fold{fold}" for fold in FOLDS]
+    columns = {"epoch": found.epochs}
+    columns |= {name: of.tolist() for name, of in zip(names, found.accuracy, strict=True)}
+    columns |= {"mean": found.mean.tolist(), "std": found.std.tolist()}
+    rows = [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
+    write_json(
+        folder / f"{RESULT}.json", {"best": rows[found.best], "last": rows[-1], "epochs": rows}
+    )
+    write_csv(folder / f"{RESULT}.csv", rows)
+    draw(found, folder / f"{RESULT}.png")
+
+
+def draw(found: CrossValidation, file: Path) -> None:
+    """Accuracy by epoch, a thin line a fold and a thick one for the mean, as a PNG."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = subplots(1, 1, (8, 5))
+    for fold, accuracy in zip(FOLDS, found.accuracy, strict=True):
+        axes.plot(found.epochs, accuracy, ".-", linewidth=0.8, markersize=4, label=f"fold {fold}")
+    axes.plot(found.epochs, found.mean, "o-k", linewidth=2.5, markersize=5, label="mean")
+    best = found.epochs[found.best]
+    title = f"mean {found.mean[found.best]:.1%} ± {found.std[found.best]:.1%} at epoch {best}"
+    axes.axvline(best, color="gray", linestyle="--", linewidth=1)
+    axes.set(xlabel="epoch", ylabel="accuracy of the fold held out", title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend()
+    axes.grid(alpha=0.3)
+    save_figure(figure, file)
+
+
+def print_folds(console: Console, found: CrossValidation) -> None:
+    """Prints a table of the folds, and the mean of the best epoch and of the last."""
+    best = found.epochs[found.best]
+    table = Table(title="accuracy of the fold held out")
+    for name in ("fold", f"epoch {best}", "its best", f"last, epoch {found.epochs[-1]}"):
+        table.add_column(name, justify="right")
+    columns = [found.accuracy[:, found.best], found.accuracy.max(axis=1), found.accuracy[:, -1]]
+    for fold, values in zip(FOLDS, zip(*columns, strict=True), strict=True):
+        table.add_row(str(fold), *(f"{value:.1%}" for value in values))
+    table.add_section()
+    means = [f"{column.mean():.1%} ± {column.std(ddof=1):.1%}" for column in columns]
+    table.add_row("mean ± std", *means)
+    console.print(table)
+    console.print(
+        f"epoch {best} has the best mean of the five folds, as the original chooses it: on the "
+        f"clips held out themselves"
+    )

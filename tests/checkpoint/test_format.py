@@ -1,0 +1,269 @@
+import itertools
+import json
+import os
+import shutil
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from flax import traverse_util
+
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.checkpoint.format import (
+    Checkpoint,
+    atomic_write,
+    is_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from ast_jax.errors import InputError
+from ast_jax.models.ast import param_shapes
+from ast_jax.models.config import ASTConfig
+
+CONFIG = ASTConfig(
+    hidden_size=8,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=12,
+    max_length=64,
+    num_mel_bins=32,
+    id2label={0: "rain", 1: "café", 2: "owl"},
+    num_labels=3,
+    problem_type="multi_label_classification",
+    dtype="bfloat16",
+    layer_norm_eps=1e-12,
+)
+EXTRACTOR = ASTFeatureExtractor(
+    sampling_rate=22050, num_mel_bins=32, max_length=64, mean=-1.5, std=0.25
+)
+
+
+def random_params(config):
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda a: rng.standard_normal(a.shape, dtype=np.float32), param_shapes(config)
+    )
+
+
+CHECKPOINT = Checkpoint(CONFIG, EXTRACTOR, random_params(CONFIG))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "checkpoint"
+    save_checkpoint(path, CHECKPOINT)
+    return path
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    """A copy of the checkpoint, to be changed by a test."""
+    return shutil.copytree(saved, tmp_path / "copy")
+
+
+def save_params(path, params):
+    """Puts other parameters into a checkpoint folder, whatever they are."""
+    shutil.rmtree(path / "params")
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        checkpointer.save(path / "params", args=ocp.args.StandardSave(params))
+
+
+def refusal(path):
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_checkpoint_comes_back_to_the_bit(saved):
+    config, extractor, params = load_checkpoint(saved)
+    assert (config, extractor) == (CONFIG, EXTRACTOR)
+    assert jax.tree.structure(params) == jax.tree.structure(CHECKPOINT.params)
+    for ours, expected in zip(
+        jax.tree.leaves(params), jax.tree.leaves(CHECKPOINT.params), strict=True
+    ):
+        assert isinstance(ours, np.ndarray)
+        assert ours.tobytes() == expected.tobytes()
+
+
+def test_the_folder_holds_parameters_and_a_description_and_nothing_beside(saved):
+    assert {"params", "config"} <= {path.name for path in saved.iterdir()}
+    assert [path.name for path in saved.parent.iterdir()] == ["checkpoint"]
+    description = json.loads((saved / "config" / "config.json").read_text())
+    assert description["model"]["id2label"]["1"] == "café"
+    assert description["feature_extractor"]["sampling_rate"] == 22050
+    assert is_checkpoint(saved)
+    assert not is_checkpoint(saved.parent)
+
+
+def test_a_moved_checkpoint_and_a_link_to_it_load(copy, tmp_path):
+    moved = copy.rename(tmp_path / "moved")
+    (tmp_path / "link").symlink_to(moved)
+    assert load_checkpoint(moved).config == load_checkpoint(tmp_path / "link").config == CONFIG
+
+
+def test_a_relative_path_works(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint("here", CHECKPOINT)
+    assert load_checkpoint("here").config == CONFIG
+
+
+@pytest.mark.parametrize("name", ["a b", "é 50%20#?&", "-x", "...", "~"])
+def test_any_name_will_do(tmp_path, name):
+    save_checkpoint(tmp_path / name, CHECKPOINT)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert load_checkpoint(tmp_path / name).config == CONFIG
+
+
+def test_a_checkpoint_without_a_classifier_comes_back_without_one(tmp_path):
+    params = {"ast": CHECKPOINT.params["ast"]}
+    save_checkpoint(tmp_path / "headless", CHECKPOINT._replace(params=params))
+    assert set(load_checkpoint(tmp_path / "headless").params) == {"ast"}
+
+
+def test_parameters_stored_in_half_precision_come_as_float32(copy):
+    import jax.numpy as jnp
+
+    halves = jax.tree.map(lambda a: jnp.asarray(a, jnp.bfloat16), CHECKPOINT.params)
+    save_params(copy, halves)
+    loaded = load_checkpoint(copy).params["classifier"]["dense"]["kernel"]
+    assert loaded.dtype == np.float32
+    half = halves["classifier"]["dense"]["kernel"]
+    np.testing.assert_array_equal(loaded, np.asarray(half).astype(np.float32))
+
+
+# ---- saving
+
+
+def test_an_output_that_exists_is_kept(saved):
+    before = sorted(saved.rglob("*"))
+    with pytest.raises(InputError, match=f"^{saved}: exists already; "):
+        save_checkpoint(saved, CHECKPOINT)
+    assert sorted(saved.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
+def test_whatever_breaks_off_writing_leaves_nothing(tmp_path, kind):
+    def write():
+        with atomic_write(tmp_path / "a" / "b" / "out") as place:
+            place.mkdir()
+            (place / "half").write_text("half")
+            raise kind
+
+    with pytest.raises(kind):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cleaning_up_spares_what_is_beside(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "other").touch()
+
+    def write():
+        with atomic_write(tmp_path / "a" / "[o]*") as place:
+            place.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write()
+    assert list((tmp_path / "a").iterdir()) == [tmp_path / "a" / "other"]
+
+
+# ---- damage
+
+
+def test_a_checkpoint_with_any_file_cut_short_or_missing_is_refused_or_whole(saved, tmp_path):
+    files = sorted(path.relative_to(saved) for path in saved.rglob("*") if path.is_file())
+    refused = set()
+    for i, (file, share) in enumerate(itertools.product(files, (None, 0, 0.5, 0.95))):
+        copy = shutil.copytree(saved, tmp_path / str(i))  # TensorStore remembers a path's content
+        if share is None:
+            (copy / file).unlink()
+        else:
+            os.truncate(copy / file, int((copy / file).stat().st_size * share))
+        try:
+            params = load_checkpoint(copy).params
+        except InputError:
+            refused.add(file.parts[0])
+        else:
+            jax.tree.map(np.testing.assert_array_equal, params, CHECKPOINT.params)
+    assert {"params", "config"} <= refused
+
+
+@pytest.mark.parametrize("part", ["params", "config"])
+def test_a_checkpoint_without_a_part_is_refused(copy, part):
+    shutil.rmtree(copy / part)
+    assert refusal(copy).startswith(f"{copy / part}")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("", "cannot be read as JSON"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "'model' is missing"),
+        ("{}", "'model' is missing"),
+        ('{"model": {}}', "'feature_extractor' is missing"),
+        ('{"model": 3, "feature_extractor": {}}', "'model' is missing"),
+    ],
+)
+def test_a_description_that_lacks_something_is_refused(copy, content, complaint):
+    (copy / "config" / "config.json").write_text(content)
+    message = refusal(copy)
+    assert message.startswith(f"{copy / 'config' / 'config.json'}: ")
+    assert complaint in message
+
+
+@pytest.mark.parametrize(
+    ("part", "entries", "complaint"),
+    [
+        ("model", {"model_type": "vit"}, "model_type is 'vit'"),
+        ("model", {"hidden_size": "8"}, "hidden_size must be a whole number from 1"),
+        ("model", {"id2label": {"0": "a", "2": "b"}}, "id2label must name the classes 0 to 1"),
+        ("model", {"max_length": 80}, "max_length is 80 for the model and 64 for the feature"),
+        ("feature_extractor", {"std": 0}, "std"),
+        ("feature_extractor", {"num_mel_bins": 16}, "num_mel_bins is 32 for the model and 16"),
+    ],
+)
+def test_a_description_with_a_wrong_field_is_refused_by_its_name(copy, part, entries, complaint):
+    file = copy / "config" / "config.json"
+    description = json.loads(file.read_text())
+    description[part] |= entries
+    file.write_text(json.dumps(description))
+    message = refusal(copy)
+    assert message.startswith(str(file))
+    assert complaint in message
+
+
+def changed(name, value):
+    flat = traverse_util.flatten_dict(CHECKPOINT.params, sep="/")
+    flat.pop(name, None)
+    if value is not None:
+        flat[name] = value
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("ast/layernorm/bias", None, "is missing"),
+        ("classifier/dense/bias", None, "is missing"),
+        ("ast/extra", np.zeros(3, np.float32), "has no place in the model"),
+        ("ast/layernorm/bias", np.zeros(9, np.float32), r"has shape \(9,\), .* takes \(8,\)"),
+        ("ast/layernorm/bias", np.zeros((), np.float32), r"has shape \(\)"),
+        ("ast/layernorm/bias", np.full(8, np.nan, np.float32), "holds NaN or infinite values"),
+        ("ast/layernorm/bias", np.zeros(8, np.int32), "holds int32, not floating-point"),
+    ],
+)
+def test_a_checkpoint_with_one_parameter_wrong_is_refused_by_its_name(copy, name, value, complaint):
+    save_params(copy, changed(name, value))
+    with pytest.raises(InputError, match=f"^{copy / 'params'}: parameter {name} {complaint}"):
+        load_checkpoint(copy)
+
+
+def test_parameters_of_another_depth_are_refused(copy):
+    config = CONFIG.replace(num_hidden_layers=3)
+    save_params(copy, random_params(config))
+    assert "has shape (3, " in refusal(copy)

@@ -1,0 +1,206 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
+from ast_jax.checkpoint.load import change, find_checkpoint, read_checkpoint, step_folders
+from ast_jax.checkpoint.torch_write import write_huggingface, write_original
+from ast_jax.errors import InputError
+from ast_jax.models.ast import ASTForAudioClassification, param_shapes
+from ast_jax.models.config import ASTConfig
+from ast_jax.models.positions import resize_position_embeddings
+
+CONFIG = ASTConfig(
+    hidden_size=64,
+    num_hidden_layers=1,
+    num_attention_heads=1,
+    intermediate_size=32,
+    max_length=128,
+    id2label={0: "rain", 1: "wind", 2: "owl"},
+    num_labels=3,
+)
+
+
+def random_params(config, seed=0):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda a: rng.standard_normal(a.shape, dtype=np.float32), param_shapes(config)
+    )
+
+
+CHECKPOINT = Checkpoint(CONFIG, ASTFeatureExtractor(max_length=128), random_params(CONFIG))
+HEADLESS = CHECKPOINT._replace(params={"ast": CHECKPOINT.params["ast"]})
+
+
+def assert_params_equal(actual, expected):
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """One checkpoint in every form that a path can mean."""
+    folder = tmp_path_factory.mktemp("places")
+    save_checkpoint(folder / "ours", CHECKPOINT)
+    save_checkpoint(folder / "run" / "checkpoints" / "8", CHECKPOINT)
+    write_huggingface(folder / "huggingface", CHECKPOINT)
+    pytest.importorskip("torch")
+    write_original(folder / "x.pth", CHECKPOINT)
+    (folder / "x.safetensors").hardlink_to(folder / "huggingface" / "model.safetensors")
+    (folder / "link").symlink_to(folder / "ours")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["ours", "link", "run", "huggingface", "x.pth", "x.safetensors"])
+def test_every_form_of_a_checkpoint_is_read(places, name):
+    for path in (places / name, str(places / name)):
+        config, extractor, params = read_checkpoint(path)
+        assert_params_equal(params, CHECKPOINT.params)
+        assert (config.grid, extractor.max_length) == ((12, 12), 128)
+        named = not name.startswith("x.")  # a bare file does not hold its labels
+        assert config.labels == (CONFIG if named else CONFIG.replace(id2label=None)).labels
+
+
+@pytest.mark.parametrize("name", ["ours", "huggingface", "x.pth"])
+def test_changes_of_the_input_adapt_positions_and_extractor(places, name):
+    config, extractor, params = read_checkpoint(places / name, max_length=200, num_mel_bins=64)
+    assert (config.max_length, config.num_mel_bins) == (200, 64)
+    assert (extractor.max_length, extractor.num_mel_bins) == (200, 64)
+    embeddings = CHECKPOINT.params["ast"]["embeddings"]["position_embeddings"]
+    expected = resize_position_embeddings(embeddings, CONFIG.grid, config.grid)
+    np.testing.assert_array_equal(params["ast"]["embeddings"]["position_embeddings"], expected)
+    assert_params_equal(params["classifier"], CHECKPOINT.params["classifier"])
+
+
+def test_from_pretrained_makes_the_changed_model(places):
+    model = ASTForAudioClassification.from_pretrained(places / "ours", num_labels=7, time_stride=5)
+    assert model(np.zeros((2, 128, 128), np.float32)).shape == (2, 7)
+
+
+def test_of_a_runs_steps_the_newest_counts(tmp_path):
+    for step in (9, 10, 100):
+        params = random_params(CONFIG, seed=step)
+        save_checkpoint(tmp_path / "checkpoints" / str(step), CHECKPOINT._replace(params=params))
+    steps = step_folders(tmp_path)
+    assert [step.name for step in steps] == ["9", "10", "100"]
+    assert find_checkpoint(tmp_path) == steps[-1]
+    assert_params_equal(read_checkpoint(tmp_path).params, random_params(CONFIG, seed=100))
+
+
+def test_a_step_that_orbax_has_not_finished_does_not_count(tmp_path):
+    save_checkpoint(tmp_path / "checkpoints" / "9", CHECKPOINT)
+    unfinished = tmp_path / "checkpoints" / "10.orbax-checkpoint-tmp" / "config"
+    unfinished.mkdir(parents=True)
+    (unfinished / "config.json").write_text("{}")
+    (tmp_path / "checkpoints" / "11").mkdir()
+    assert [step.name for step in step_folders(tmp_path)] == ["9"]
+
+
+def test_a_run_without_a_checkpoint_yet_is_refused(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(InputError, match=f"^{tmp_path}: no checkpoint, as it holds neither"):
+        read_checkpoint(tmp_path)
+
+
+def test_a_missing_path_is_refused(tmp_path):
+    with pytest.raises(InputError, match="none: no such file or folder; give the path"):
+        read_checkpoint(tmp_path / "none")
+
+
+# ---- heads and labels
+
+
+def test_another_number_of_classes_makes_a_new_unnamed_head():
+    new = change(CHECKPOINT, {"num_labels": 50})
+    assert new.params["classifier"]["dense"]["kernel"].shape == (64, 50)
+    # Fifty classes need not be ESC-50's.
+    assert new.config.labels[0] == "LABEL_0"
+    assert_params_equal(new.params["ast"], CHECKPOINT.params["ast"])
+
+
+def test_new_labels_bring_their_number_and_a_new_head():
+    new = change(CHECKPOINT, {"id2label": {0: "a", 1: "b"}})
+    assert new.config.num_labels == 2
+    assert new.params["classifier"]["dense"]["bias"].shape == (2,)
+
+
+def test_a_new_head_depends_on_its_seed():
+    kernels = [
+        change(CHECKPOINT, {"num_labels": 5}, seed).params["classifier"]["dense"]["kernel"]
+        for seed in (0, 1)
+    ]
+    assert not np.array_equal(*kernels)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"num_labels": 527}, "multi_label_classification"),
+        ({"num_labels": 10}, "single_label_classification"),
+        (
+            {"num_labels": 10, "problem_type": "multi_label_classification"},
+            "multi_label_classification",
+        ),
+    ],
+)
+def test_a_new_heads_problem_type_is_the_benchmarks_or_the_callers(changes, kind):
+    assert change(CHECKPOINT, changes).config.problem_type == kind
+
+
+def test_without_changes_all_stays():
+    same = change(CHECKPOINT, {})
+    assert same[:2] == CHECKPOINT[:2]
+    assert_params_equal(same.params, CHECKPOINT.params)
+
+
+def test_a_headless_checkpoint_stays_so_unless_a_head_is_asked_for():
+    assert set(change(HEADLESS, {"max_length": 200}).params) == {"ast"}
+    labels = {i: f"class {i}" for i in range(4)}
+    for changes in ({"num_labels": 4}, {"id2label": labels}):
+        new = change(HEADLESS, changes)
+        assert new.config.num_labels == 4
+        assert new.params["classifier"]["dense"]["kernel"].shape == (64, 4)
+
+
+def test_a_headless_checkpoint_cannot_classify_until_given_a_head(tmp_path):
+    save_checkpoint(tmp_path / "headless", HEADLESS)
+    with pytest.raises(InputError) as caught:
+        read_checkpoint(tmp_path / "headless")
+    assert str(caught.value) == (
+        f"{tmp_path / 'headless'}: has no classification head; train one, or give num_labels to "
+        f"make an untrained one"
+    )
+    params = read_checkpoint(tmp_path / "headless", num_labels=2).params
+    assert params["classifier"]["dense"]["kernel"].shape == (64, 2)
+
+
+# ---- changes that cannot be
+
+
+@pytest.mark.parametrize("name", ["ours", "huggingface", "x.pth"])
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"frequncy_stride": 5}, "'frequncy_stride' is no field of ASTConfig"),
+        ({"max_length": "long"}, "max_length must be a whole number from 1 to 1000000, not 'long'"),
+        ({"max_length": 8}, "max_length 8 is smaller than one patch"),
+        ({"dtype": "int4"}, "dtype must be one of float32, bfloat16, int8, not 'int4'"),
+        ({"hidden_size": 128}, "parameter ast/.* a trained model's width"),
+        ({"num_hidden_layers": 2}, "parameter ast/encoder/.* a trained model's width"),
+        ({"patch_size": 8}, "parameter ast/embeddings/patch_projection/kernel"),
+        ({"num_labels": 4, "id2label": {0: "a"}}, "id2label must name the classes 0 to 3"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused_by_its_field(places, name, changes, complaint):
+    with pytest.raises(InputError, match=complaint):
+        ASTForAudioClassification.from_pretrained(places / name, **changes)
+
+
+def test_a_damaged_newest_step_is_refused_and_not_passed_over(tmp_path):
+    for step in ("1", "2"):
+        save_checkpoint(tmp_path / "checkpoints" / step, CHECKPOINT)
+    (tmp_path / "checkpoints" / "2" / "config" / "config.json").write_text(json.dumps({}))
+    with pytest.raises(InputError, match=r"checkpoints/2/config/config\.json: 'model' is missing"):
+        read_checkpoint(tmp_path)

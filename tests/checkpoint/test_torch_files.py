@@ -1,0 +1,241 @@
+import contextlib
+import os
+import pickle
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from ast_jax.checkpoint.torch_files import read_tensors, to_file_names
+from ast_jax.errors import InputError
+
+torch = pytest.importorskip("torch")
+
+ONE_FILE = settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def refusal(path):
+    """The sentence that refuses a file, which starts with its path and is one line."""
+    with pytest.raises(InputError) as caught:
+        read_tensors(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    assert not message.endswith(".")
+    return message
+
+
+def every_half(dtype):
+    """All finite numbers of a half precision."""
+    bits = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
+    numbers = bits.view(dtype)
+    return numbers[torch.isfinite(numbers)]
+
+
+# ---- what can be read
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("wrap", [None, "model", "state_dict"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_torch_files_are_read(tmp_path, save_torch, prefix, wrap, zipped):
+    tensors = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.float32(7)}
+    options = {"_use_new_zipfile_serialization": zipped}
+    path = save_torch(tensors, tmp_path / "x.pth", prefix, wrap, **options)
+    read = read_tensors(path)
+    assert set(read) == {prefix + name for name in tensors}
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(read[prefix + name], tensor)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["x.pth", "x.safetensors"])
+def test_every_half_precision_number_becomes_float32_exactly(tmp_path, dtype, kind):
+    import safetensors.torch
+
+    numbers = every_half(dtype)
+    save = safetensors.torch.save_file if kind == "x.safetensors" else torch.save
+    save({"w": numbers}, tmp_path / kind)
+    read = read_tensors(tmp_path / kind)["w"].astype(np.float32)
+    assert read.tobytes() == numbers.float().numpy().tobytes()
+
+
+def test_a_parameter_that_is_a_transposed_view_is_read_in_order(tmp_path):
+    matrix = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3)).T
+    torch.save({"w": matrix}, tmp_path / "x.pth")
+    np.testing.assert_array_equal(read_tensors(tmp_path / "x.pth")["w"], [[0, 3], [1, 4], [2, 5]])
+
+
+def test_safetensors_are_read_without_torch(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    save_file({"w": np.eye(3, dtype=np.float32)}, tmp_path / "x.safetensors")
+    np.testing.assert_array_equal(read_tensors(tmp_path / "x.safetensors")["w"], np.eye(3))
+
+
+# ---- what is refused
+
+
+class Malicious:
+    """Unpickled without care, it runs a command."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.target}",)
+
+
+@pytest.mark.parametrize("how", ["pickle", "zip", "legacy", "beside tensors"])
+def test_code_in_a_pickle_does_not_run(tmp_path, how):
+    target, path = tmp_path / "touched", tmp_path / "x.pth"
+    bomb = Malicious(target)
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(bomb))
+    elif how == "beside tensors":
+        torch.save({"v.cls_token": torch.zeros(1), "epoch": bomb}, path)
+    else:
+        torch.save(bomb, path, _use_new_zipfile_serialization=how == "zip")
+    assert "holds more than tensors (pickled code, or damage)" in refusal(path)
+    assert not target.exists()
+    # The file is what it is meant to be: loaded without care, it does run.
+    torch.load(path, weights_only=False) if how != "pickle" else pickle.loads(path.read_bytes())
+    assert target.exists()
+
+
+def test_a_whole_model_is_refused_with_advice(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "x.pth")
+    assert "save the model's state_dict() alone" in refusal(tmp_path / "x.pth")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Whole files of each kind, as bytes."""
+    folder = tmp_path_factory.mktemp("whole")
+    tensors = {f"layer.{i}": torch.randn(5, 7) for i in range(3)}
+    torch.save(tensors, folder / "zip.pth")
+    torch.save(tensors, folder / "legacy.pth", _use_new_zipfile_serialization=False)
+    save_file({k: v.numpy() for k, v in tensors.items()}, folder / "x.safetensors")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["zip.pth", "legacy.pth", "x.safetensors"])
+@ONE_FILE
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_a_file_cut_anywhere_is_refused(tmp_path, whole, name, share):
+    (tmp_path / name).write_bytes(whole[name][: int(share * len(whole[name]))])
+    refusal(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["zip.pth", "legacy.pth", "x.safetensors"])
+@ONE_FILE
+@given(place=st.floats(0, 1, exclude_max=True), noise=st.binary(min_size=1, max_size=8))
+def test_a_damaged_file_is_read_or_refused_and_nothing_else(tmp_path, whole, name, place, noise):
+    content = bytearray(whole[name])
+    start = int(place * len(content))
+    content[start : start + len(noise)] = noise
+    (tmp_path / name).write_bytes(content)
+    with contextlib.suppress(InputError):
+        tensors = read_tensors(tmp_path / name)
+        assert all(isinstance(tensor, np.ndarray) for tensor in tensors.values())
+
+
+@ONE_FILE
+@given(content=st.binary(max_size=200), suffix=st.sampled_from([".pth", ".bin", ".safetensors"]))
+def test_a_file_of_anything_is_refused(tmp_path, content, suffix):
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(content)
+    refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ([torch.zeros(1)], "holds a list, not a dict of tensors"),
+        (torch.zeros(1), "holds a Tensor, not a dict of tensors"),
+        ({}, "holds no tensors"),
+        ({"model": {}}, "holds no tensors"),
+        ({"epoch": 3, "w": torch.zeros(1)}, "entry 'epoch' is a int, not a tensor"),
+        ({"w": torch.zeros(1, dtype=torch.int64)}, "tensor w holds torch.int64"),
+        ({"w": torch.zeros(1, dtype=torch.complex64)}, "tensor w holds torch.complex64"),
+        ({"w": torch.zeros(2, 2).to_sparse()}, "torch.sparse_coo, not dense floating-point"),
+    ],
+)
+def test_torch_files_of_something_else_are_refused_by_name(tmp_path, content, complaint):
+    torch.save(content, tmp_path / "x.pth")
+    assert complaint in refusal(tmp_path / "x.pth")
+
+
+def test_safetensors_of_whole_numbers_are_refused_by_name(tmp_path):
+    save_file({"w": np.zeros(3, np.int64)}, tmp_path / "x.safetensors")
+    assert "tensor w holds I64, not dense floating-point" in refusal(tmp_path / "x.safetensors")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    assert "no such file" in refusal(tmp_path / "x.pth")
+    (tmp_path / "dangling.pth").symlink_to(tmp_path / "x.pth")
+    assert "no such file" in refusal(tmp_path / "dangling.pth")
+
+
+def test_without_torch_it_says_how_to_get_it(tmp_path, monkeypatch, save_torch):
+    path = save_torch({"w": np.zeros(1, np.float32)}, tmp_path / "x.pth")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(InputError, match=r"needs PyTorch, .*; pip install torch"):
+        read_tensors(path)
+
+
+# ---- names
+
+
+def names_of(*names):
+    return {name: np.zeros(1, np.float32) for name in names}
+
+
+def test_the_prefix_of_data_parallel_is_dropped():
+    tensors, layout = to_file_names(names_of("module.v.cls_token", "module.mlp_head.0.bias"), "x")
+    assert (list(tensors), layout) == (["v.cls_token", "mlp_head.0.bias"], "original")
+
+
+def test_a_distilled_deit_is_known_by_its_names():
+    tensors, layout = to_file_names(names_of("cls_token", "dist_token", "blocks.0.a"), "x")
+    assert (list(tensors), layout) == (["cls_token", "dist_token", "blocks.0.a"], "deit")
+
+
+def test_a_deit_that_is_not_distilled_is_refused():
+    with pytest.raises(InputError, match=r"^x: tensor dist_token is missing; .* .distilled. DeiT"):
+        to_file_names(names_of("cls_token", "patch_embed.proj.weight"), "x")
+
+
+@pytest.mark.parametrize("prefix", ["", "audio_spectrogram_transformer."])
+def test_hugging_faces_names_in_memory_become_those_in_files(prefix):
+    parts = [
+        ("attention.q_proj", "attention.attention.query"),
+        ("attention.k_proj", "attention.attention.key"),
+        ("attention.v_proj", "attention.attention.value"),
+        ("attention.o_proj", "attention.output.dense"),
+        ("mlp.fc1", "intermediate.dense"),
+        ("mlp.fc2", "output.dense"),
+        ("layernorm_before", "layernorm_before"),
+    ]
+    memory = [f"{prefix}embeddings.cls_token", *(f"{prefix}layers.11.{m}.bias" for m, _ in parts)]
+    tensors, layout = to_file_names(names_of(*memory), "x")
+    whole = "audio_spectrogram_transformer."
+    assert list(tensors) == [
+        f"{whole}embeddings.cls_token",
+        *(f"{whole}encoder.layer.11.{file}.bias" for _, file in parts),
+    ]
+    assert layout == "huggingface"
+
+
+def test_two_tensors_for_one_place_are_refused():
+    with pytest.raises(InputError, match=r"tensors v\.a and module\.v\.a are two for one place"):
+        to_file_names(names_of("v.a", "module.v.a"), "x")
+
+
+def test_the_tensors_of_another_model_are_refused():
+    with pytest.raises(InputError, match=r"^x: neither an AST nor .* 2 tensors \(the first is a\)"):
+        to_file_names(names_of("a", "b"), "x")

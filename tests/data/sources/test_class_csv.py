@@ -1,0 +1,40 @@
+from importlib import resources
+
+import pytest
+
+from ast_jax.data.sources.class_csv import read_classes
+from ast_jax.errors import InputError
+from ast_jax.labels import class_names
+
+
+@pytest.mark.parametrize("name", ["audioset", "esc50", "speech_commands_v2_35"])
+def test_the_published_lists_are_read_whole(name):
+    with resources.as_file(resources.files("ast_jax") / "class_lists") as folder:
+        names, mids = read_classes(folder / f"{name}.csv")
+    assert tuple(names) == class_names(name)
+    assert len(set(mids)) == len(names)
+
+
+def test_classes_are_in_the_order_of_their_indices(tmp_path):
+    file = tmp_path / "classes.csv"
+    file.write_text("mid,index,display_name\n/m/b,1,B\n/m/a,0,A\n")
+    assert read_classes(file) == (["A", "B"], ["/m/a", "/m/b"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("", r"classes\.csv: lists no classes"),
+        ("0,/m/a,A\n2,/m/b,B\n", r"line 3: .* has 2 classes but none of index 1"),
+        ("one,/m/a,A\n", "line 2: .* none of index 0"),
+        ("0,/m/a,A\n0,/m/b,B\n", r"line 3: '0' stands in .*line 2 already"),
+        ("0,/m/a,A\n1,/m/a,B\n", r"line 3: '/m/a' stands in .*line 2 already"),
+        ("0,/m/a,A\n1,/m/b,A\n", r"line 3: 'A' stands in .*line 2 already"),
+        ("0,,A\n", "line 2: mid is empty"),
+    ],
+)
+def test_a_class_list_that_cannot_be_used_is_named_with_its_line(tmp_path, rows, said):
+    file = tmp_path / "classes.csv"
+    file.write_text("index,mid,display_name\n" + rows)
+    with pytest.raises(InputError, match=said):
+        read_classes(file)

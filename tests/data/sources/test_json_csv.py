@@ -1,0 +1,233 @@
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ast_jax.data.sources.json_csv import entry_lines, list_csv, list_json
+from ast_jax.errors import InputError
+
+CLASSES = 'index,mid,display_name\n0,/m/s,"Speech"\n1,/m/m,"Male speech, man"\n2,/m/d,Dog\n'
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a.wav", "sub/b.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "classes.csv").write_text(CLASSES)
+    return tmp_path
+
+
+def write_json(file, *clips):
+    file.write_text(json.dumps({"data": clips}))
+    return file
+
+
+def test_json_is_a_split_named_after_the_file_with_the_class_list_beside_it(folder):
+    file = write_json(
+        folder / "train_1.json",
+        {"wav": "sub/b.wav", "labels": "/m/d, /m/s,/m/d", "video_id": 3},
+        {"wav": "none.wav", "labels": "/m/m"},
+        {"wav": str(folder / "a.wav"), "labels": "/m/m"},
+    )
+    listing = list_json(file, None)
+    assert listing.labels == ["Speech", "Male speech, man", "Dog"]
+    assert listing.splits == {
+        "train_1": [
+            ("sub/b.wav", str(folder / "sub" / "b.wav"), (0, 2)),
+            (str(folder / "a.wav"), str(folder / "a.wav"), (1,)),
+        ]
+    }
+    assert listing.missing == [f"{file}, line 1, entry 2: {folder / 'none.wav'} does not exist"]
+
+
+def test_a_folder_of_json_is_a_split_each_and_a_relative_path_starts_there(folder, monkeypatch):
+    (folder / "lists").mkdir()
+    for name in ("train", "eval"):
+        write_json(folder / "lists" / f"{name}.json", {"wav": "../a.wav", "labels": "/m/s"})
+    monkeypatch.chdir(folder / "sub")
+    listing = list_json(folder / "lists", folder / "classes.csv")
+    assert list(listing.splits) == ["eval", "train"]
+    path = str(folder / "lists" / "../a.wav")
+    assert listing.splits["train"] == [("../a.wav", path, (0,))]
+
+
+CLIP = {"wav": "a.wav", "labels": "/m/s"}
+
+
+@pytest.mark.parametrize(
+    ("clip", "said"),
+    [
+        (CLIP, r"'a\.wav' stands in .*x\.json, line 1, entry 1 already"),
+        ("a.wav", "is no object"),
+        (None, "is no object"),
+        ({"wav": "a.wav"}, "has no string under 'labels'"),
+        ({"wav": ["a.wav"], "labels": "/m/s"}, "has no string under 'wav'"),
+        ({"wav": "sub/b.wav", "labels": ["/m/s"]}, "has no string under 'labels'"),
+        ({"wav": "", "labels": "/m/s"}, "wav is empty"),
+        ({"wav": "sub/b.wav", "labels": ""}, "labels is empty"),
+        ({"wav": "sub/b.wav", "labels": "/m/s,"}, "label '' is not in the class list"),
+        ({"wav": "sub/b.wav", "labels": "Speech"}, "label 'Speech' is not in the class list"),
+        ({"wav": "a\0.wav", "labels": "/m/s"}, r"wav 'a\\x00\.wav' holds a line break or another"),
+        ({"wav": "\ud800", "labels": "/m/s"}, r"wav '\\ud800' holds a line break or another"),
+        ({"wav": "b.wav", "labels": "x" * 10**6}, "label 'x{79}…' is not in the class list"),
+    ],
+)
+def test_json_names_the_line_and_entry_that_is_malformed(folder, clip, said):
+    with pytest.raises(InputError, match=rf"x\.json, line 1, entry 2: {said}"):
+        list_json(write_json(folder / "x.json", CLIP, clip), None)
+
+
+@settings(deadline=None)
+@given(
+    indent=st.sampled_from([None, 0, 1, "\t"]),
+    before=st.dictionaries(st.text(), st.lists(st.text()), max_size=3),
+    clips=st.lists(st.dictionaries(st.text(), st.text(), max_size=3) | st.none(), max_size=5),
+    twice=st.booleans(),
+)
+def test_the_line_of_an_entry_is_where_it_begins(indent, before, clips, twice):
+    before.pop("data", None)
+    text = json.dumps(before | {"data": clips, "after": [{"data": [1]}]}, indent=indent)
+    if twice:
+        text = text.replace("{", '{"data": 1, "data": [[], [\n]],\r\n', 1)
+    marked = [f"\x01{i}" for i in range(len(clips))]
+    lines = json.dumps(before | {"data": marked, "after": 1}, indent=indent).split("\n")
+    # Each clip is as many lines longer than its mark as it has line breaks of its own.
+    longer, expected = 2 * twice, []
+    for i, clip in enumerate(clips):
+        (line,) = (n for n, words in enumerate(lines, start=1) if f'"\\u0001{i}"' in words)
+        expected.append(line + longer)
+        longer += json.dumps(clip, indent=indent).count("\n")
+    assert entry_lines(text) == expected
+
+
+def test_a_path_too_long_for_any_system_is_missing(folder):
+    clips = [CLIP, {"wav": "x" * 10**5, "labels": "/m/s"}]
+    assert len(list_json(write_json(folder / "x.json", *clips), None).missing) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "cannot be read as JSON"),
+        (b"\xff\xfe{}", "cannot be read as JSON"),
+        (b"[" * 10**5, "cannot be read as JSON"),
+        (b"[]", "not an object with a list under 'data'"),
+        (b'{"data": {"wav": 1}}', "not an object with a list under 'data'"),
+        (b'{"data": []}', "none of its clips is there"),
+        (b'{"data": [{"wav": "no.wav", "labels": "/m/s"}]}', r"none of its clips is there \(.*no"),
+    ],
+)
+def test_json_that_is_no_manifest_is_named(folder, content, said):
+    (folder / "x.json").write_bytes(content)
+    with pytest.raises(InputError, match=rf"x\.json: {said}"):
+        list_json(folder / "x.json", None)
+
+
+def test_json_needs_one_class_list_and_a_name_that_a_split_can_have(folder):
+    file = write_json(folder / "x.json", CLIP)
+    (folder / "more.csv").write_text(CLASSES)
+    with pytest.raises(InputError, match="holds 2 CSV files, so that the class list is not known"):
+        list_json(file, None)
+    assert list_json(file, folder / "more.csv").splits.keys() == {"x"}
+    with pytest.raises(InputError, match="'x y' cannot be a split's name"):
+        list_json(file.rename(folder / "x y.json"), folder / "more.csv")
+    with pytest.raises(InputError, match=r"sub: holds no \.json file"):
+        list_json(folder / "sub", None)
+    with pytest.raises(InputError, match=r"none\.json: no such file or folder"):
+        list_json(folder / "none.json", None)
+
+
+def clips_of(folder, content, classes=None):
+    (folder / "clips.csv").write_text(content)
+    return list_csv(folder / "clips.csv", classes)
+
+
+def test_csv_takes_the_classes_that_occur_and_is_all_training_by_default(folder):
+    listing = clips_of(folder, "path,labels\na.wav,dog ; cat;dog\nsub/b.wav,ant\nno.wav,bee\n")
+    assert listing.labels == ["ant", "bee", "cat", "dog"]
+    assert listing.splits == {
+        "train": [
+            ("a.wav", str(folder / "a.wav"), (2, 3)),
+            ("sub/b.wav", str(folder / "sub" / "b.wav"), (0,)),
+        ]
+    }
+    file = folder / "clips.csv"
+    assert listing.missing == [f"{file}, line 4: {folder / 'no.wav'} does not exist"]
+
+
+def test_csv_has_splits_ids_and_a_class_list_if_they_are_given(folder):
+    content = (
+        "id,split,labels,path\n"
+        f"1,test,Dog;/m/s,{folder / 'a.wav'}\n"
+        '1,,"Male speech, man",a.wav\n'
+        ",train,/m/m,a.wav\n"
+    )
+    listing = clips_of(folder, content, folder / "classes.csv")
+    assert listing.labels == ["Speech", "Male speech, man", "Dog"]
+    path = str(folder / "a.wav")
+    assert listing.splits == {
+        "test": [("1", path, (0, 2))],
+        "train": [("1", path, (1,)), ("a.wav", path, (1,))],
+    }
+    # In the folder, the list of clips is the CSV that is not the class list.
+    assert list_csv(folder, folder / "sub" / ".." / "classes.csv") == listing
+    with pytest.raises(InputError, match="holds 2 CSV files that could list the clips"):
+        list_csv(folder, None)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("a.wav,Speech", r"'a\.wav' stands in .*clips\.csv, line 2 already"),
+        ("sub/b.wav,Speech,train,a.wav", r"'a\.wav' stands in .*clips\.csv, line 2 already"),
+        ("sub/b.wav", "labels is empty"),
+        ("sub/b.wav,Speech;", "a label is empty"),
+        ("sub/b.wav,speech", "label 'speech' is not in the class list"),
+        (",Speech", "path is empty"),
+        ("sub/b.wav,Speech,../x", r"'\.\./x' cannot be a split's name"),
+        ("sub/b.wav,Speech,x,\x01", r"id '\\x01' holds"),
+        ("sub/b.wav,Speech,x,y,z", "has 5 fields, the first line 4"),
+    ],
+)
+def test_csv_names_the_line_that_is_malformed(folder, line, said):
+    content = f"path,labels,split,id\na.wav,Speech\n{line}\n"
+    with pytest.raises(InputError, match=rf"clips\.csv, line 3: {said}"):
+        clips_of(folder, content, folder / "classes.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "the first line names no column 'path'; name path, labels there"),
+        ("path,labels\n", "none of its clips is there;"),
+        ("path,labels,split\na.wav,x,a\nno.wav,x,b\n", r"none of its clips is there \(.*line 3"),
+    ],
+)
+def test_csv_without_clips_is_named(folder, content, said):
+    with pytest.raises(InputError, match=rf"clips\.csv: {said}"):
+        clips_of(folder, content)
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda children: (
+        st.lists(children) | st.dictionaries(st.sampled_from(["wav", "labels"]), children)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None)
+@given(content=ANY_JSON | st.fixed_dictionaries({"data": st.lists(ANY_JSON)}))
+def test_any_json_gives_a_listing_or_one_sentence(tmp_path_factory, content):
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "any_classes.csv").write_text(CLASSES)
+    (folder / "any.json").write_text(json.dumps(content))
+    said = ""
+    try:
+        list_json(folder / "any.json", folder / "any_classes.csv")
+    except InputError as error:
+        said = str(error)
+    assert len(said.splitlines()) <= 1

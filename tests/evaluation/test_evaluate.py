@@ -1,0 +1,391 @@
+"""What evaluation says of checkpoints, against each clip's logits by hand and scikit-learn."""
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+from flax import nnx
+from scipy import signal
+from sklearn.metrics import accuracy_score, average_precision_score, log_loss, roc_auc_score
+
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
+from ast_jax.data.clips import Clips
+from ast_jax.data.prepare.prepare import prepare
+from ast_jax.errors import InputError
+from ast_jax.evaluation.evaluate import (
+    ensemble,
+    evaluate,
+    evaluate_checkpoints,
+    match_classes,
+    predict,
+)
+from ast_jax.evaluation.evaluation_set import read_evaluation_set
+from ast_jax.models.ast import ASTForAudioClassification, param_shapes
+from ast_jax.models.config import ASTConfig
+from ast_jax.training import evaluate as module
+
+LABELS = ["bark", "meow", "owl"]
+RATE = 16000
+SINGLE, MULTI = "single_label_classification", "multi_label_classification"
+
+
+@nnx.jit
+def forward(model, input_values):
+    return model(input_values)
+
+
+def make_checkpoint(seed, problem_type=SINGLE, rate=RATE, mean=-4.0, **changes):
+    """A model of random parameters whose logits of `make_clips` are of mean 0 and deviation 1."""
+    fields = {
+        "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1,
+        "intermediate_size": 32, "max_length": 32, "num_mel_bins": 32,
+        "id2label": dict(enumerate(LABELS)), "num_labels": 3, "problem_type": problem_type,
+    }  # fmt: skip
+    config = ASTConfig(**fields | changes)
+    extractor = ASTFeatureExtractor(
+        sampling_rate=rate,
+        num_mel_bins=config.num_mel_bins,
+        max_length=config.max_length,
+        mean=mean,
+    )
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(
+        lambda a: 0.3 * rng.standard_normal(a.shape, dtype=np.float32), param_shapes(config)
+    )
+    inputs = extractor(make_clips().waveforms, rate)
+    logits = forward(ASTForAudioClassification.from_params(config, params), inputs)
+    head = params["classifier"]["dense"]
+    head["kernel"] /= logits.std(axis=0)
+    head["bias"] = (head["bias"] - logits.mean(axis=0)) / logits.std(axis=0)
+    return Checkpoint(config, extractor, jax.tree.map(np.asarray, params))
+
+
+def make_clips(problem_type=SINGLE, count=11):
+    """Noise of many colours and lengths; not as many clips as fill batches for eight devices."""
+    rng = np.random.default_rng(1)
+    waveforms = [
+        signal.lfilter([1e-3 * 1.5**i], [1, -tilt], rng.standard_normal(1500 + 500 * i))
+        for i, tilt in enumerate(rng.permutation(np.linspace(-0.9, 0.9, count)))
+    ]
+    waveforms = [waveform.astype(np.float32) for waveform in waveforms]
+    targets = np.eye(3, dtype=np.float32)[rng.permutation(np.arange(count) % 3)]
+    if problem_type == MULTI:
+        targets = np.maximum(targets, np.roll(targets, 1, axis=0))
+    return Clips(waveforms, targets, [f"clip {i}" for i in range(count)])
+
+
+def logits_by_hand(checkpoint, clips):
+    config, extractor, params = checkpoint
+    model = ASTForAudioClassification.from_params(config, params)
+    rate = extractor.sampling_rate
+    return np.concatenate([forward(model, extractor(wave, rate)) for wave in clips.waveforms])
+
+
+def probabilities_by_hand(checkpoint, clips):
+    logits = logits_by_hand(checkpoint, clips).astype(np.float64)
+    if checkpoint.config.problem_type == MULTI:
+        return 1 / (1 + np.exp(-logits))
+    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+def loss_by_hand(probabilities, targets, problem_type):
+    if problem_type == SINGLE:
+        return log_loss(targets.argmax(axis=1), probabilities, labels=range(3))
+    return log_loss(targets.ravel(), probabilities.ravel())
+
+
+def check_scores(scores, values, targets):
+    """Holds scores to scikit-learn's of these values."""
+    best = accuracy_score(targets.argmax(axis=1), values.argmax(axis=1))
+    assert scores.accuracy == pytest.approx(best)
+    expected = average_precision_score(targets, values)
+    assert scores.mean_average_precision == pytest.approx(expected)
+    assert scores.mean_auc == pytest.approx(roc_auc_score(targets, values))
+
+
+# ---- one checkpoint
+
+
+@pytest.mark.parametrize("problem_type", [SINGLE, MULTI])
+def test_scores_are_scikit_learns_of_each_clips_logits_and_padding_does_not_count(problem_type):
+    checkpoint, clips = make_checkpoint(0, problem_type), make_clips(problem_type)
+    found = evaluate(checkpoint, clips, LABELS, RATE, batch_size=4)
+    logits, probabilities = (
+        by_hand(checkpoint, clips) for by_hand in (logits_by_hand, probabilities_by_hand)
+    )
+    assert len(set(logits.argmax(axis=1))) == 3
+    assert found.probabilities.shape == (11, 3)
+    assert found.probabilities.dtype == np.float32
+    np.testing.assert_allclose(found.probabilities, probabilities, atol=1e-5)
+    check_scores(found.scores, logits, clips.targets)
+    expected = loss_by_hand(probabilities, clips.targets, problem_type)
+    assert found.scores.loss == pytest.approx(expected, rel=1e-4)
+    np.testing.assert_array_equal(found.by_class.clips, clips.targets.sum(axis=0))
+    np.testing.assert_allclose(
+        found.by_class.average_precision,
+        average_precision_score(clips.targets, logits, average=None),
+    )
+
+
+def test_batch_sizes_workers_and_the_device_frontend_give_the_same():
+    checkpoint, clips = make_checkpoint(0), make_clips()
+    whole = evaluate(checkpoint, clips, LABELS, RATE)
+    for options in ({"batch_size": 1}, {"batch_size": 9}, {"batch_size": 3, "workers": 1}):
+        found = evaluate(checkpoint, clips, LABELS, RATE, **options)
+        np.testing.assert_allclose(found.probabilities, whole.probabilities, atol=1e-6)
+        assert found.scores._replace(loss=0) == whole.scores._replace(loss=0)
+    on_device = evaluate(checkpoint, clips, LABELS, RATE, on_device=True)
+    # It hears the waveforms in 16 bits.
+    np.testing.assert_allclose(on_device.probabilities, whole.probabilities, atol=5e-3)
+
+
+def test_few_clips_make_no_larger_batch_than_the_devices_take(monkeypatch):
+    sizes = []
+
+    class Watched(module.EvaluationBatches):
+        def __call__(self, *arguments):
+            batch = super().__call__(*arguments)
+            sizes.append(len(batch["mask"]))
+            return batch
+
+    monkeypatch.setattr(module, "EvaluationBatches", Watched)
+    assert len(jax.local_devices()) == 8
+    logits = predict(make_checkpoint(0), make_clips(count=3), 32, 0, False, "")
+    assert (logits.shape, sizes) == ((3, 3), [8])
+
+
+def test_classes_in_another_order_give_the_same_scores_in_the_datas_order():
+    checkpoint, clips = make_checkpoint(0), make_clips()
+    order = [2, 0, 1]
+    head = checkpoint.params["classifier"]["dense"]
+    moved = {"kernel": head["kernel"][:, order], "bias": head["bias"][order]}
+    params = checkpoint.params | {"classifier": checkpoint.params["classifier"] | {"dense": moved}}
+    config = checkpoint.config.replace(id2label={i: LABELS[j] for i, j in enumerate(order)})
+    expected = evaluate(checkpoint, clips, LABELS, RATE)
+    found = evaluate(Checkpoint(config, checkpoint.feature_extractor, params), clips, LABELS, RATE)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
+    assert found.scores.loss == pytest.approx(expected.scores.loss)
+    assert found.scores._replace(loss=0) == expected.scores._replace(loss=0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["bark", "meow"], "has a class 'owl', and the data has not; give"),
+        ([*LABELS, "wolf"], "has no class 'wolf', and the data has; give"),
+        (["bark", "meow", "wolf"], "has no class 'wolf', and the data has; give"),
+    ],
+)
+def test_a_class_of_one_that_the_other_lacks_is_named(labels, said):
+    config, extractor, _ = make_checkpoint(0)
+    with pytest.raises(InputError, match=f"^runs/x: {said}"):
+        match_classes(config, extractor, labels, RATE, "runs/x")
+
+
+def test_a_model_without_names_is_taken_in_the_datas_order_if_the_number_agrees():
+    config, extractor, _ = make_checkpoint(0, id2label=None)
+    assert match_classes(config, extractor, ["c", "a", "b"], RATE, "x.pth") == [0, 1, 2]
+    with pytest.raises(
+        InputError, match=r"^x\.pth: has 3 classes without names and the data has 2;"
+    ):
+        match_classes(config, extractor, ["a", "b"], RATE, "x.pth")
+
+
+def test_another_sampling_rate_is_refused():
+    checkpoint = make_checkpoint(0, rate=8000)
+    with pytest.raises(InputError, match=r"^the checkpoint: takes sound at 8000 Hz and the clips"):
+        evaluate(checkpoint, make_clips(), LABELS, RATE)
+
+
+def test_output_that_is_not_finite_is_refused():
+    checkpoint = make_checkpoint(0)
+    params = jax.tree.map(lambda a: np.full_like(a, 1e38), checkpoint.params)
+    with pytest.raises(InputError, match=r"^runs/x: the model's output is not finite"):
+        evaluate(checkpoint._replace(params=params), make_clips(), LABELS, RATE, source="runs/x")
+
+
+# ---- several
+
+
+@pytest.mark.parametrize("problem_type", [SINGLE, MULTI])
+def test_an_ensembles_probabilities_are_the_mean_and_its_scores_theirs(problem_type):
+    clips = make_clips(problem_type)
+    models = [make_checkpoint(seed, problem_type) for seed in range(3)]
+    each = [evaluate(model, clips, LABELS, RATE).probabilities for model in models]
+    found = ensemble(each, clips.targets, problem_type)
+    expected = np.mean([probabilities_by_hand(model, clips) for model in models], axis=0)
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
+    assert found.probabilities.dtype == np.float32
+    check_scores(found.scores, expected, clips.targets)
+    loss = loss_by_hand(expected, clips.targets, problem_type)
+    assert found.scores.loss == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("problem_type", [SINGLE, MULTI])
+def test_an_ensemble_that_is_sure_and_wrong_has_a_finite_loss(problem_type):
+    targets = np.eye(3, dtype=np.float32)
+    found = ensemble([np.roll(targets, 1, axis=0)] * 2, targets, problem_type)
+    assert 10 < found.scores.loss < 100
+    assert found.scores.accuracy == 0
+
+
+# ---- data and checkpoints from disk
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    """A folder of four sound files for each class, at 8000 Hz."""
+    folder = tmp_path_factory.mktemp("sounds")
+    rng = np.random.default_rng(0)
+    for label in LABELS:
+        (folder / label).mkdir()
+        for i in range(4):
+            noise = signal.lfilter([0.03 * i + 0.01], [1, 0.4 * i - 0.6], rng.standard_normal(4000))
+            soundfile.write(folder / label / f"{i}.wav", noise, 8000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(sounds, tmp_path_factory):
+    """Those, prepared, as a folder and as a set of three splits."""
+    output = tmp_path_factory.mktemp("prepared")
+    prepare("folder", sounds, output, processes=1)
+    lines = [
+        f"{label}/{i}.wav,{label},{split}"
+        for label in LABELS
+        for i, split in enumerate(("train", "validation", "test"))
+    ]
+    (sounds / "list.csv").write_text("\n".join(["path,labels,split", *lines]))
+    prepare("csv", sounds, output, processes=1)
+    return output
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Checkpoints whose inputs are alike in nothing."""
+    folder = tmp_path_factory.mktemp("saved")
+    other = {"time_stride": 5, "frequency_stride": 8, "max_length": 48, "num_mel_bins": 24}
+    models = {
+        "one": make_checkpoint(0),
+        "two": make_checkpoint(1, mean=-7.0, **other),
+        "multi": make_checkpoint(2, MULTI),
+        "slow": make_checkpoint(3, rate=8000),
+        "unnamed": make_checkpoint(4, id2label=None),
+        "wolf": make_checkpoint(5, id2label={0: "bark", 1: "meow", 2: "wolf"}),
+    }
+    for name, model in models.items():
+        save_checkpoint(folder / name, model)
+    return {name: (str(folder / name), model) for name, model in models.items()}
+
+
+def test_a_prepared_sets_default_is_the_split_held_out(prepared):
+    data = read_evaluation_set(prepared, RATE, name="folder")
+    assert (data.split, data.labels, data.sampling_rate) == ("test", LABELS, RATE)
+    assert data.folder == str(prepared / "folder" / "1.0.0")
+    assert 3 <= len(data.clips.waveforms) < 12
+    both = read_evaluation_set(prepared, RATE, name="folder", split="train + test")
+    assert len(both.clips.waveforms) == len(set(both.clips.names)) == 12
+    by_path = read_evaluation_set(prepared / "folder" / "1.0.0", RATE)
+    assert list(by_path.clips.names) == list(data.clips.names)
+
+
+def test_where_several_splits_are_held_out_one_must_be_said(prepared):
+    with pytest.raises(InputError, match="has the splits train, validation, test; say with --spl"):
+        read_evaluation_set(prepared, RATE, name="csv")
+    data = read_evaluation_set(prepared, RATE, name="csv", split="test")
+    assert list(data.clips.names) == [f"{label}/2.wav" for label in LABELS]
+
+
+def test_a_fold_of_esc50_must_be_said(tmp_path):
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "meta").mkdir()
+    lines = ["filename,fold,target,category"]
+    for i in range(4):
+        soundfile.write(tmp_path / "audio" / f"{i}.wav", 0.1 * np.ones(8000), RATE)
+        lines.append(f"{i}.wav,{i // 2 + 1},{i % 2},{LABELS[i % 2]}")
+    (tmp_path / "meta" / "esc50.csv").write_text("\n".join(lines))
+    prepare("esc50", tmp_path, tmp_path / "out", processes=1)
+    with pytest.raises(InputError, match="has the splits fold1, fold2; say with --split"):
+        read_evaluation_set(tmp_path / "out", RATE)
+    data = read_evaluation_set(tmp_path / "out", RATE, split="fold2")
+    assert list(data.clips.names) == ["2.wav", "3.wav"]
+
+
+def test_of_sound_files_all_are_evaluated_at_the_models_rate(sounds):
+    data = read_evaluation_set(sounds, RATE)
+    assert (data.split, data.labels, len(data.clips.waveforms)) == ("train+test", LABELS, 12)
+    assert sorted(data.clips.names) == [f"{label}/{i}.wav" for label in LABELS for i in range(4)]
+    assert {len(waveform) for waveform in data.clips.waveforms} == {8000}
+    for name, target in zip(data.clips.names, data.clips.targets, strict=True):
+        assert LABELS[target.argmax()] == name.partition("/")[0]
+
+
+def test_of_folders_by_split_the_one_beside_train_is_evaluated(sounds, tmp_path):
+    for split in ("train", "valid"):
+        (tmp_path / split).mkdir()
+        for label in LABELS[:2]:
+            (tmp_path / split / label).symlink_to(sounds / label)
+    data = read_evaluation_set(tmp_path, RATE)
+    assert (data.split, len(data.clips.waveforms)) == ("valid", 8)
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "bark").symlink_to(sounds / "bark")
+    with pytest.raises(InputError, match="has the splits train, test, valid; say with --split"):
+        read_evaluation_set(tmp_path, RATE)
+    assert len(read_evaluation_set(tmp_path, RATE, split="valid+test").clips.waveforms) == 12
+
+
+@pytest.mark.parametrize("kind", ["prepared", "sounds"])
+def test_splits_that_cannot_be_are_refused(kind, request):
+    folder = request.getfixturevalue(kind)
+    name = "folder" if kind == "prepared" else ""
+    with pytest.raises(InputError, match=r"has no split 'eval'; it has train, test$"):
+        read_evaluation_set(folder, RATE, name=name, split="test+eval")
+    with pytest.raises(InputError, match=r"'test\+ test' names one twice; name each once$"):
+        read_evaluation_set(folder, RATE, name=name, split="test+ test")
+
+
+def test_each_checkpoint_hears_the_clips_its_own_way(saved, sounds):
+    (one, first), (two, second) = saved["one"], saved["two"]
+    results = evaluate_checkpoints([two, one], sounds, batch_size=8)
+    clips = results.data.clips
+    assert list(results.evaluations) == [two, one]
+    for path, model in ((one, first), (two, second)):
+        found = results.evaluations[path]
+        expected = probabilities_by_hand(model, clips)
+        np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
+        check_scores(found.scores, logits_by_hand(model, clips), clips.targets)
+    each = [evaluation.probabilities for evaluation in results.evaluations.values()]
+    np.testing.assert_allclose(results.ensemble.probabilities, np.mean(each, axis=0), atol=1e-7)
+    assert results.unnamed == []
+
+
+def test_one_checkpoint_has_no_ensemble_and_one_without_names_is_told_of(saved, prepared):
+    path, model = saved["unnamed"]
+    results = evaluate_checkpoints([path], prepared, name="csv", split="train+test")
+    assert (results.ensemble, results.unnamed) == (None, [path])
+    expected = probabilities_by_hand(model, read_evaluation_clips_as_float(results.data.clips))
+    np.testing.assert_allclose(results.evaluations[path].probabilities, expected, atol=1e-5)
+
+
+def read_evaluation_clips_as_float(clips):
+    return clips._replace(waveforms=[wave / np.float32(32768) for wave in clips.waveforms])
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["one", "two", "one"], "a checkpoint is given twice"),
+        (["one", "multi"], "one is for single_label_.* and .*multi for multi_label_.*; evaluate"),
+        (["one", "slow"], "slow: takes sound at 8000 Hz and the clips are at 16000 Hz; prepare"),
+        (["one", "wolf"], "wolf: has no class 'owl', and the data has"),
+        (["one", "none"], "none: no such file or folder"),
+    ],
+)
+def test_nothing_is_evaluated_before_all_are_known_to_fit(
+    saved, sounds, tmp_path, monkeypatch, names, said
+):
+    monkeypatch.setattr(module, "predict", lambda *_: pytest.fail("evaluated"))
+    paths = [saved[name][0] if name in saved else str(tmp_path / name) for name in names]
+    with pytest.raises(InputError, match=said):
+        evaluate_checkpoints(paths, sounds)

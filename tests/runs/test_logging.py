@@ -1,0 +1,166 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import flax
+import jax
+import numpy as np
+import pytest
+
+import ast_jax
+from ast_jax.training import record
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A repository of one commit and one tag, of one file."""
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    (folder / "module.py").write_text("1\n")
+    git(folder, "init", "--quiet")
+    git(folder, "add", "module.py")
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    git(folder, *identity, "commit", "--quiet", "-m", "first")
+    git(folder, *identity, "tag", "-m", "first", "v1.0")
+    return folder
+
+
+def git(folder, *arguments):
+    # Neither the repository of a hook that runs the tests nor its user's settings count.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    environment |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, env=environment, check=True, capture_output=True
+    )
+    return done.stdout.decode().strip()
+
+
+def test_a_run_is_described_by_its_versions_devices_and_start():
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    run = record.describe_run()
+    assert json.loads(json.dumps(run, allow_nan=False)) == run
+    started = datetime.fromisoformat(run["started"])
+    assert before <= started <= datetime.now(UTC)
+    assert started.utcoffset() == timedelta(0)
+    assert run["versions"]["python"] == sys.version.split()[0]
+    assert run["versions"]["ast_jax"] == ast_jax.__version__
+    assert run["versions"]["jax"] == jax.__version__
+    assert run["versions"]["flax"] == flax.__version__
+    assert run["versions"]["numpy"] == np.__version__
+    assert None not in run["versions"].values()
+    assert run["backend"] == "cpu"
+    assert run["device_kind"] == "cpu"
+    assert run["device_count"] == 8  # of conftest.py
+    assert run["process_count"] == 1
+    assert run["hostname"]
+
+
+def test_a_run_is_described_where_nothing_can_be_known(monkeypatch):
+    def missing(*arguments, **options):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(subprocess, "run", missing)
+    monkeypatch.setattr(record, "PACKAGES", ("no-such-package-of-ours",))
+    run = record.describe_run()
+    assert run["git_commit"] is None
+    assert run["git_dirty"] is None
+    assert run["versions"]["no-such-package-of-ours"] is None
+
+
+def test_a_commit_is_its_hash_though_it_has_a_tag_and_changes_make_it_dirty(checkout):
+    commit = git(checkout, "rev-parse", "HEAD")
+    assert record.git_state(checkout / "module.py") == (commit, False)
+    (checkout / "results.txt").write_text("of a run\n")
+    assert record.git_state(checkout / "module.py") == (commit, False)
+    (checkout / "module.py").write_text("2\n")
+    assert record.git_state(checkout / "module.py") == (commit, True)
+
+
+def test_the_repository_around_an_installed_package_is_not_taken_for_its_own(checkout):
+    installed = checkout / "env" / "ast_jax"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").write_text("")
+    assert record.git_state(installed / "__init__.py") == (None, None)
+
+
+def test_the_repository_of_a_hook_is_not_taken_for_ours(checkout, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    shutil.copytree(checkout, other)
+    (other / "module.py").write_text("2\n")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(other))
+    assert record.git_state(checkout / "module.py")[1] is False
+
+
+def test_outside_a_repository_or_without_a_commit_there_is_no_state(tmp_path):
+    file = tmp_path / "module.py"
+    file.write_text("")
+    assert record.git_state(file) == (None, None)
+    assert record.git_state(tmp_path / "no such folder" / "module.py") == (None, None)
+    if shutil.which("git"):
+        git(tmp_path, "init", "--quiet")
+        git(tmp_path, "add", "module.py")
+        assert record.git_state(file) == (None, None)
+
+
+def test_a_git_that_hangs_or_prints_no_text_is_given_up(tmp_path, monkeypatch):
+    program = tmp_path / "git"
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(record, "GIT_SECONDS", 0.2)
+    for script in ("exec sleep 60", r"printf '\377'", "exit 1"):
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        assert record.git_state(tmp_path / "module.py") == (None, None)
+
+
+def scalars(folder):
+    """What event files hold, as {step: {name: value}}, checked to be TensorBoard's scalars."""
+    import tensorflow as tf
+
+    found: dict[int, dict[str, float]] = {}
+    for file in sorted(Path(folder).iterdir()):
+        for event in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(event)
+            for value in event.summary.value:
+                assert value.metadata.plugin_data.plugin_name == "scalars"
+                number = tf.make_ndarray(value.tensor)
+                assert number.dtype == np.float32
+                found.setdefault(event.step, {})[value.tag] = number.item()
+    return found
+
+
+def test_scalars_are_read_back_and_those_without_a_value_are_left_out(tmp_path):
+    with record.ScalarWriter(tmp_path / "events") as writer:
+        writer.write(1, {"loss": 0.5, "held out/mAP": None, "d'": float("inf")})
+        writer.write(20, {"loss": np.float32(0.25), "held out/mAP": 1, "d'": float("nan")})
+    assert scalars(tmp_path / "events") == {1: {"loss": 0.5}, 20: {"loss": 0.25, "held out/mAP": 1}}
+
+
+def test_a_run_that_goes_on_adds_to_what_it_wrote(tmp_path):
+    for step in (1, 2):
+        writer = record.ScalarWriter(tmp_path)
+        writer.write(step, {"loss": step})
+        writer.close()
+    assert scalars(tmp_path) == {1: {"loss": 1}, 2: {"loss": 2}}
+
+
+def test_scalars_of_a_run_that_fails_are_kept(tmp_path):
+    def run():
+        with record.ScalarWriter(tmp_path) as writer:
+            writer.write(1, {"loss": 0.5})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run()
+    assert scalars(tmp_path) == {1: {"loss": 0.5}}
+
+
+def test_tensorflow_is_not_imported_before_a_writer_is_made():
+    code = "import sys, ast_jax.runs.logging; assert 'tensorflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

@@ -1,0 +1,131 @@
+"""Eight devices compute what one does."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from ast_jax.errors import InputError
+from ast_jax.models.ast import graphdef, init_params
+from ast_jax.models.config import ASTConfig
+from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
+from ast_jax.training import step
+
+CONFIG = ASTConfig(
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=64,
+    frequency_stride=16,
+    time_stride=16,
+    max_length=64,
+    num_mel_bins=32,
+    num_labels=5,
+)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    return {
+        "input_values": rng.standard_normal((16, 64, 32), dtype=np.float32),
+        "targets": rng.dirichlet(np.ones(5), size=16).astype(np.float32),
+    }
+
+
+def gradients(how, devices, batch):
+    parallel = DataParallel(how, jax.devices()[:devices])
+    assert len(parallel.devices) == devices
+    gradient_fn = parallel.map(
+        step.make_gradient_fn(graphdef(CONFIG), step.cross_entropy, lambda key, x: x),
+        (REPLICATED, SPLIT, REPLICATED),
+    )
+    return gradient_fn(init_params(CONFIG), parallel.shard_batch(batch), jax.random.key(0))
+
+
+@pytest.mark.parametrize("how", ["shard_map", "pmap"])
+def test_eight_devices_give_one_devices_loss_and_gradients(how, batch, within):
+    loss, expected = gradients("shard_map", 1, batch)
+    loss_8, ours = gradients(how, 8, batch)
+    assert float(loss_8) == pytest.approx(float(loss), rel=1e-6)
+    norm = float(optax.tree.norm(expected))
+    difference = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), ours, expected)
+    error = float(optax.tree.norm(difference)) / norm
+    within(f"gradients of 8 devices ({how}) against 1, relative", error, 1e-6)
+    for (path, a), b in zip(
+        jax.tree.leaves_with_path(ours), jax.tree.leaves(expected), strict=True
+    ):
+        # Each tensor by itself too, but for rounding in gradients that are nothing else.
+        error = np.linalg.norm(np.asarray(a) - np.asarray(b))
+        assert error <= 1e-5 * np.linalg.norm(b) + 1e-7 * norm, path
+
+
+@pytest.mark.parametrize("how", ["shard_map", "pmap"])
+def test_the_train_step_runs_donates_and_counts(how, batch):
+    parallel = DataParallel(how)
+    optimizer = optax.identity()
+    gradient_fn = step.make_gradient_fn(graphdef(CONFIG), step.cross_entropy, lambda key, x: x)
+    train_step = parallel.map(
+        step.make_train_step(gradient_fn, optimizer, lambda step: 0.002, jax.random.key(0)),
+        (REPLICATED, SPLIT),
+        donate=(0,),
+    )
+    state = parallel.device_put(step.init_state(init_params(CONFIG), optimizer))
+    given = state.params["classifier"]["dense"]["kernel"]
+    losses = []
+    for _ in range(5):
+        state, metrics = train_step(state, parallel.shard_batch(batch))
+        losses.append(float(metrics.loss))
+    assert losses == sorted(losses, reverse=True)
+    assert int(state.step) == 5
+    assert given.is_deleted()
+
+
+@pytest.mark.parametrize("how", ["shard_map", "pmap"])
+def test_predictions_keep_the_order_of_the_batch(how, batch):
+    parallel = DataParallel(how)
+    predict = parallel.map(step.make_predict(graphdef(CONFIG)), (REPLICATED, SPLIT), SPLIT)
+    params = init_params(CONFIG)
+    logits = predict(params, parallel.shard_batch(batch))
+    assert logits.shape == (16, 5)
+    single = DataParallel(how, jax.devices()[:1]).map(
+        step.make_predict(graphdef(CONFIG)), (REPLICATED, SPLIT), SPLIT
+    )
+    expected = single(params, batch)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("how", "devices", "accumulate"),
+    [
+        ("shard_map", 2, 4),
+        ("pmap", 8, 1),
+        pytest.param("shard_map", 8, 1, marks=pytest.mark.slow),
+        pytest.param("pmap", 2, 4, marks=pytest.mark.slow),
+    ],
+)
+def test_each_clip_is_augmented_alike_on_any_number_of_devices(how, batch, devices, accumulate):
+    @jax.vmap
+    def drop_at_random(key, clip):
+        return clip * jax.random.bernoulli(key, 0.5, clip.shape)
+
+    def loss_on(devices, accumulate, batch):
+        parallel = DataParallel(how, jax.devices()[:devices])
+        gradient_fn = parallel.map(
+            step.make_gradient_fn(
+                graphdef(CONFIG), step.cross_entropy, drop_at_random, accumulate=accumulate
+            ),
+            (REPLICATED, SPLIT, REPLICATED),
+        )
+        loss, _ = gradient_fn(init_params(CONFIG), parallel.shard_batch(batch), jax.random.key(0))
+        return float(loss)
+
+    expected = loss_on(1, 1, batch)
+    assert loss_on(devices, accumulate, batch) == pytest.approx(expected, rel=1e-6)
+    turned = {name: rows[::-1] for name, rows in batch.items()}  # every clip in another place
+    assert loss_on(devices, accumulate, turned) != pytest.approx(expected, rel=1e-6)
+
+
+def test_a_batch_that_does_not_split_is_refused():
+    with pytest.raises(InputError, match="batch_size 12 does not split over 8 devices"):
+        DataParallel().check_batch(12)

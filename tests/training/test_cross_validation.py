@@ -1,0 +1,309 @@
+import csv
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+from matplotlib import image
+
+from ast_jax.checkpoint.format import load_checkpoint
+from ast_jax.config import (
+    AugmentConfig,
+    DataConfig,
+    FrontendConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from ast_jax.data.prepare.prepare import prepare
+from ast_jax.errors import InputError
+from ast_jax.models.config import ASTConfig
+from ast_jax.training import folds, report
+from ast_jax.training.cross_validation import (
+    CrossValidation,
+    check_folds,
+    cross_validate,
+    draw,
+    gather,
+    of_fold,
+)
+from ast_jax.training.loop import Training, fit
+
+ROOT = Path(__file__).parents[2]
+STEPS = 36
+RUNS = [f"fold{fold}" for fold in range(1, 6)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_pictures():
+    """Of each run by itself: they are half of its time, and tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("draw_loss", "draw_confusion", "draw_class_precisions"):
+            patch.setattr(report, name, lambda *arguments: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def esc(tmp_path_factory):
+    """A small ESC-50: noise of three classes that differ in loudness and overlap a little."""
+    folder = tmp_path_factory.mktemp("esc")
+    (folder / "audio").mkdir()
+    (folder / "meta").mkdir()
+    rng = np.random.default_rng(0)
+    rows = ["filename,fold,target,category"]
+    for fold in range(1, 6):
+        for target, category in enumerate(["loud", "middling", "soft"]):
+            for take in "ABCDEFGH":
+                level = 10 ** -(target + rng.uniform(0, 1.5))
+                name = f"{fold}-1-{take}-{target}.wav"
+                soundfile.write(folder / "audio" / name, level * rng.uniform(-1, 1, 8000), 16000)
+                rows.append(f"{name},{fold},{target},{category}")
+    (folder / "meta" / "esc50.csv").write_text("\n".join(rows))
+    return folder
+
+
+def small(workdir, folder):
+    """Five runs of seconds: three epochs of twelve batches each."""
+    return TrainConfig(
+        workdir=str(workdir),
+        model=ASTConfig(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            frequency_stride=16,
+            time_stride=16,
+            max_length=48,
+            num_mel_bins=32,
+        ),
+        # The same of all folds, so that one compilation serves them.
+        frontend=FrontendConfig(mean=-6.0, std=4.0),
+        data=DataConfig(kind="esc50", dir=str(folder), fold=0),
+        augment=AugmentConfig(frequency_mask=4, time_mask=8),
+        optimizer=OptimizerConfig(learning_rate=3e-3, b1=0.9),
+        batch_size=8,
+        num_epochs=3,
+        metric="accuracy",
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(esc, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    return workdir, cross_validate(small(workdir, esc))
+
+
+def read(file):
+    return json.loads(file.read_text())
+
+
+def histories(workdir):
+    return [read(workdir / name / "history.json") for name in RUNS]
+
+
+def test_each_fold_is_held_out_once_and_the_accuracies_are_averaged_by_epoch(finished):
+    workdir, found = finished
+    runs = [read(workdir / name / "run.json") for name in RUNS]
+    assert [run["config"]["data"]["fold"] for run in runs] == [1, 2, 3, 4, 5]
+    assert len({run["data"]["evaluation"]["digest"] for run in runs}) == 5
+    assert found.epochs == [1, 2, 3]
+    by_epoch = [
+        [history[i]["accuracy"] for history in histories(workdir)] for i in range(len(found.epochs))
+    ]
+    assert len({value for values in by_epoch for value in values}) > 2, "all score the same"
+    means = [sum(values) / 5 for values in by_epoch]
+    np.testing.assert_allclose(found.mean, means, rtol=1e-12)
+    np.testing.assert_allclose(found.std, [statistics.stdev(v) for v in by_epoch], atol=1e-12)
+    assert found.best == means.index(max(means))
+
+
+def test_what_came_of_the_folds_is_in_a_json_a_csv_and_a_picture(finished):
+    workdir, found = finished
+    content = read(workdir / "folds.json")
+    assert [row["epoch"] for row in content["epochs"]] == [1, 2, 3]
+    assert content["best"] == content["epochs"][found.best]
+    assert content["last"] == content["epochs"][-1]
+    for row, history in zip(content["epochs"], zip(*histories(workdir), strict=True), strict=True):
+        assert [row[name] for name in RUNS] == [of["accuracy"] for of in history]
+    with (workdir / "folds.csv").open(newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    assert rows == content["epochs"]
+    picture = image.imread(workdir / "folds.png")
+    assert min(picture.shape[:2]) > 300
+    assert picture[..., :3].std() > 0.02
+
+
+def test_the_best_epoch_is_the_first_of_the_best_means_and_no_folds_own():
+    accuracy = [[0.9, 0.5, 0.7], [0.1, 0.6, 0.5], [0.2, 0.6, 0.5], [0.2, 0.4, 0.5], [0.2, 0.4, 0.3]]
+    found = gather(
+        [
+            [{"epoch": 5 * i + 5, "accuracy": value} for i, value in enumerate(of_fold)]
+            for of_fold in accuracy
+        ]
+    )
+    assert found.epochs == [5, 10, 15]
+    assert found.best == 1  # .32, .5, .5
+    assert found.mean[1] == pytest.approx(0.5)
+    assert found.std[1] == pytest.approx(0.1)
+
+
+def copy(finished, workdir, names=RUNS):
+    for name in names:
+        shutil.copytree(finished[0] / name, workdir / name)
+    return workdir
+
+
+def test_a_cross_validation_asked_to_end_goes_on_to_the_same_result(
+    finished, esc, tmp_path, monkeypatch
+):
+    workdir = copy(finished, tmp_path / "run", ["fold1", "fold3", "fold4", "fold5"])
+    steps = []
+
+    def stop_in_the_fold_that_is_left(self):
+        steps.append(self)
+        return len(steps) == 5
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_is_asked_to_end", stop_in_the_fold_that_is_left)
+        with pytest.raises(KeyboardInterrupt):
+            cross_validate(small(workdir, esc))
+        assert not (workdir / "folds.json").exists()
+        found = cross_validate(small(workdir, esc))
+    # Nothing of the others is taken again, and of the second fold nothing before the sixth.
+    assert len(steps) == STEPS
+    np.testing.assert_array_equal(found.accuracy, finished[1].accuracy)
+    for file in ("folds.json", "folds.csv"):
+        assert (workdir / file).read_text() == (finished[0] / file).read_text()
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        load_checkpoint(workdir / "fold2" / "model").params,
+        load_checkpoint(finished[0] / "fold2" / "model").params,
+    )
+
+
+def test_finished_folds_of_other_recordings_are_refused(finished, esc, tmp_path):
+    workdir = copy(finished, tmp_path / "run")
+    file = workdir / "fold4" / "run.json"
+    run = read(file)
+    run["data"]["train"]["digest"] = "another"
+    file.write_text(json.dumps(run))
+    with pytest.raises(InputError, match=r"fold4: its run began with other recordings"):
+        cross_validate(small(workdir, esc))
+
+
+def test_a_prepared_esc50_is_taken_by_folds_too(finished, esc, tmp_path):
+    """A fold's run from it is that from the recordings, and a run of that fold alone."""
+    prepare("esc50", esc, tmp_path / "prepared")
+    config = small(tmp_path / "run", tmp_path / "prepared")
+    config.data.kind = "prepared"
+    check_folds(config)
+    fit(of_fold(config, 3))
+    history = read(tmp_path / "run" / "fold3" / "history.json")
+    for mine, theirs in zip(history, histories(finished[0])[2], strict=True):
+        assert mine["training_loss"] == pytest.approx(theirs["training_loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"kind": "synthetic"}, "data.fold is 0 and data.kind is 'synthetic'; only ESC-50 has"),
+        ({"kind": "folder"}, "data.fold is 0 and data.kind is 'folder'; only ESC-50 has"),
+        ({"train": "fold1"}, "data.train is of prepared sets and data.kind is 'esc50'"),
+        ({"test": "fold1"}, "data.test is of prepared sets and data.kind is 'esc50'"),
+        ({"dir": "/nowhere"}, "/nowhere/meta/esc50.csv: no such file"),
+    ],
+)
+def test_data_that_has_no_folds_is_refused_and_no_folder_made(esc, tmp_path, fields, said):
+    config = small(tmp_path / "run", esc)
+    for name, value in fields.items():
+        setattr(config.data, name, value)
+    with pytest.raises(InputError, match=re.escape(said)):
+        cross_validate(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_fold_without_clips_and_another_prepared_set_are_refused(esc, tmp_path):
+    less = tmp_path / "less"
+    (less / "meta").mkdir(parents=True)
+    (less / "audio").symlink_to(esc / "audio")
+    lines = (esc / "meta" / "esc50.csv").read_text().splitlines()
+    (less / "meta" / "esc50.csv").write_text(
+        "\n".join(line for line in lines if not line.startswith("4-"))
+    )
+    with pytest.raises(InputError, match=r"less: has no clips of fold 4; bring them back"):
+        cross_validate(small(tmp_path / "run", less))
+    manifest = tmp_path / "list.csv"
+    manifest.write_text(
+        "path,labels,split\n"
+        + "".join(
+            f"{esc / 'audio' / f'{fold}-1-A-{target}.wav'},{'xy'[target]},fold{fold}\n"
+            for fold in range(1, 6)
+            for target in (0, 1)
+        )
+    )
+    prepare("csv", manifest, tmp_path / "prepared")
+    config = small(tmp_path / "run", tmp_path / "prepared")
+    config.data.kind = "prepared"
+    with pytest.raises(InputError, match=r"data\.fold is 0 and the prepared set is 'csv'; only"):
+        cross_validate(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_something_else_is_refused_before_anything_is_trained(
+    finished, esc, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(folds, "fit", lambda config: pytest.fail("training began"))
+    single = finished[0] / "fold1"
+    with pytest.raises(InputError, match=r"fold1: holds 'checkpoints', which is no run of a fold"):
+        cross_validate(small(single, esc))
+    config = small(finished[0], esc)
+    config.optimizer.learning_rate = 1e-4
+    with pytest.raises(InputError, match=r"fold1: holds a run with another optimizer\.learning_ra"):
+        cross_validate(config)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file: is a file; choose another"):
+        cross_validate(small(tmp_path / "file", esc))
+    (tmp_path / "other" / "fold4").mkdir(parents=True)
+    (tmp_path / "other" / "fold4" / "mine.txt").write_text("")
+    with pytest.raises(InputError, match=r"fold4: exists and is no run of ours"):
+        cross_validate(small(tmp_path / "other", esc))
+
+
+def test_a_picture_is_drawn_of_a_single_epoch_too(tmp_path):
+    draw(CrossValidation([1], np.full((5, 1), 0.5)), tmp_path / "one.png")
+    assert image.imread(tmp_path / "one.png")[..., :3].std() > 0.02
+
+
+def test_train_py_takes_fold_0_for_all_folds(finished, esc, tmp_path):
+    workdir = copy(finished, tmp_path / "run")
+    config = of_fold(small("", esc), 1)
+    (tmp_path / "config.py").write_text(
+        "from ast_jax.config import *\n"
+        "from ast_jax.models.config import ASTConfig\n"
+        f"def get_config():\n    return {config!r}\n"
+    )
+    flags = [
+        f"--config={tmp_path / 'config.py'}",
+        f"--config.workdir={workdir}",
+        "--config.data.fold=0",
+    ]
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("finished before") == 5
+    found = finished[1]
+    for file in ("folds.json", "folds.csv"):
+        assert (workdir / file).read_text() == (finished[0] / file).read_text()
+    assert f"{found.mean[-1]:.1%} ± {found.std[-1]:.1%}" in done.stdout
