@@ -13,18 +13,18 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from ast_jax.cli.command import INTERRUPTED, complain, run_command
-from ast_jax.config import TrainConfig
+from ast_jax.config import RENAMED, TrainConfig, renamed_hint
 from ast_jax.errors import nearest
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of the first of several processes; or JAX_COORDINATOR_ADDRESS"
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "how many processes train together; or JAX_NUM_PROCESSES"
+    "num_processes", None, "number of processes that train together; or JAX_NUM_PROCESSES"
 )
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is; or JAX_PROCESS_ID")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "index of this process; or JAX_PROCESS_ID")
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "ask the cluster (Cloud TPU, SLURM, …) for the three above"
+    "distributed", False, "detect the three above from the cluster (Cloud TPU, SLURM, …)"
 )
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="a Python file whose get_config() returns a TrainConfig"
@@ -32,9 +32,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the training that the flags describe."""
+    """Trains as the flags say."""
     if len(argv) > 1:
-        sys.exit(f"train.py: '{argv[1]}' is no flag; fields are set as --config.FIELD=VALUE")
+        sys.exit(f"train.py: unrecognized argument '{argv[1]}'; set fields with --config.FIELD=VALUE")
     config = _CONFIG.value
     if not isinstance(config, TrainConfig):
         flag = flags.FLAGS["config"]
@@ -43,11 +43,10 @@ def main(argv: Sequence[str]) -> None:
             f"train.py: --config takes a Python file whose get_config() returns a TrainConfig,"
             f"{file} such as configs/demo.py"
         )
-    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file otherwise
+    logging.set_verbosity(logging.WARNING)  # Orbax logs every file otherwise
 
     def train() -> None:
-        # Here, as processes that make batches import this file and need nothing of it.
-        from ast_jax.training.memory import keep_freed_memory
+        # Imported here, as spawned processes import this file.
 
         from ast_jax.cli.compilation_cache import enable_compilation_cache
         from ast_jax.training.cross_validation import cross_validate
@@ -57,20 +56,19 @@ def main(argv: Sequence[str]) -> None:
         if not connect(
             _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value
         ):
-            # On a pod the first process alone would keep programs, and the others compile without
-            # it: there JAX_COMPILATION_CACHE_DIR is for a folder that all share.
+            # In a pod only the first process writes to the cache; set JAX_COMPILATION_CACHE_DIR to
+            # a shared folder there.
             enable_compilation_cache()
-        keep_freed_memory()
         (fit if config.data.fold else cross_validate)(config)
 
     status = run_command("train.py", train, config.workdir)
     if status == INTERRUPTED:
-        complain("\ntrain.py", f"stopped; the same command goes on in {config.workdir}")
+        complain("\ntrain.py", f"stopped; run the same command again to resume in {config.workdir}")
     sys.exit(status)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Absl's flags, with a misspelt or ill-typed field as one sentence and no traceback."""
+    """Parses absl's flags; a misspelled or ill-typed field exits with one sentence."""
     for argument in argv[1:]:
         if argument.startswith("--config."):
             check_field(argument.removeprefix("--").partition("=")[0])
@@ -78,12 +76,12 @@ def parse_flags(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
         fields = {field.name for field in dataclasses.fields(TrainConfig)}
-        hint = f"; fields are set as --config.{error.flagname}=VALUE"
+        hint = f"; set fields with --config.{error.flagname}=VALUE"
         sys.exit(f"train.py: {error}{hint if error.flagname in fields else ''}")
     except flags.Error as error:
         sys.exit(f"train.py: {error}")
-    except Exception as error:  # whatever the configuration's file raises
-        reason = " ".join(str(error).split())
+    except Exception as error:  # the configuration's file is anyone's code
+        reason = " ".join(str(error).split()) + renamed_hint(str(error))
         sys.exit(f"train.py: the --config file cannot be used ({type(error).__name__}: {reason})")
 
 
@@ -94,7 +92,7 @@ def check_field(flag: str) -> None:
     for name in flag.split(".")[1:]:
         names = {field.name: field.type for field in dataclasses.fields(place)}
         if name not in names:
-            near = nearest(name, names)
+            near = RENAMED.get(name) or nearest(name, names)
             sys.exit(f"train.py: {parent} has no field '{name}'; did you mean {near}?")
         parent, place = f"{parent}.{name}", names[name]
         if not dataclasses.is_dataclass(place):

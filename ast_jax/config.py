@@ -1,7 +1,7 @@
-"""Every dataclass that an experiment's configuration is made of.
+"""The dataclasses that make up an experiment's configuration.
 
-A file in `configs/` returns a `TrainConfig` from `get_config()`; its fields are changed on the
-command line as `--config.optimizer.learning_rate=2e-5`.
+A file in `configs/` returns a `TrainConfig` from `get_config()`. The command line changes its
+fields: `--config.optimizer.learning_rate=2e-5`.
 """
 
 import ast
@@ -18,37 +18,46 @@ from ast_jax.errors import InputError, nearest
 from ast_jax.models.config import ASTConfig
 
 DATA_KINDS = ("synthetic", "esc50", "folder", "prepared")
-LOSSES = ("cross_entropy", "binary_cross_entropy")
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine", "multi_step")
 PARALLEL = ("shard_map", "pmap")
 METRICS = ("mean_average_precision", "accuracy")
-RESULTS = ("last", "best", "average")
+FINAL_PARAMS = ("last", "best", "average")
+REMAT = ("none", "norms_and_activations", "everything")
 BELOW_ONE = 1 - 1e-9
 
+# Fields that had other names in runs and configuration files of earlier versions.
+RENAMED = {
+    "accumulate": "grad_accum_steps",
+    "keep": "max_to_keep",
+    "save_every": "checkpoint_every_steps",
+    "result": "final_params",
+    "clip_norm": "grad_clip_norm",
+}
 
-@dataclass
+
+@dataclass(slots=True)  # a misspelled field raises
 class DataConfig:
-    """Which clips to train on.
+    """The clips to train and evaluate on.
 
     Attributes:
-        kind: 'prepared' (what `ast-jax prepare` made, read when needed); or into memory:
-            'esc50' (the ESC-50 repository's layout), 'folder' (a folder of sound files for each
-            class) or 'synthetic' (made on the spot).
-        dir: where the recordings are; unused by 'synthetic'.
-        name: the prepared set's kind of source, where `dir` holds several.
-        digest: of the prepared set's source, if it must be that one and no other.
-        train: the prepared set's splits to train on, as 'balanced+unbalanced'; '' for the
+        kind: 'prepared' reads what `ast-jax prepare` wrote, clip by clip. The others are held in
+            memory: 'esc50' (the ESC-50 repository's layout), 'folder' (one folder of sound
+            files per class), 'synthetic' (generated).
+        dir: folder of the recordings; unused by 'synthetic'.
+        name: source of the prepared set, where `dir` holds several sets.
+        digest: digest that the prepared set's source must have; '' accepts any.
+        train: splits of the prepared set to train on, such as 'balanced+unbalanced'; '' for the
             benchmark's own.
-        evaluation: the prepared set's split that is held out; '' for the benchmark's own.
-        test: the prepared set's split that the run's result is tested on at its end; '' for none.
-        fold: the fold of ESC-50 that is held out, 1 to 5; 0 for one run of each.
-        holdout: the share of the files that 'folder' holds out, on average.
-        train_clips: clips a class that 'synthetic' makes for training.
-        evaluation_clips: clips a class that 'synthetic' makes to hold out.
-        balanced: draw training clips with replacement, those of rare classes more often.
-        workers: processes that make batches; 0 for threads. For prepared sets: what is in
-            memory is copied to each.
+        evaluation: split of the prepared set to evaluate on; '' for the benchmark's own.
+        test: split of the prepared set on which the final parameters are tested; '' for none.
+        fold: ESC-50 fold to hold out, 1 to 5; 0 trains once per fold.
+        holdout: average share of the files that 'folder' holds out.
+        train_clips: training clips per class of 'synthetic'.
+        evaluation_clips: held-out clips per class of 'synthetic'.
+        balanced: sample training clips with replacement, clips of rare classes more often.
+        workers: processes that make batches; 0 uses threads. Use them with prepared sets: data
+            in memory is copied to each worker.
     """
 
     kind: str = "folder"
@@ -66,17 +75,17 @@ class DataConfig:
     workers: int = 0
 
 
-@dataclass
+@dataclass(slots=True)  # a misspelled field raises
 class FrontendConfig:
-    """How waveforms become inputs; frames and mel bins are the model's.
+    """Computation of the input from waveforms; the model has frames and mel bins.
 
     Attributes:
         sampling_rate: in Hz.
-        mean: of the training set's log-mels, or None to measure it.
-        std: their standard deviation, or None to measure it.
-        on_device: compute log-mels on the accelerator, from int16 waveforms, rather than on
-            the host with NumPy. From int16 recordings the numbers agree to float32's rounding;
-            mixed or resampled waveforms are rounded to 16 bits on the way there.
+        mean: mean of the log-mels, or None to measure it on the training clips.
+        std: standard deviation of the log-mels, or None to measure it.
+        on_device: compute log-mels on the accelerator, from int16 waveforms, instead of on the
+            host with NumPy. For int16 recordings both agree to float32 rounding; mixed or
+            resampled waveforms are rounded to 16 bits first.
     """
 
     sampling_rate: int = 16000
@@ -85,19 +94,19 @@ class FrontendConfig:
     on_device: bool = False
 
 
-@dataclass
+@dataclass(slots=True)  # a misspelled field raises
 class AugmentConfig:
     """Augmentation of training inputs.
 
     Attributes:
-        frequency_mask: widest SpecAugment mask, in mel bins; 0 for none.
-        time_mask: widest SpecAugment mask, in frames; 0 for none.
-        noise: add noise of a random loudness, as the original does for Speech Commands.
-        roll: farthest a clip is shifted around in time, in frames; 0 for none.
+        frequency_mask: maximum SpecAugment mask, in mel bins; 0 for none.
+        time_mask: maximum SpecAugment mask, in frames; 0 for none.
+        noise: add noise of random level, as the original does for Speech Commands.
+        roll: maximum circular shift in time, in frames; 0 for none.
         mixup: share of the clips that are mixed with another, 0 to 1.
-        patchout_frequency: rows of patches left out of each clip (structured Patchout), which
-            trains faster; 0 for none.
-        patchout_time: columns of patches left out.
+        patchout_frequency: rows of patches dropped from each clip (structured Patchout), which
+            speeds up training; 0 for none.
+        patchout_time: columns of patches dropped.
     """
 
     frequency_mask: int = 0
@@ -109,28 +118,28 @@ class AugmentConfig:
     patchout_time: int = 0
 
 
-@dataclass
+@dataclass(slots=True)  # a misspelled field raises
 class OptimizerConfig:
-    """Adam as the original's, or AdamW, and the learning rate's course.
+    """The original's Adam, or AdamW, and the learning rate schedule.
 
     Attributes:
-        kind: 'adam', or 'adamw' whose weight decay bypasses the moments.
-        learning_rate: the highest.
-        schedule: 'constant', 'cosine' down to zero at the last step, or 'multi_step', which
-            multiplies the rate at the ends of epochs.
-        decay_start: epochs after which 'multi_step' does so first.
-        decay_every: epochs from then to the next time.
-        decay: what it multiplies by.
-        warmup_steps: steps over which the rate rises linearly from zero.
-        warmup_interval: steps from one rise to the next.
-        b1: decay of the gradient's mean.
-        b2: decay of its square's mean.
-        eps: added to the root of the latter.
-        weight_decay: for 'adam' L2, added to every gradient; for 'adamw' that of the matrices.
-        clip_norm: the longest a gradient of all parameters may be, or is shortened to; 0 for any.
-        layer_decay: what the rate is multiplied by from each layer to the one below it.
-        ema_decay: of the moving average of the parameters that is evaluated and kept instead of
-            them; 0 for none.
+        kind: 'adam' (weight decay is L2, added to the gradient) or 'adamw' (decoupled).
+        learning_rate: the maximum.
+        schedule: 'constant', 'cosine' (to zero at the last step) or 'multi_step' (multiplied by
+            `decay` at the end of epochs).
+        decay_start: first epoch after which 'multi_step' decays.
+        decay_every: epochs between decays.
+        decay: factor of a decay.
+        warmup_steps: steps of linear warm-up from zero.
+        warmup_interval: steps between two updates of the rate during warm-up.
+        b1: decay of Adam's first moment.
+        b2: decay of Adam's second moment.
+        eps: added to the root of the second moment.
+        weight_decay: L2 for 'adam', on all parameters; for 'adamw' on matrices only.
+        grad_clip_norm: maximum global norm of the gradient; 0 for no clipping.
+        layer_decay: factor of the learning rate from each layer to the layer below.
+        ema_decay: decay of a moving average of the parameters, which is then evaluated and
+            saved instead of them; 0 for none.
     """
 
     kind: str = "adam"
@@ -145,41 +154,42 @@ class OptimizerConfig:
     b2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 5e-7
-    clip_norm: float = 0.0
+    grad_clip_norm: float = 0.0
     layer_decay: float = 1.0
     ema_decay: float = 0.0
 
 
-@dataclass
+@dataclass(slots=True)  # a misspelled field raises
 class TrainConfig:
     """One experiment.
 
     Attributes:
-        workdir: the run's folder, made if it is missing; a run that was cut off goes on there.
-        init_from: a checkpoint to start from, or '' for random weights. Its size must be the
+        workdir: folder of the run, created if missing; an interrupted run resumes there.
+        init_from: checkpoint to start from; '' for random weights. Its size must equal the
             model's; strides, length, mel bins and classes may differ, see `adapt_params`.
-        model: the model; its labels come from the data.
-        loss: 'cross_entropy' for one class a clip, 'binary_cross_entropy' for any number.
-        label_smoothing: the share of a training target that is spread over all classes.
-        batch_size: clips a step, over all devices of all processes.
-        accumulate: parts that a device takes its slice of a batch in, one after another, for
-            want of memory. On a CPU a part of one clip takes the memory of two, and is the fastest.
-        remat: compute each layer anew for the backward pass rather than keep what it needs:
-            a sixth of the memory a clip for a third more time.
+        model: the model; the data sets its labels.
+        loss: 'cross_entropy' (one class per clip) or 'binary_cross_entropy' (any number).
+        label_smoothing: share of a training target that is spread over all classes.
+        batch_size: clips per step, over all devices of all processes.
+        grad_accum_steps: microbatches that each device splits its share of a batch into.
+        remat: what the backward pass recomputes: 'none', 'norms_and_activations' (LayerNorm and
+            GELU: half of the memory for 2 % of the time), or 'everything' (each layer keeps its
+            input alone: a sixth of the memory of the default for a third more time).
         num_epochs: passes over the training clips.
-        evaluate_every: epochs between evaluations and checkpoints.
-        save_every: steps between checkpoints beside those; 0 for none.
-        keep: how many of the newest checkpoints to keep, beside the best.
-        metric: what tells the best epoch, 'mean_average_precision' or 'accuracy'.
-        average_from: the first of the epochs whose parameters are averaged; 0 for no average.
-        average_to: the last of them; 0 for the run's last.
-        cumulative: at each evaluation also score the mean of all evaluations' predictions.
-        result: which parameters the run is for: those of the 'last' epoch, of the 'best', or the
-            'average'.
-        skip_nonfinite: steps with an infinite loss or gradient that may be left out before the
+        evaluate_every: epochs between evaluations, each with a checkpoint.
+        checkpoint_every_steps: steps between additional checkpoints; 0 for none.
+        max_to_keep: newest checkpoints to keep, beside the best.
+        metric: metric of the best epoch, 'mean_average_precision' or 'accuracy'.
+        average_from: first epoch whose parameters are averaged; 0 for no average.
+        average_to: last epoch of the average; 0 for the last of the run.
+        cumulative: also evaluate the mean prediction of all evaluations so far.
+        final_params: parameters that the run results in: of the 'last' epoch, of the 'best', or
+            the 'average'.
+        skip_nonfinite: steps with a non-finite loss or gradient that may be skipped before the
             run stops.
         parallel: how the step is mapped over devices, 'shard_map' or 'pmap'.
-        shard_optimizer: split the optimizer's state over the devices (ZeRO-1).
+        shard_optimizer: shard the optimizer state over the devices (ZeRO-1).
+        profile_steps: steps that `jax.profiler` traces into WORKDIR/profile; 0 for none.
         seed: of weights, order and augmentation.
     """
 
@@ -193,35 +203,39 @@ class TrainConfig:
     loss: str = "cross_entropy"
     label_smoothing: float = 0.0
     batch_size: int = 32
-    accumulate: int = 1
-    remat: bool = False
+    grad_accum_steps: int = 1
+    remat: str = "norms_and_activations"
     num_epochs: int = 10
     evaluate_every: int = 1
-    save_every: int = 0
-    keep: int = 1
+    checkpoint_every_steps: int = 0
+    max_to_keep: int = 1
     metric: str = "mean_average_precision"
     average_from: int = 0
     average_to: int = 0
     cumulative: bool = False
-    result: str = "last"
+    final_params: str = "last"
     skip_nonfinite: int = 0
     parallel: str = "shard_map"
     shard_optimizer: bool = False
+    profile_steps: int = 0
     seed: int = 0
 
     def validate(self) -> None:
-        """Raises `InputError` naming the first field that no run can be made from."""
+        """Raises `InputError` for the first field that cannot be trained with."""
+        from ast_jax.losses import LOSSES  # imports JAX, which --help does not need
+
         self.model.validate()
         if not self.workdir:
             raise InputError("workdir is not set; say where the run goes with --config.workdir")
         for name, choice, allowed in (
             ("data.kind", self.data.kind, DATA_KINDS),
-            ("loss", self.loss, LOSSES),
+            ("loss", self.loss, tuple(LOSSES)),
             ("optimizer.kind", self.optimizer.kind, OPTIMIZERS),
             ("optimizer.schedule", self.optimizer.schedule, SCHEDULES),
             ("parallel", self.parallel, PARALLEL),
             ("metric", self.metric, METRICS),
-            ("result", self.result, RESULTS),
+            ("final_params", self.final_params, FINAL_PARAMS),
+            ("remat", self.remat, REMAT),
         ):
             if choice not in allowed:
                 raise InputError(f"{name} is {choice!r}; it must be one of {', '.join(allowed)}")
@@ -231,9 +245,9 @@ class TrainConfig:
             ("num_epochs", self.num_epochs, 1, math.inf),
             ("evaluate_every", self.evaluate_every, 1, math.inf),
             ("label_smoothing", self.label_smoothing, 0, BELOW_ONE),
-            ("accumulate", self.accumulate, 1, self.batch_size),
-            ("save_every", self.save_every, 0, math.inf),
-            ("keep", self.keep, 1, math.inf),
+            ("grad_accum_steps", self.grad_accum_steps, 1, self.batch_size),
+            ("checkpoint_every_steps", self.checkpoint_every_steps, 0, math.inf),
+            ("max_to_keep", self.max_to_keep, 1, math.inf),
             ("average_to", self.average_to, 0, self.num_epochs),
             ("average_from", self.average_from, 0, self.average_to or self.num_epochs),
             ("skip_nonfinite", self.skip_nonfinite, 0, math.inf),
@@ -249,7 +263,7 @@ class TrainConfig:
             ("optimizer.warmup_steps", self.optimizer.warmup_steps, 0, math.inf),
             ("optimizer.warmup_interval", self.optimizer.warmup_interval, 1, math.inf),
             ("optimizer.weight_decay", self.optimizer.weight_decay, 0, math.inf),
-            ("optimizer.clip_norm", self.optimizer.clip_norm, 0, math.inf),
+            ("optimizer.grad_clip_norm", self.optimizer.grad_clip_norm, 0, math.inf),
             ("optimizer.layer_decay", self.optimizer.layer_decay, 1e-6, 1),
             ("optimizer.ema_decay", self.optimizer.ema_decay, 0, BELOW_ONE),
             ("optimizer.b1", self.optimizer.b1, 0, BELOW_ONE),
@@ -258,6 +272,7 @@ class TrainConfig:
             ("frontend.std", 1 if self.frontend.std is None else self.frontend.std, 1e-6, 1e6),
             ("frontend.mean", self.frontend.mean or 0, -1e6, 1e6),
             ("data.holdout", self.data.holdout, 1e-6, BELOW_ONE),
+            ("profile_steps", self.profile_steps, 0, 1000),
             ("seed", self.seed, 0, 2**31 - 1),
             ("augment.frequency_mask", self.augment.frequency_mask, 0, self.model.num_mel_bins),
             ("augment.time_mask", self.augment.time_mask, 0, self.model.max_length),
@@ -269,12 +284,11 @@ class TrainConfig:
             if not low <= value <= high:
                 limits = f"between {low} and {high}" if high < math.inf else f"{low} or more"
                 raise InputError(f"{name} is {value}; it must be {limits}")
-        if self.result == "average" and not self.average_from:
+        if self.final_params == "average" and not self.average_from:
             raise InputError(
-                "result is 'average' and average_from 0; set --config.average_from to an epoch"
+                "final_params is 'average' and average_from is 0; set --config.average_from to an "
+                "epoch"
             )
-        if self.model.dtype == "int8":
-            raise InputError("model.dtype is int8, which cannot be trained in; use bfloat16")
         if self.shard_optimizer and self.parallel == "pmap":
             raise InputError("shard_optimizer needs parallel to be 'shard_map', which is faster")
         for name in ("name", "digest", "train", "evaluation", "test"):
@@ -287,26 +301,26 @@ class TrainConfig:
             raise InputError("data.dir is not set; say where the recordings are, --config.data.dir")
 
     def to_dict(self) -> dict:
-        """The fields as nested dicts, for a JSON file."""
+        """Returns the fields as nested dicts, for JSON."""
         return dataclasses.asdict(self)
 
 
 def load_config(file: str | Path, changes: Sequence[str] = ()) -> TrainConfig:
-    """The configuration that a file's `get_config()` returns, with fields changed.
+    """Loads the configuration that a file's `get_config()` returns, with fields changed.
 
     Args:
-        file: a Python file, such as those in `configs/`; it is run.
-        changes: as `optimizer.learning_rate=2e-5`.
+        file: a Python file such as those in `configs/`; it is executed.
+        changes: such as `optimizer.learning_rate=2e-5`.
 
     Raises:
-        InputError: the file cannot be run, or there is no such field, or it has another type.
+        InputError: the file cannot be executed, or a field does not exist or has another type.
     """
     try:
         config = runpy.run_path(str(file))["get_config"]()
-    except Exception as error:  # whatever the file raises
+    except Exception as error:  # the file is anyone's code
         raise InputError(
-            f"{file}: cannot be used as a configuration ({type(error).__name__}: {error}); its "
-            f"get_config() must return a TrainConfig"
+            f"{file}: cannot be used as a configuration ({type(error).__name__}: {error}"
+            f"{renamed_hint(str(error))}); its get_config() must return a TrainConfig"
         ) from None
     if not isinstance(config, TrainConfig):
         raise InputError(f"{file}: get_config() returns {config!r}; return a TrainConfig")
@@ -318,7 +332,8 @@ def load_config(file: str | Path, changes: Sequence[str] = ()) -> TrainConfig:
             place = getattr(place, group, None)
         types = {f.name: f.type for f in dataclasses.fields(place)} if is_dataclass(place) else {}
         if equals and name and types and name not in types:
-            raise InputError(f"'{change}': no field '{name}'; did you mean {nearest(name, types)}?")
+            close = RENAMED.get(name) or nearest(name, types)
+            raise InputError(f"'{change}': no field '{name}'; did you mean {close}?")
         if not equals or name not in types or is_dataclass(types[name]):
             raise InputError(f"'{change}' is no change of a field; write it as FIELD=VALUE")
         none = text == "None" and "None" in str(types[name])
@@ -327,7 +342,7 @@ def load_config(file: str | Path, changes: Sequence[str] = ()) -> TrainConfig:
 
 
 def _parse(text: str, current: Any, path: str) -> Any:
-    """A field's new value, of the current one's type; what is None now becomes a number."""
+    """Parses a field's new value, of the type of the current one; None becomes a number."""
     if isinstance(current, str):
         return text
     try:
@@ -340,3 +355,9 @@ def _parse(text: str, current: Any, path: str) -> Any:
     if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(current, bool):
         raise InputError(f"{path} is '{text}'; give a value like {current!r}")
     return value
+
+
+def renamed_hint(message: str) -> str:
+    """Returns ", renamed to NEW" if an error's message quotes the former name of a field."""
+    found = [new for old, new in RENAMED.items() if f"'{old}'" in message]
+    return f", renamed to '{found[0]}'" if found else ""

@@ -1,10 +1,12 @@
 """Reads JSON that someone else wrote, and writes files atomically."""
 
+import csv
 import glob
+import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,17 @@ def write_json(path: str | Path, content: Any) -> None:
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(Path(path), replace=True) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows to a CSV file atomically: a column per field; None and missing are empty."""
+    text = io.StringIO()
+    fields = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, list(fields), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_write(file, replace=True) as place:
+        place.write_text(text.getvalue(), encoding="utf-8")
 
 
 @contextmanager

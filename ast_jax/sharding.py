@@ -1,7 +1,7 @@
-"""Mapping a function written for one device over all of them, in one process or several.
+"""Maps a function written for one device over all devices of one or several processes.
 
-`jax.pmap` and `jit(shard_map(…))` mean the same: every device runs the function on its slice
-of the batch with its own copy of the parameters, and collectives name the axis 'data'.
+`jit(shard_map(…))` and `jax.pmap` mean the same: every device runs the function on its share of
+the batch with its own copy of the parameters, and collectives name the axis 'data'.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,18 +17,18 @@ from ast_jax.errors import InputError
 
 AXIS = "data"  # the name of the mesh axis that batches are split over
 
-REPLICATED = P()  # the same on every device
+REPLICATED = P()
 SPLIT = P(AXIS)  # the leading axis is split over the devices
 
 
 class DataParallel:
-    """Devices in a row, parameters replicated, batches split over them.
+    """A row of devices with replicated parameters and split batches.
 
-    With several processes the devices are those of all, in the processes' order.
+    With several processes these are the devices of all, in the order of the processes.
 
     Args:
         how: 'shard_map' or 'pmap'.
-        devices: those to use; all by default.
+        devices: all by default.
     """
 
     def __init__(self, how: str = "shard_map", devices: Sequence[jax.Device] | None = None):
@@ -43,18 +43,18 @@ class DataParallel:
         result: Any = REPLICATED,
         donate: tuple[int, ...] = (),
     ) -> Callable:
-        """The function over all devices.
+        """Returns the compiled function over all devices.
 
         Args:
             function: written for one device; collectives name the axis 'data'.
-            arguments: for each, `REPLICATED` or `SPLIT`, or a tree of them; for 'shard_map' of
-                any `PartitionSpec`.
-            result: the same of what it returns.
-            donate: arguments whose buffers are given up for the result.
+            arguments: for each argument `REPLICATED`, `SPLIT` or a tree of them; 'shard_map'
+                takes any `PartitionSpec`.
+            result: the same for the result.
+            donate: indices of arguments whose buffers are donated.
         """
         if self.how == "shard_map":
-            # check_vma=False: with it JAX sums gradients of replicated parameters over the
-            # devices by itself, and the step's own pmean would average N-fold gradients.
+            # With check_vma JAX sums gradients of replicated parameters over the devices, and
+            # the step's own pmean would then average gradients that are N times too large.
             mapped = jax.shard_map(
                 function, mesh=self.mesh, in_specs=arguments, out_specs=result, check_vma=False
             )
@@ -83,54 +83,51 @@ class DataParallel:
 
         return with_device_axis
 
-    def check_batch(self, batch_size: int, parts: int = 1) -> None:
-        """Raises `InputError` for a batch that does not split evenly over the devices.
-
-        Each device takes its slice in `parts` of equal size.
-        """
-        if batch_size % (len(self.devices) * parts):
-            each = f" and {parts} accumulated parts" if parts > 1 else ""
+    def check_batch(self, batch_size: int, microbatches: int = 1) -> None:
+        """Raises `InputError` unless the devices and `microbatches` divide the batch."""
+        if batch_size % (len(self.devices) * microbatches):
+            each = f" and {microbatches} microbatches" if microbatches > 1 else ""
             raise InputError(
                 f"batch_size {batch_size} does not split over {len(self.devices)} devices{each}; "
-                f"choose a multiple of {len(self.devices) * parts}"
+                f"choose a multiple of {len(self.devices) * microbatches}"
             )
 
     def shard_batch(self, batch: Any) -> Any:
-        """This process's part of a batch onto its devices, without waiting for it."""
+        """Puts this process's share of a batch on its devices, asynchronously."""
         if self.how == "pmap":
             return batch
-        split = NamedSharding(self.mesh, SPLIT)
+        sharding = NamedSharding(self.mesh, SPLIT)
         if jax.process_count() == 1:
-            return jax.device_put(batch, split)
-        return jax.make_array_from_process_local_data(split, batch)
+            return jax.device_put(batch, sharding)
+        return jax.make_array_from_process_local_data(sharding, batch)
 
     def device_put(self, tree: Any, specs: Any = REPLICATED) -> Any:
-        """Arrays that every process has, onto the devices as `specs` say."""
+        """Puts arrays that every process has on the devices, sharded by `specs`."""
         if isinstance(specs, P):
             specs = jax.tree.map(lambda _: specs, tree)
         shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
         if jax.process_count() == 1:
             return jax.device_put(tree, shardings)
 
-        def place(array: Any, sharding: NamedSharding) -> jax.Array:
-            whole = np.asarray(array)
-            return jax.make_array_from_callback(whole.shape, sharding, lambda part: whole[part])
+        def put(array: Any, sharding: NamedSharding) -> jax.Array:
+            host = np.asarray(array)
+            return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
-        return jax.tree.map(place, tree, shardings)
+        return jax.tree.map(put, tree, shardings)
 
     def to_global(self, tree: Any) -> Any:
-        """Replicated arrays as those of all processes, which `pmap` returns as this one's."""
-        alone = jax.process_count() == 1 or self.how == "shard_map"
-        return tree if alone else self.device_put(tree)
+        """Converts pmap's process-local replicated arrays to global arrays."""
+        is_global = jax.process_count() == 1 or self.how == "shard_map"
+        return tree if is_global else self.device_put(tree)
 
     def any_process(self, flag: bool) -> bool:
-        """Whether a process has the flag up; each must ask at the same point of its work."""
+        """Returns whether any process set the flag. Collective: every process must call it."""
         if jax.process_count() == 1:
             return flag
         return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
     def gather(self, rows: jax.Array) -> np.ndarray:
-        """What a function with a `SPLIT` result returned: all rows, on every process."""
+        """Returns all rows of a `SPLIT` result on every process. Collective."""
         if jax.process_count() == 1:
             return np.asarray(rows)
         return np.asarray(multihost_utils.process_allgather(rows, tiled=True))

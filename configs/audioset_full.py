@@ -57,10 +57,10 @@ def get_config() -> TrainConfig:
         loss="binary_cross_entropy",
         batch_size=12,
         num_epochs=5,
-        save_every=5000,
+        checkpoint_every_steps=5000,
         metric="mean_average_precision",
         average_from=1,
         average_to=5,
         cumulative=True,
-        result="average",
+        final_params="average",
     )

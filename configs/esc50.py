@@ -54,5 +54,5 @@ def get_config() -> TrainConfig:
         batch_size=48,
         num_epochs=25,
         metric="accuracy",
-        result="last",
+        final_params="last",
     )

@@ -37,8 +37,8 @@ def get_config() -> TrainConfig:
         warmup_steps=100,
         b1=0.9,
         weight_decay=0.01,
-        clip_norm=1.0,
+        grad_clip_norm=1.0,
     )
     config.num_epochs = 10
-    config.result = "best"
+    config.final_params = "best"
     return config

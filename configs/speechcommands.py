@@ -57,5 +57,5 @@ def get_config() -> TrainConfig:
         batch_size=128,
         num_epochs=30,
         metric="accuracy",
-        result="best",
+        final_params="best",
     )

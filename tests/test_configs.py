@@ -54,7 +54,7 @@ PUBLISHED = {
         "average_from": 1,
         "average_to": 5,
         "metric": "mean_average_precision",
-        "result": "average",
+        "final_params": "average",
         "cumulative": True,
     },
     "audioset_balanced": {
@@ -80,7 +80,7 @@ PUBLISHED = {
         "average_from": 6,
         "average_to": 25,
         "metric": "mean_average_precision",
-        "result": "average",
+        "final_params": "average",
         "cumulative": True,
     },
     "esc50": {
@@ -106,7 +106,7 @@ PUBLISHED = {
         "data.balanced": False,
         "average_from": 0,
         "metric": "accuracy",
-        "result": "last",
+        "final_params": "last",
     },
     "speechcommands": {
         "init_from": DEIT,
@@ -130,7 +130,7 @@ PUBLISHED = {
         "data.balanced": False,
         "average_from": 0,
         "metric": "accuracy",
-        "result": "best",
+        "final_params": "best",
     },
 }
 
@@ -142,13 +142,13 @@ COMMON = {
     "optimizer.b2": 0.999,
     "optimizer.eps": 1e-8,
     "optimizer.weight_decay": 5e-7,
-    "optimizer.clip_norm": 0.0,
+    "optimizer.grad_clip_norm": 0.0,
     "optimizer.layer_decay": 1.0,
     "optimizer.ema_decay": 0.0,
     "optimizer.schedule": "multi_step",
     "label_smoothing": 0.0,
     "evaluate_every": 1,
-    "accumulate": 1,
+    "grad_accum_steps": 1,
     "frontend.sampling_rate": 16000,
     "model.hidden_size": 768,
     "model.num_hidden_layers": 12,

@@ -96,7 +96,7 @@ def test_predictions_keep_the_order_of_the_batch(how, batch):
 
 
 @pytest.mark.parametrize(
-    ("how", "devices", "accumulate"),
+    ("how", "devices", "grad_accum_steps"),
     [
         ("shard_map", 2, 4),
         ("pmap", 8, 1),
@@ -104,16 +104,16 @@ def test_predictions_keep_the_order_of_the_batch(how, batch):
         pytest.param("pmap", 2, 4, marks=pytest.mark.slow),
     ],
 )
-def test_each_clip_is_augmented_alike_on_any_number_of_devices(how, batch, devices, accumulate):
+def test_each_clip_is_augmented_alike_on_any_number_of_devices(how, batch, devices, grad_accum_steps):
     @jax.vmap
     def drop_at_random(key, clip):
         return clip * jax.random.bernoulli(key, 0.5, clip.shape)
 
-    def loss_on(devices, accumulate, batch):
+    def loss_on(devices, grad_accum_steps, batch):
         parallel = DataParallel(how, jax.devices()[:devices])
         gradient_fn = parallel.map(
             step.make_gradient_fn(
-                graphdef(CONFIG), step.cross_entropy, drop_at_random, accumulate=accumulate
+                graphdef(CONFIG), step.cross_entropy, drop_at_random, grad_accum_steps=grad_accum_steps
             ),
             (REPLICATED, SPLIT, REPLICATED),
         )
@@ -121,9 +121,9 @@ def test_each_clip_is_augmented_alike_on_any_number_of_devices(how, batch, devic
         return float(loss)
 
     expected = loss_on(1, 1, batch)
-    assert loss_on(devices, accumulate, batch) == pytest.approx(expected, rel=1e-6)
+    assert loss_on(devices, grad_accum_steps, batch) == pytest.approx(expected, rel=1e-6)
     turned = {name: rows[::-1] for name, rows in batch.items()}  # every clip in another place
-    assert loss_on(devices, accumulate, turned) != pytest.approx(expected, rel=1e-6)
+    assert loss_on(devices, grad_accum_steps, turned) != pytest.approx(expected, rel=1e-6)
 
 
 def test_a_batch_that_does_not_split_is_refused():

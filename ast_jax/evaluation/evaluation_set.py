@@ -1,4 +1,4 @@
-"""The recordings that checkpoints are evaluated on."""
+"""Loads the recordings that checkpoints are evaluated on."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -15,9 +15,9 @@ class EvaluationSet(NamedTuple):
     """Clips to evaluate on.
 
     Attributes:
-        folder: where they are from.
-        split: which of its clips they are, as 'a+b'.
-        labels: the names of the classes.
+        folder: of the recordings.
+        split: names of the splits, joined by '+'.
+        labels: class names.
         sampling_rate: of the clips, in Hz.
         clips: the recordings.
     """
@@ -32,19 +32,18 @@ class EvaluationSet(NamedTuple):
 def read_evaluation_set(
     folder: str | Path, sampling_rate: int, *, split: str = "", name: str = ""
 ) -> EvaluationSet:
-    """The clips of a prepared set's split, or of a folder of sound files by class.
+    """Loads a split of a prepared set, or a folder of sound files by class.
 
     Args:
-        folder: a prepared set's, or the `--output` of `ast-jax prepare`; or one that
+        folder: of a prepared set, or the `--output` of `ast-jax prepare`, or a folder that
             `list_folder` takes.
-        sampling_rate: what sound files are resampled to, in Hz; a prepared set has its own.
-        split: such as 'eval', or 'validation+test' for several. '' for the one that the
-            benchmark holds out; of sound files, for all of them, or for the one folder that is
-            not `train`.
-        name: of a prepared set, where the folder holds several.
+        sampling_rate: rate that sound files are resampled to, in Hz; prepared sets have their own.
+        split: such as 'eval' or 'validation+test'. '' takes the split that the benchmark holds
+            out; of sound files all, or the one folder that is not `train`.
+        name: of the prepared set, where the folder holds several.
 
     Raises:
-        InputError: the folder cannot be used, there is no such split, or it must be said.
+        InputError: the folder cannot be used, or the split does not exist or is ambiguous.
     """
     if name or _is_prepared(Path(folder)):
         prepared = open_prepared(folder, name)
@@ -81,8 +80,8 @@ def _is_prepared(folder: Path) -> bool:
 
 
 def _held_out(prepared: PreparedSet) -> str:
-    """The split that the set's benchmark holds out."""
-    # Of ESC-50 each fold is held out in turn: another than the right one was trained on.
+    """Returns the split that the set's benchmark holds out."""
+    # ESC-50 holds out each fold in turn: a wrong guess would be a fold that was trained on.
     if prepared.name != "esc50":
         with suppress(InputError):
             return default_splits(prepared, fold=1)[1]
@@ -99,7 +98,7 @@ def _only(held_out: Sequence[str], splits: Iterable[str], where: object) -> str:
 
 
 def _check_splits(split: str, splits: Iterable[str], where: object) -> list[str]:
-    """The names in 'a+b', every one of them there and there once."""
+    """Returns the names in 'a+b', after checking that each exists and is named once."""
     names = [name.strip() for name in split.split("+")]
     for name in names:
         if name not in splits:

@@ -1,7 +1,7 @@
-"""How good predictions are.
+"""Metrics of predictions.
 
-The areas are scikit-learn's, calculated from the ranks of the positives alone: one sort of a
-class's scores serves both.
+Average precision and AUC equal scikit-learn's. Both follow from the ranks of the positives, so
+that one sort per class serves both.
 """
 
 import math
@@ -13,21 +13,21 @@ from scipy.special import ndtri
 
 from ast_jax.errors import InputError
 
-CLASSES_AT_A_TIME = 16  # copied by each thread: enough to read whole cache lines of the scores
+CLASSES_AT_A_TIME = 16  # copied by each thread; a column of float32 uses whole cache lines
 
 
 class Metrics(NamedTuple):
-    """Metrics of an evaluation, every one of them valid JSON.
+    """Metrics of an evaluation, all valid JSON.
 
     Attributes:
         loss: the training criterion on the held-out clips.
-        accuracy: share of clips whose highest logit is their class.
-        mean_average_precision: mean over classes of the area under precision and recall, None
-            where no class has clips.
-        mean_auc: mean over classes of the area under the ROC curve, None where none has one.
-        d_prime: of the mean AUC, None where that is None, 0 or 1 (d′ would be infinite).
-        classes_without_clips: classes that no clip has, left out of the mean precision.
-        classes_without_auc: classes that no clip or every clip has, left out of the mean AUC.
+        accuracy: share of clips whose highest logit is that of their class.
+        mean_average_precision: mean over classes; None where no class has clips.
+        mean_auc: mean area under the ROC curve over classes; None where no class has one.
+        d_prime: of the mean AUC; None where that is None, 0 or 1 (d′ would be infinite).
+        classes_without_clips: number of classes excluded from the mean precision.
+        classes_without_auc: number of classes that no clip or every clip has, excluded from the
+            mean AUC.
     """
 
     loss: float
@@ -40,10 +40,10 @@ class Metrics(NamedTuple):
 
 
 class ClassMetrics(NamedTuple):
-    """Metrics by class, each (classes,).
+    """Per-class metrics, each (classes,).
 
     Attributes:
-        clips: int64, how many clips have the class.
+        clips: int64, number of clips of the class.
         average_precision: float64; NaN for a class without clips.
         auc: float64; NaN for a class that no clip or every clip has.
     """
@@ -54,25 +54,25 @@ class ClassMetrics(NamedTuple):
 
 
 def accuracy(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Share of (clips, classes) rows whose highest score is at the target's highest."""
+    """Returns the share of (clips, classes) rows whose highest score is at the highest target."""
     return float((scores.argmax(axis=1) == targets.argmax(axis=1)).mean())
 
 
 def per_class_metrics(scores: np.ndarray, targets: np.ndarray) -> ClassMetrics:
-    """Average precision and area under the ROC curve of each class, as scikit-learn's.
+    """Computes average precision and area under the ROC curve of each class, as scikit-learn.
 
     Args:
-        scores: (clips, classes), of any scale: only their order within a class counts.
-        targets: (clips, classes); a clip has the classes where this is above 0.
+        scores: (clips, classes), of any scale: only the order within a class matters.
+        targets: (clips, classes); positive where a clip has the class.
 
     Raises:
         InputError: a score is not a finite number; the message names the clip's row.
     """
-    unfit = np.flatnonzero(~np.isfinite(scores).all(axis=1))
-    if unfit.size:
+    nonfinite = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+    if nonfinite.size:
         raise InputError(
-            f"scores of {unfit.size} clips are not finite, row {unfit[0]} the first; check the "
-            f"model that made them"
+            f"scores of {nonfinite.size} clips are not finite, row {nonfinite[0]} the first; check "
+            f"the model that made them"
         )
 
     def score_some(start: int) -> list[tuple[int, float, float]]:
@@ -83,7 +83,7 @@ def per_class_metrics(scores: np.ndarray, targets: np.ndarray) -> ClassMetrics:
             for column, has_class in zip(columns, targets[:, some].T > 0, strict=True)
         ]
 
-    with ThreadPoolExecutor() as threads:  # NumPy sorts without holding the interpreter's lock
+    with ThreadPoolExecutor() as threads:  # NumPy releases the GIL while sorting
         parts = threads.map(score_some, range(0, scores.shape[1], CLASSES_AT_A_TIME))
         rows = [row for part in parts for row in part]
     clips, precisions, areas = zip(*rows, strict=True)
@@ -91,17 +91,17 @@ def per_class_metrics(scores: np.ndarray, targets: np.ndarray) -> ClassMetrics:
 
 
 def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """scikit-learn's average precision by class, (classes,); NaN for a class without clips."""
+    """Returns the average precision per class, (classes,); NaN for a class without clips."""
     return per_class_metrics(scores, targets).average_precision
 
 
 def d_prime(auc: float) -> float:
-    """√2·Φ⁻¹(auc): how many deviations apart two normal distributions of this AUC lie."""
+    """Returns √2·Φ⁻¹(auc): the distance of two normal distributions with this AUC."""
     return math.sqrt(2) * float(ndtri(auc))
 
 
 def confusion_matrix(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """int64 (classes, classes): how many clips of a row's class were taken for a column's."""
+    """Returns int64 (classes, classes): clips by true class (row) and predicted class (column)."""
     classes = targets.shape[1]
     pairs = targets.argmax(axis=1) * classes + scores.argmax(axis=1)
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
@@ -110,7 +110,7 @@ def confusion_matrix(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def compute_metrics(
     logits: np.ndarray, targets: np.ndarray, loss: float, classes: ClassMetrics | None = None
 ) -> Metrics:
-    """All metrics of (clips, classes) logits; `classes` are their `per_class_metrics`, if known.
+    """Computes all metrics of (clips, classes) logits; `classes`: their per-class metrics if known.
 
     Raises:
         InputError: a logit is not a finite number; the message names the clip's row.
@@ -130,20 +130,20 @@ def compute_metrics(
 
 
 def _score_class(scores: np.ndarray, has_class: np.ndarray) -> tuple[int, float, float]:
-    """Positives, average precision and AUC of (clips,) scores."""
+    """Returns positives, average precision and AUC of (clips,) scores."""
     ranked = np.sort(scores)
     hits = np.sort(scores[has_class])
     clips, others = len(hits), len(scores) - len(hits)
-    # Of all clips and of the positives: how many score below each positive, and at most as high.
+    # Number of clips, and of positives, that score below each positive and at most as high.
     below, up_to = (np.searchsorted(ranked, hits, side) for side in ("left", "right"))
     hits_below, hits_up_to = (np.searchsorted(hits, hits, side) for side in ("left", "right"))
     precisions = (clips - hits_below) / (len(scores) - below)
-    # Pairs of a positive and a negative in the right order, counted twice, and ties once.
-    won = (below - hits_below + up_to - hits_up_to).sum()
+    # Correctly ordered pairs of a positive and a negative count twice, ties once.
+    ordered = (below - hits_below + up_to - hits_up_to).sum()
     return (
         clips,
         float(precisions.mean()) if clips else math.nan,
-        float(won / (2 * clips * others)) if clips and others else math.nan,
+        float(ordered / (2 * clips * others)) if clips and others else math.nan,
     )
 
 

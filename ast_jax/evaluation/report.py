@@ -1,7 +1,9 @@
-"""What an evaluation of checkpoints found, as a table, as JSON and as files."""
+"""Metrics as tables, JSON and files."""
 
 import csv
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,63 +11,63 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from ast_jax.evaluation.evaluate import Evaluation, Results
+from ast_jax.evaluation.checkpoints import Evaluation, Results
+from ast_jax.evaluation.metrics import ClassMetrics
 from ast_jax.io import atomic_write
-from ast_jax.runs.plots import class_rows, format_number
 
 
 def results_table(results: Results) -> Table:
-    """A line for each checkpoint, and one for the ensemble."""
+    """Returns a table with a row per checkpoint and one for the ensemble."""
     data = results.data
     about = f"{data.folder}, {data.split}: {len(data.clips.waveforms)} clips"
     table = Table(title=Text(about))
     table.add_column("checkpoint", overflow="fold")
     for column in ("mAP", "mAUC", "d'", "accuracy", "loss"):
         table.add_column(column, justify="right", no_wrap=True)
-    for name, evaluation in _lines(results):
-        scores = evaluation.scores
+    for name, evaluation in _rows(results):
+        metrics = evaluation.metrics
         table.add_row(
             Text(name),
-            format_number(scores.mean_average_precision, ".4f"),
-            format_number(scores.mean_auc, ".4f"),
-            "∞" if scores.mean_auc == 1 else format_number(scores.d_prime, ".3f"),
-            format_number(scores.accuracy, ".2%"),
-            format_number(scores.loss, ".4f"),
+            format_number(metrics.mean_average_precision, ".4f"),
+            format_number(metrics.mean_auc, ".4f"),
+            "∞" if metrics.mean_auc == 1 else format_number(metrics.d_prime, ".3f"),
+            format_number(metrics.accuracy, ".2%"),
+            format_number(metrics.loss, ".4f"),
         )
     return table
 
 
 def results_json(results: Results) -> dict[str, Any]:
-    """The set, and every checkpoint's and the ensemble's scores, as JSON takes them."""
-    data, together = results.data, results.ensemble
+    """Returns the set and the metrics of every checkpoint and the ensemble, for JSON."""
+    data, ensemble = results.data, results.ensemble
     return {
         "data": data.folder,
         "split": data.split,
         "clips": len(data.clips.waveforms),
         "classes": len(data.labels),
         "checkpoints": [
-            {"checkpoint": path, **evaluation.scores._asdict()}
+            {"checkpoint": path, **evaluation.metrics._asdict()}
             for path, evaluation in results.evaluations.items()
         ],
-        "ensemble": together.scores._asdict() if together else None,
+        "ensemble": ensemble.metrics._asdict() if ensemble else None,
     }
 
 
 def write_results(folder: str | Path, results: Results) -> None:
-    """Writes a folder of three files, whole or not at all.
+    """Writes a folder of three files atomically.
 
-    `results.json` is `results_json`'s. `per_class.csv` has a line a class: how many clips have
-    it, and the average precision of each checkpoint and of the ensemble, empty where no clip
-    has it. `predictions.npz` holds `ids` and `targets` (clips, classes) of the clips, `labels`,
-    `checkpoints` and `probabilities`, float32 (checkpoints, clips, classes).
+    `results.json` is that of `results_json`. `per_class.csv` has a row per class: the number of
+    clips, and the average precision of each checkpoint and of the ensemble, empty where the class
+    has no clips. `predictions.npz` holds `ids` and `targets` (clips, classes) of the clips,
+    `labels`, `checkpoints` and `probabilities`, float32 (checkpoints, clips, classes).
 
     Raises:
         InputError: `folder` exists already or cannot be written.
     """
     data = results.data
     precisions = {
-        f"AP {name}": [row["AP"] for row in class_rows(data.labels, evaluation.by_class)]
-        for name, evaluation in _lines(results)
+        f"AP {name}": [row["AP"] for row in class_rows(data.labels, evaluation.per_class)]
+        for name, evaluation in _rows(results)
     }
     targets = data.clips.all_targets()
     counts = (targets > 0).sum(axis=0)
@@ -74,7 +76,7 @@ def write_results(folder: str | Path, results: Results) -> None:
         place.mkdir()
         text = json.dumps(results_json(results), indent=2, allow_nan=False)
         (place / "results.json").write_text(text + "\n", encoding="utf-8")
-        # A path may hold what is no UTF-8.
+        # Paths may hold bytes that are not UTF-8.
         with (place / "per_class.csv").open(
             "w", encoding="utf-8", errors="backslashreplace", newline=""
         ) as file:
@@ -91,7 +93,30 @@ def write_results(folder: str | Path, results: Results) -> None:
         )
 
 
-def _lines(results: Results) -> list[tuple[str, Evaluation]]:
-    """Every checkpoint's evaluation by its path, and the ensemble's."""
-    lines = list(results.evaluations.items())
-    return lines + ([("ensemble", results.ensemble)] if results.ensemble else [])
+def _rows(results: Results) -> list[tuple[str, Evaluation]]:
+    """Returns (path, evaluation) of every checkpoint and of the ensemble."""
+    rows = list(results.evaluations.items())
+    return rows + ([("ensemble", results.ensemble)] if results.ensemble else [])
+
+
+def class_rows(labels: Sequence[str], per_class: ClassMetrics) -> list[dict[str, Any]]:
+    """Returns a row per class: `label`, `clips`, `AP` and `AUC`, None where they are undefined."""
+    return [
+        finite_or_none(
+            {"label": label, "clips": int(clips), "AP": float(precision), "AUC": float(auc)}
+        )
+        for label, clips, precision, auc in zip(labels, *per_class, strict=True)
+    ]
+
+
+def finite_or_none(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the row with None in place of NaN and infinities, which JSON lacks."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
+
+
+def format_number(value: float | None, spec: str) -> str:
+    """Returns a formatted number, or a dash for None."""
+    return "–" if value is None else format(value, spec)

@@ -1,4 +1,4 @@
-"""What a run says of itself: where it ran, and its scalars for TensorBoard."""
+"""Logs of a run: the environment of each start, and scalars for TensorBoard."""
 
 import math
 import os
@@ -14,20 +14,19 @@ from typing import Any, Self
 
 import jax
 
-from ast_jax.errors import InputError, first_line
-from ast_jax.tensorflow import import_tensorflow
+from ast_jax.errors import InputError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-GIT_SECONDS = 5  # a checkout on a slow disk must not hold up a run
+GIT_SECONDS = 5  # timeout, for checkouts on slow disks
 
 
 def describe_run() -> dict[str, Any]:
-    """Where and with what this process runs, as JSON takes it. Starts JAX's backend.
+    """Returns where and with what this process runs, for JSON. Initializes JAX's backend.
 
     Returns:
         `started` (UTC, ISO 8601), `hostname`, `versions` by package, `backend`, `device_kind`,
         `device_count` and `process_count` (of all processes), `git_commit` and `git_dirty` (of
-        the checkout that ast_jax runs from). What cannot be known is None.
+        the checkout that ast_jax is imported from). Unknown values are None.
     """
     import ast_jax
 
@@ -50,14 +49,14 @@ def describe_run() -> dict[str, Any]:
 
 
 def git_state(file: Path) -> tuple[str | None, bool | None]:
-    """The commit of the checkout that tracks `file`, and whether tracked files are changed.
+    """Returns the commit of the checkout that tracks `file`, and whether tracked files changed.
 
-    (None, None) where git is missing, fails or is slow, or where no repository tracks the file:
-    a package installed in an environment inside another project is not of that project.
+    Returns (None, None) where git is missing, fails or is slow, or no repository tracks the file,
+    such as for a package installed in an environment inside another project.
     """
     if _git(file.parent, "ls-files", "--error-unmatch", file.name) is None:
         return None, None
-    # Any tag is excluded, so that a commit is called by its hash.
+    # Tags are excluded, so that the commit is described by its hash.
     state = _git(file.parent, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
     if state is None:
         return None, None
@@ -65,44 +64,39 @@ def git_state(file: Path) -> tuple[str | None, bool | None]:
 
 
 class ScalarWriter:
-    """Writes scalars for TensorBoard to a folder, an event file for each writer.
-
-    TensorFlow, imported here and not before, writes them; it is kept off the accelerator.
-    """
+    """Writes scalars for TensorBoard to a folder, one event file per writer."""
 
     def __init__(self, folder: str | Path):
-        self._tf = tf = import_tensorflow()
+        from tensorboardX import SummaryWriter
+
         self._folder = folder
-        self._writer = tf.summary.create_file_writer(str(folder))
-        # tf.summary.scalar would write the same, and wants the tensorboard package to do it.
-        self._metadata = tf.compat.v1.SummaryMetadata(data_class="DATA_CLASS_SCALAR")
-        self._metadata.plugin_data.plugin_name = "scalars"
+        with self._one_sentence():
+            self._writer = SummaryWriter(str(folder))
 
     def write(self, step: int, scalars: Mapping[str, float | None]) -> None:
-        """Adds values by name at a step; those that are None or not finite are left out.
+        """Adds values by name at a step; None and non-finite values are omitted.
 
         Raises:
             InputError: they cannot be written.
         """
-        with self._told_in_one_sentence(), self._writer.as_default():
+        with self._one_sentence():
             for name, value in scalars.items():
                 if value is not None and math.isfinite(value):
-                    number = self._tf.constant(value, self._tf.float32)
-                    self._tf.summary.write(name, number, step, self._metadata)
+                    self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Writes what is still in memory; the writer takes nothing more."""
-        with self._told_in_one_sentence():
+        """Flushes and closes the event file."""
+        with self._one_sentence():
             self._writer.close()
 
     @contextmanager
-    def _told_in_one_sentence(self) -> Iterator[None]:
+    def _one_sentence(self) -> Iterator[None]:
         try:
             yield
-        except self._tf.errors.OpError as error:
+        except OSError as error:
             raise InputError(
-                f"{self._folder}: scalars cannot be written ({first_line(error)}); free some "
-                f"space, and the same command goes on"
+                f"{self._folder}: scalars cannot be written ({error.strerror or error}); free "
+                f"some space and run the same command again to resume"
             ) from None
 
     def __enter__(self) -> Self:
@@ -120,8 +114,8 @@ def _version(package: str) -> str | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints, or None if it cannot or fails."""
-    # Started from a git hook, these name the hook's repository; and reading must lock no one out.
+    """Returns what git prints, or None if it fails."""
+    # A git hook sets these to its own repository. Reading must not take locks.
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         environment.pop(name, None)

@@ -1,21 +1,18 @@
-"""What a person sees while a run goes on."""
+"""The progress bar of a run."""
 
 import time
-from collections.abc import Iterator
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-Item = TypeVar("Item")
-
 
 class EpochBar:
-    """A bar for the epoch under way; where no one watches it only measures.
+    """Context with a progress bar for the current epoch; without a terminal it only measures.
 
-    Use as a context around the epochs. The bar shows the loss, the learning rate, clips/s, the
-    share of time spent waiting for data, and the time left in the epoch.
+    The bar shows the loss, the learning rate, clips/s, the share of time spent waiting for data,
+    and the time left in the epoch.
     """
 
     def __init__(self, console: Console, num_epochs: int):
@@ -33,10 +30,10 @@ class EpochBar:
             transient=True,
             disable=not console.is_terminal or console.quiet,
         )
-        self.clips, self.waited, self.began = 0, 0.0, time.perf_counter()
+        self.clips, self.waited, self.started = 0, 0.0, time.perf_counter()
 
     def start(self, epoch: int, step: int, steps: int) -> None:
-        """Begins an epoch of that many steps, or goes on with it after `step` of them."""
+        """Starts the bar of an epoch of so many steps, of which `step` are done."""
         self.task = self.progress.add_task(
             f"epoch {epoch}/{self.num_epochs}",
             total=steps,
@@ -46,17 +43,14 @@ class EpochBar:
             rate=0.0,
             waiting=0.0,
         )
-        self.clips, self.waited, self.began = 0, 0.0, time.perf_counter()
+        self.clips, self.waited, self.started = 0, 0.0, time.perf_counter()
 
-    def wait(self, batches: Iterator[Item]) -> Item:
-        """The next batch; the time that takes is time spent waiting."""
-        began = time.perf_counter()
-        batch = next(batches)
-        self.waited += time.perf_counter() - began
-        return batch
+    def add_wait(self, seconds: float) -> None:
+        """Adds time that was spent waiting for a batch."""
+        self.waited += seconds
 
     def step(self, loss: float, learning_rate: float, clips: int) -> None:
-        """Counts a step of that many clips."""
+        """Counts a step of so many clips."""
         self.clips += clips
         self.progress.update(
             self.task,
@@ -69,16 +63,16 @@ class EpochBar:
 
     @property
     def rate(self) -> float:
-        """Clips/s since the epoch began."""
-        return self.clips / (time.perf_counter() - self.began)
+        """Clips/s since the epoch started."""
+        return self.clips / (time.perf_counter() - self.started)
 
     @property
     def waiting(self) -> float:
-        """The share of the time since the epoch began that was spent waiting for data."""
-        return self.waited / (time.perf_counter() - self.began)
+        """Share of the time since the epoch started that was spent waiting for data."""
+        return self.waited / (time.perf_counter() - self.started)
 
     def end(self) -> tuple[float, float]:
-        """Takes the epoch's bar away; returns its clips/s and share of time spent waiting."""
+        """Removes the epoch's bar; returns its clips/s and its share of time spent waiting."""
         self.progress.remove_task(self.task)
         return self.rate, self.waiting
 

@@ -1,15 +1,16 @@
-"""A run's folder: whose it is, where it ran, and its history.
+"""The folder of a run.
 
     WORKDIR/run.json        the configuration, the clips' digests, the feature extractor
-    WORKDIR/sessions.json   where and when it ran, an entry for each start
-    WORKDIR/history.json    a row for each evaluation; also .csv, and loss.png
-    WORKDIR/predictions/    of each evaluation, where they are ensembled
+    WORKDIR/sessions.json   an entry per start: when, where and with which versions
+    WORKDIR/history.json    a row per evaluation; also history.csv and loss.png
+    WORKDIR/predictions/    of each evaluation, for `cumulative`
     WORKDIR/tensorboard/    scalars
-    WORKDIR/checkpoints/    to go on from
-    WORKDIR/model/          the result, when it is finished
-    WORKDIR/results.json    its scores; also per_class.csv and pictures, and test/ the same
+    WORKDIR/profile/        traces of `profile_steps`
+    WORKDIR/checkpoints/    to resume from
+    WORKDIR/model/          the final parameters, once the run is finished
+    WORKDIR/results.json    their metrics; also per_class.csv and pictures; test/ has the same
 
-Written by the first process only; all read it.
+The first process writes it; all processes read it.
 """
 
 import hashlib
@@ -27,19 +28,28 @@ from jax.experimental import multihost_utils
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.load import step_folders
-from ast_jax.config import TrainConfig
+from ast_jax.config import RENAMED, TrainConfig
 from ast_jax.data.clips import DataSet
 from ast_jax.errors import InputError
 from ast_jax.io import read_json, write_json
 from ast_jax.runs.logging import describe_run
-from ast_jax.runs.plots import HISTORY_FILE
 
 RUN_FILE = "run.json"
 SESSIONS_FILE = "sessions.json"
 
+# Fields that may change when a run resumes.
+IRRELEVANT = (
+    "workdir",
+    "checkpoint_every_steps",
+    "max_to_keep",
+    "skip_nonfinite",
+    "remat",
+    "profile_steps",
+)
+
 
 def open_workdir(config: TrainConfig) -> tuple[Path, dict[str, Any] | None]:
-    """The run's folder and what it says of the run, None if it is new; writes nothing.
+    """Returns the run's folder and its saved `run.json`, None for a new run; writes nothing.
 
     Raises:
         InputError: the folder holds something else, or a run of another configuration.
@@ -51,16 +61,17 @@ def open_workdir(config: TrainConfig) -> tuple[Path, dict[str, Any] | None]:
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir}: is a file; choose another --config.workdir")
     if not file.exists():
-        # A kill in the first moment leaves a temporary file.
+        # A run that was killed at its start leaves a temporary file.
         leftover = f".{RUN_FILE}."
         if workdir.exists() and any(not x.name.startswith(leftover) for x in workdir.iterdir()):
-            raise InputError(f"{workdir}: exists and is no run of ours; choose another folder")
+            raise InputError(
+                f"{workdir}: exists and is not a run of ast_jax; choose another folder"
+            )
         return workdir, None
     run = read_json(file)
     if not isinstance(run, dict) or not {"config", "data", "feature_extractor"} <= run.keys():
         raise InputError(f"{file}: damaged; remove {workdir} or choose another --config.workdir")
-    # A run of an older version lacks the fields that have come since, and had what is now default.
-    run["config"] = _filled(run["config"], _fields(TrainConfig()))
+    run["config"] = _with_defaults(_with_new_names(run["config"]), _fields(TrainConfig()))
     if run["config"] != _fields(config):
         raise InputError(
             f"{workdir}: holds a run with another "
@@ -73,14 +84,14 @@ def open_workdir(config: TrainConfig) -> tuple[Path, dict[str, Any] | None]:
 @contextmanager
 def acquire_workdir(
     workdir: Path,
-    run: dict[str, Any] | None,
+    saved_run: dict[str, Any] | None,
     config: TrainConfig,
     data: DataSet,
     extractor: ASTFeatureExtractor,
 ) -> Iterator[None]:
-    """Holds a run's folder, a new one if `run` is None, while the run goes on.
+    """Holds the run's folder during the run; creates it if `saved_run` is None.
 
-    A new run that ends before its first checkpoint leaves no folder behind.
+    A new run that ends before its first checkpoint removes its folder.
 
     Raises:
         InputError: the folder cannot be written.
@@ -88,41 +99,41 @@ def acquire_workdir(
     first = jax.process_index() == 0
     new_folder = not workdir.exists()
     session = describe_run() | {"seed": config.seed}
-    _agree(True)  # all have read the folder
+    _broadcast(True)  # all have read the folder
     try:
         failure = None
         if first:
             try:
-                if run is None:
-                    claim_workdir(workdir, config, data, extractor)
+                if saved_run is None:
+                    create_workdir(workdir, config, data, extractor)
                 sessions = workdir / SESSIONS_FILE
                 before = read_json(sessions) if sessions.exists() else []
                 write_json(sessions, [*before, session])
                 _remove(workdir.glob(".*.tmp*"))  # of runs that were killed
             except (InputError, OSError) as error:
                 failure = error
-        claimed_well = _agree(failure is None)
+        succeeded = _broadcast(failure is None)
         if failure:
             raise failure
-        if not claimed_well:
+        if not succeeded:
             raise InputError(f"{workdir}: the first process cannot write there; see its message")
         if not (workdir / RUN_FILE).exists():
             raise InputError(
-                f"{workdir}: is not on a disk that all processes share; give one that is"
+                f"{workdir}: is not on a disk that all processes share; choose one that is"
             )
         yield
     finally:
-        if first and run is None and workdir.exists() and not step_folders(workdir):
+        if first and saved_run is None and workdir.exists() and not step_folders(workdir):
             _empty(workdir)
             if new_folder:
                 workdir.rmdir()
 
 
-def _agree(well: bool) -> bool:
-    """Waits for all processes, and tells them what the first one says."""
+def _broadcast(flag: bool) -> bool:
+    """Returns the first process's flag in all processes, after waiting for them."""
     if jax.process_count() == 1:
-        return well
-    return bool(multihost_utils.broadcast_one_to_all(np.int32(well)))
+        return flag
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(flag)))
 
 
 def _remove(places: Iterable[Path]) -> None:
@@ -134,7 +145,7 @@ def _remove(places: Iterable[Path]) -> None:
 
 
 def _empty(folder: Path) -> None:
-    """Removes what is in a folder, though a save that was cut off may still write for a moment."""
+    """Empties a folder, retrying while an interrupted save still writes to it."""
     for left in reversed(range(20)):
         try:
             return _remove(folder.iterdir())
@@ -144,20 +155,10 @@ def _empty(folder: Path) -> None:
             time.sleep(0.5)
 
 
-def read_history(workdir: Path, steps: int, epoch_steps: int) -> list[dict[str, Any]]:
-    """The rows of evaluations up to the training step that a run goes on from.
-
-    Later ones are of a run that was cut off before its next checkpoint; they come again.
-    """
-    file = workdir / HISTORY_FILE
-    rows = read_json(file) if file.exists() else []
-    return [row for row in rows if row["epoch"] * epoch_steps <= steps]
-
-
-def claim_workdir(
+def create_workdir(
     workdir: Path, config: TrainConfig, data: DataSet, extractor: ASTFeatureExtractor
 ) -> None:
-    """Makes the run's folder and writes down whose it is.
+    """Creates the run's folder and writes `run.json`.
 
     Raises:
         InputError: it cannot be written.
@@ -175,19 +176,19 @@ def claim_workdir(
 
 
 def check_data(workdir: Path, run: dict[str, Any], data: DataSet) -> None:
-    """Raises `InputError` if a run would go on with other clips than it began with."""
+    """Raises `InputError` if a run would resume with other recordings than it started with."""
     before, now = run["data"], describe_data(data)
-    if "source" not in before:  # in a run that began before it was noted
+    if "source" not in before:  # runs of earlier versions
         del now["source"]
     if before != now:
         raise InputError(
-            f"{workdir}: its run began with other recordings ({_first_difference(before, now)} "
+            f"{workdir}: its run started with other recordings ({_first_difference(before, now)} "
             f"differs); choose another --config.workdir, or bring the recordings back"
         )
 
 
 def describe_data(data: DataSet) -> dict[str, Any]:
-    """The classes, a prepared set's source, the number and a digest of the clips on each side."""
+    """Returns the classes, the digest of a prepared source, and count and digest of each split."""
     description: dict[str, Any] = {"labels": data.labels, "source": data.digest}
     sides = {"train": data.train, "evaluation": data.evaluation}
     if data.test is not None:
@@ -206,20 +207,22 @@ def describe_data(data: DataSet) -> dict[str, Any]:
 
 
 def _fields(config: TrainConfig) -> dict[str, Any]:
-    """What makes a run this run, as JSON gives it back."""
+    """Returns the fields that identify a run, as JSON returns them."""
     fields = config.to_dict()
-    # Of these no result depends, on `remat` but for rounding.
-    for name in ("workdir", "save_every", "keep", "skip_nonfinite", "remat"):
+    # No result depends on these, on `remat` only by rounding.
+    for name in IRRELEVANT:
         del fields[name]
     del fields["data"]["workers"]
     return json.loads(json.dumps(fields))
 
 
-def _filled(fields: Any, defaults: Any) -> Any:
-    """Nested dicts of fields, with those of the defaults that they lack."""
+def _with_defaults(fields: Any, defaults: Any) -> Any:
+    """Returns the fields of a run of an earlier version, with the defaults of newer fields."""
     if not isinstance(fields, dict) or not isinstance(defaults, dict):
         return fields
-    return defaults | {name: _filled(value, defaults.get(name)) for name, value in fields.items()}
+    return defaults | {
+        name: _with_defaults(value, defaults.get(name)) for name, value in fields.items()
+    }
 
 
 def _first_difference(before: Any, now: Any) -> str:
@@ -231,3 +234,10 @@ def _first_difference(before: Any, now: Any) -> str:
                 return f"{name}.{_first_difference(before.get(name), now[name])}"
             return f"{name} ({before.get(name)}, not {now[name]})"
     return "configuration"
+
+
+def _with_new_names(fields: Any) -> Any:
+    """Renames the fields that had other names in earlier versions."""
+    if not isinstance(fields, dict):
+        return fields
+    return {RENAMED.get(name, name): _with_new_names(value) for name, value in fields.items()}

@@ -1,4 +1,4 @@
-"""Checkpoints of a run, each a folder that `ast_jax.load` takes as it is."""
+"""Checkpoints of a run. Each is a folder that `ast_jax.load` takes."""
 
 import functools
 import logging
@@ -19,16 +19,16 @@ from ast_jax.checkpoint.format import CONFIG_FILE, read_through
 from ast_jax.errors import InputError, first_line
 from ast_jax.training.step import TrainState
 
-PARTS = ("params", "opt_state", "ema", "average")  # of a state, each kept by itself
+PARTS = ("params", "opt_state", "ema", "average")  # fields of `TrainState` saved as items
 
 
 class Progress(NamedTuple):
-    """What a run knows between two evaluations, beside its state.
+    """What a run accumulates between two evaluations, beside its state.
 
     Attributes:
-        loss_sum: of the training steps' losses since the last evaluation.
-        loss_steps: how many those are.
-        skipped: steps left out so far, as their loss or gradient was not finite.
+        loss_sum: sum of the training losses since the last evaluation.
+        loss_steps: number of those losses.
+        skipped: steps skipped so far because their loss or gradient was not finite.
     """
 
     loss_sum: float = 0.0
@@ -37,26 +37,30 @@ class Progress(NamedTuple):
 
     @property
     def mean_loss(self) -> float | None:
-        """The mean of those losses."""
+        """The mean training loss since the last evaluation."""
         return self.loss_sum / self.loss_steps if self.loss_steps else None
+
+    def with_loss(self, loss: float) -> Self:
+        """Returns the progress after another step."""
+        return self._replace(loss_sum=self.loss_sum + loss, loss_steps=self.loss_steps + 1)
 
 
 class RunCheckpoints:
-    """The newest checkpoints of a run and its best; a context that ends when all are written.
+    """Context that saves a run's newest checkpoints and its best; exits when all are written.
 
     Args:
-        folder: where they go, each in a folder named by its step.
-        description: the JSON that makes a checkpoint describe itself.
-        keep: how many of the newest.
-        best: tells the step of the best so far, or None.
+        folder: has one checkpoint folder per step.
+        description: the JSON that makes a checkpoint self-describing.
+        max_to_keep: number of newest checkpoints to keep.
+        best_step: returns the step of the best so far, or None.
     """
 
     def __init__(
         self,
         folder: Path,
         description: dict[str, Any],
-        keep: int,
-        best: Callable[[], int | None],
+        max_to_keep: int,
+        best_step: Callable[[], int | None],
     ):
         _quiet_orbax()
         _write_replicas_once()
@@ -69,24 +73,24 @@ class RunCheckpoints:
         self.manager = ocp.CheckpointManager(
             folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=AnyPreservationPolicy([LatestN(keep), _Best(best)]),
-                cleanup_tmp_directories=True,  # what a run that was killed had half written
+                preservation_policy=AnyPreservationPolicy([LatestN(max_to_keep), _Best(best_step)]),
+                cleanup_tmp_directories=True,  # left by a killed run
             ),
             handler_registry=handlers,
         )
 
-    def save(self, taken: int, state: TrainState, progress: Progress) -> None:
-        """Writes a checkpoint in the background; the state's arrays are copied first.
+    def save(self, step: int, state: TrainState, progress: Progress) -> None:
+        """Copies the state's arrays and writes a checkpoint in the background.
 
-        `taken` is the state's number of steps, known here without asking the devices.
+        `step` is the state's number of steps, known without waiting for the devices.
 
         Raises:
-            InputError: this one or the one before cannot be written.
+            InputError: this checkpoint or the one before cannot be written.
         """
         parts = {name: getattr(state, name) for name in PARTS}
         try:
             self.manager.save(
-                taken,
+                step,
                 args=ocp.args.Composite(
                     config=ocp.args.JsonSave(self.description),
                     progress=ocp.args.JsonSave(progress._asdict()),
@@ -97,13 +101,13 @@ class RunCheckpoints:
                     },
                 ),
             )
-        except (OSError, ValueError) as error:  # TensorStore's are the latter, for a full disk too
+        except (OSError, ValueError) as error:  # ValueError: TensorStore, even for a full disk
             raise self._unwritten(error) from None
 
     def restore(self, start: TrainState, step: int | None = None) -> tuple[TrainState, Progress]:
-        """A checkpoint, by default the newest, laid out over devices as `start`.
+        """Restores a checkpoint, by default the newest, with the shardings of `start`.
 
-        `start` if there is none.
+        Returns `start` if there is none.
 
         Raises:
             InputError: the checkpoint is damaged.
@@ -131,9 +135,11 @@ class RunCheckpoints:
                 ),
             )
             progress = Progress(**restored.progress)
-        except Exception as error:  # of many kinds, see `load_checkpoint`
+        except Exception as error:  # many types, see `load_checkpoint`
             if step == newest:
-                hint = "remove it and the run goes on from the checkpoint before, or from the start"
+                hint = (
+                    "remove it, and the run resumes from the checkpoint before, or from the start"
+                )
             else:  # the best, when all steps are taken
                 hint = (
                     f"restore it from a copy, or load the run's last one, {self.newest()}, instead"
@@ -146,15 +152,15 @@ class RunCheckpoints:
         return state, progress
 
     def newest(self) -> Path | None:
-        """The folder of the newest checkpoint that is whole."""
+        """Returns the folder of the newest complete checkpoint."""
         step = self.manager.latest_step()
         return None if step is None else self.folder / str(step)
 
     def wait(self) -> None:
-        """Waits until everything is written.
+        """Waits until all checkpoints are written.
 
         Raises:
-            InputError: it cannot be.
+            InputError: one cannot be written.
         """
         try:
             self.manager.wait_until_finished()
@@ -162,15 +168,15 @@ class RunCheckpoints:
             raise self._unwritten(error) from None
 
     def _unwritten(self, error: Exception) -> InputError:
-        # Orbax keeps the error until Python ends, and the frames it came through would keep the
-        # stream of batches, which TensorFlow cannot take down that late: the process would hang.
+        # Orbax keeps the error until Python exits. Its frames would keep the stream of batches
+        # alive, which TensorFlow cannot tear down that late: the process would hang.
         error.__traceback__ = None
-        # TensorStore names all files on the way before it comes to the system's reason.
+        # TensorStore lists many paths before the system's reason.
         code = re.search(r"os_error_code='(\d+)'", str(error))
         reason = os.strerror(int(code[1])) if code else first_line(error)
         return InputError(
             f"{self.folder}: a checkpoint cannot be written ({reason}); free some "
-            f"space, and the same command goes on from the checkpoint before"
+            f"space and run the same command again to resume from the checkpoint before"
         )
 
     def __enter__(self) -> Self:
@@ -188,20 +194,20 @@ class RunCheckpoints:
             try:
                 self.manager.close()
             except (OSError, ValueError) as failure:
-                # A second Ctrl-C in the middle of a save leaves Orbax to remove what its threads
-                # still write to; the run ends of the Ctrl-C, and the next start removes it.
+                # After a second Ctrl-C during a save, Orbax removes files that its threads still
+                # write. The run ends by the Ctrl-C, and the next start cleans up.
                 if kind is None:
                     raise self._unwritten(failure) from None
 
 
 class _Best:
-    """Preserves the best checkpoint; which that is may change from one time to the next."""
+    """Preservation policy for the best checkpoint, which changes over time."""
 
-    def __init__(self, best: Callable[[], int | None]):
-        self.best = best
+    def __init__(self, best_step: Callable[[], int | None]):
+        self.best_step = best_step
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        best = self.best()
+        best = self.best_step()
         return [checkpoint.step == best for checkpoint in checkpoints]
 
 
@@ -228,10 +234,10 @@ def _quiet_orbax() -> None:
 
 
 def _write_replicas_once() -> None:
-    """Has an array that all devices hold written from one of them.
+    """Makes Orbax write a replicated array from one device.
 
-    By default Orbax cuts it, an operation for each array and device, while training waits: over
-    a second for eight devices, and for the first save as many compilations.
+    By default it slices the array over the devices, one operation per array and device, while
+    training waits: over a second on eight devices, and as many compilations at the first save.
     """
     handler = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
     ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)

@@ -1,7 +1,7 @@
-"""ESC-50's protocol: a run for each fold held out, and their accuracy averaged by epoch.
+"""ESC-50's protocol: a run per fold, and the mean accuracy by epoch.
 
 WORKDIR/fold1 … fold5   a run each, see `ast_jax.runs.workdir`
-WORKDIR/folds.json      what came of them all; also .csv, and folds.png
+WORKDIR/folds.json      the accuracies of all folds; also folds.csv and folds.png
 """
 
 import os
@@ -19,8 +19,9 @@ from ast_jax.data.prepared import open_prepared
 from ast_jax.data.sources.esc50 import FOLDS, list_esc50
 from ast_jax.data.training_data import load_data
 from ast_jax.errors import InputError
-from ast_jax.io import read_json, write_json
-from ast_jax.runs.plots import HISTORY_FILE, save_figure, subplots, write_csv
+from ast_jax.io import read_json, write_csv, write_json
+from ast_jax.runs.history import HISTORY_FILE
+from ast_jax.runs.plots import save_figure, subplots
 from ast_jax.runs.workdir import check_data, open_workdir
 from ast_jax.training.loop import fit
 
@@ -28,10 +29,10 @@ RESULT = "folds"  # the files' name, before its ending
 
 
 class CrossValidation(NamedTuple):
-    """The accuracy of the clips held out, of every fold after every evaluation.
+    """Held-out accuracy of every fold after every evaluation.
 
     Attributes:
-        epochs: (evaluations,), the number of each.
+        epochs: (evaluations,).
         accuracy: float64 (folds, evaluations).
     """
 
@@ -40,40 +41,39 @@ class CrossValidation(NamedTuple):
 
     @property
     def mean(self) -> np.ndarray:
-        """Over the folds, (evaluations,)."""
+        """Mean over the folds, (evaluations,)."""
         return self.accuracy.mean(axis=0)
 
     @property
     def std(self) -> np.ndarray:
-        """Of the folds, (evaluations,), as an estimate from a sample: divided by folds - 1."""
+        """Sample standard deviation over the folds, (evaluations,)."""
         return self.accuracy.std(axis=0, ddof=1)
 
     @property
     def best(self) -> int:
-        """Which evaluation has the best mean, the first of several."""
+        """Index of the first evaluation with the best mean."""
         return int(self.mean.argmax())
 
 
 def cross_validate(config: TrainConfig) -> CrossValidation | None:
-    """Trains once for each fold of ESC-50, or goes on with what was cut off.
+    """Trains once per fold of ESC-50, or resumes.
 
     Returns:
-        What came of it; None on other processes than the first.
+        The accuracies; None on other processes than the first.
 
     Raises:
-        InputError: as `fit`, or the data has no five folds; nothing is trained before all folds
-            are known to be there.
-        KeyboardInterrupt: SIGINT or SIGTERM came; what was done is saved.
+        InputError: as `fit`, or the data has no five folds, which is checked before training.
+        KeyboardInterrupt: SIGINT or SIGTERM was received; progress is saved.
     """
     config.validate()
     check_folds(config)
-    runs = [of_fold(config, fold) for fold in FOLDS]
+    runs = [fold_config(config, fold) for fold in FOLDS]
     check_workdir(Path(config.workdir), runs)
     console = Console(soft_wrap=True, quiet=jax.process_index() > 0, highlight=False, markup=False)
     for fold, run in zip(FOLDS, runs, strict=True):
         console.print(f"fold {fold} of {len(FOLDS)}, in {run.workdir}")
         if is_finished(run):
-            console.print("finished before")
+            console.print("already finished")
         else:
             fit(run)
     if jax.process_index():
@@ -85,17 +85,17 @@ def cross_validate(config: TrainConfig) -> CrossValidation | None:
     return found
 
 
-def of_fold(config: TrainConfig, fold: int) -> TrainConfig:
-    """The run that holds one fold out."""
+def fold_config(config: TrainConfig, fold: int) -> TrainConfig:
+    """Returns the configuration of the run that holds one fold out."""
     workdir = os.path.join(config.workdir, f"fold{fold}")
     return replace(config, workdir=workdir, data=replace(config.data, fold=fold))
 
 
 def is_finished(run: TrainConfig) -> bool:
-    """Whether a run has its result, so that it need not even be evaluated again.
+    """Returns whether a run has its final parameters.
 
     Raises:
-        InputError: it is a result of other recordings, or the folder holds something else.
+        InputError: the run is of other recordings, or the folder holds something else.
     """
     workdir, known = open_workdir(run)
     if known is None or not (workdir / "model").exists():
@@ -105,7 +105,7 @@ def is_finished(run: TrainConfig) -> bool:
 
 
 def check_folds(config: TrainConfig) -> None:
-    """Raises `InputError` if the data has no five folds, or a field chooses other clips."""
+    """Raises `InputError` if the data lacks a fold, or a field selects other clips."""
     data = config.data
     named = None
     if data.kind == "esc50":
@@ -121,26 +121,26 @@ def check_folds(config: TrainConfig) -> None:
     for field in ("train", "evaluation", "test"):
         if getattr(data, field):
             raise InputError(
-                f"data.fold is 0 and data.{field} '{getattr(data, field)}'; the folds say what is "
+                f"data.fold is 0 and data.{field} '{getattr(data, field)}'; the folds decide what is "
                 f"trained on and held out, leave --config.data.{field} out"
             )
     for fold in FOLDS:
         if f"fold{fold}" not in splits:
             raise InputError(
-                f"{data.dir}: has no clips of fold {fold}; bring them back, or hold out one of the "
-                f"others with --config.data.fold"
+                f"{data.dir}: has no clips of fold {fold}; restore them, or hold out another "
+                f"fold with --config.data.fold"
             )
 
 
 def check_workdir(workdir: Path, runs: list[TrainConfig]) -> None:
-    """Raises `InputError` if the folder or one in it holds something else than these runs."""
+    """Raises `InputError` if the folder holds anything but these runs."""
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir}: is a file; choose another --config.workdir")
     ours = {Path(run.workdir).name for run in runs}
     for place in sorted(workdir.iterdir()) if workdir.exists() else []:
         if place.name not in ours and not place.name.lstrip(".").startswith(f"{RESULT}."):
             raise InputError(
-                f"{workdir}: holds '{place.name}', which is no run of a fold; choose another "
+                f"{workdir}: holds '{place.name}', which is no fold's run; choose another "
                 f"--config.workdir"
             )
     for run in runs:
@@ -148,7 +148,7 @@ def check_workdir(workdir: Path, runs: list[TrainConfig]) -> None:
 
 
 def gather(histories: list[list[dict[str, Any]]]) -> CrossValidation:
-    """What came of the runs, from a history each: all have evaluated after the same epochs."""
+    """Collects the accuracies from the histories of the runs, which have the same epochs."""
     return CrossValidation(
         [row["epoch"] for row in histories[0]],
         np.array([[row["accuracy"] for row in history] for history in histories]),
@@ -172,7 +172,7 @@ def write(folder: Path, found: CrossValidation) -> None:
 
 
 def draw(found: CrossValidation, file: Path) -> None:
-    """Accuracy by epoch, a thin line a fold and a thick one for the mean, as a PNG."""
+    """Draws accuracy by epoch as a PNG: a thin line per fold and a thick one for the mean."""
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = subplots(1, 1, (8, 5))
@@ -190,7 +190,7 @@ def draw(found: CrossValidation, file: Path) -> None:
 
 
 def print_folds(console: Console, found: CrossValidation) -> None:
-    """Prints a table of the folds, and the mean of the best epoch and of the last."""
+    """Prints a table of the folds, with the mean at the best and at the last epoch."""
     best = found.epochs[found.best]
     table = Table(title="accuracy of the fold held out")
     for name in ("fold", f"epoch {best}", "its best", f"last, epoch {found.epochs[-1]}"):

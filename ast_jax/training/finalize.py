@@ -1,4 +1,4 @@
-"""What a run leaves when it is finished."""
+"""Writes the result of a run: the model, its scores and pictures."""
 
 import jax
 import numpy as np
@@ -7,67 +7,62 @@ from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
 from ast_jax.data.clips import Clips
 from ast_jax.data.synthetic import write_unseen
 from ast_jax.evaluation.metrics import Metrics
-from ast_jax.evaluation.predict import predict_all, score
-from ast_jax.training import report, step
+from ast_jax.runs.history import History, describe_metrics, print_table
+from ast_jax.runs.results import write_results
+from ast_jax.training.held_out import predict_clips, score
 from ast_jax.training.setup import Run
+from ast_jax.training.step import Params
 
 
-def finish(
-    run: Run, params: step.Params, history: report.History, logits: np.ndarray | None
-) -> Metrics:
-    """Metrics the result, writes it and what a person wants to see, and says where.
+def finalize(run: Run, params: Params, history: History, logits: np.ndarray | None) -> Metrics:
+    """Scores the final parameters, and writes them with what a person wants to see.
 
     Args:
-        run: all that stayed the same.
-        params: the result.
-        history: a row for each evaluation.
-        logits: of the clips held out under `params`, if they are known.
+        run: the run.
+        params: the final parameters.
+        history: a row per evaluation.
+        logits: of the held-out clips under `params`, if known.
 
     Returns:
-        The metrics of the clips held out, or of the test's where there is one.
+        The metrics of the test clips, or of the held-out clips where there are none.
     """
     held_out, test = run.data.evaluation, run.data.test
     if logits is None:
-        logits = predict_all(run, params, held_out)
-    scores = score(run, logits, held_out)
-    test_logits = None if test is None else predict_all(run, params, test)
-    if jax.process_index() == 0:
-        write_evaluation(run, "", scores, logits, held_out)
+        logits = predict_clips(run, params, held_out)
+    metrics = score(run, logits, held_out)
+    test_logits = None if test is None else predict_clips(run, params, test)
+    first = jax.process_index() == 0
+    if first:
+        write_evaluation(run, "", metrics, logits, held_out)
         if not (run.workdir / "model").exists():
-            result = Checkpoint(
-                run.start.config, run.start.feature_extractor, jax.tree.map(np.asarray, params)
-            )
-            save_checkpoint(run.workdir / "model", result)
-        report.print_table(run.console, history)
-        say(run, "the result, held out", scores)
+            params = jax.tree.map(np.asarray, params)
+            model = Checkpoint(run.start.config, run.start.feature_extractor, params)
+            save_checkpoint(run.workdir / "model", model)
+        print_table(run.console, history)
+        run.console.print(f"the result, held out: {describe_metrics(metrics._asdict())}")
     if test is not None and test_logits is not None:
-        scores = score(run, test_logits, test)
-        if jax.process_index() == 0:
-            write_evaluation(run, "test", scores, test_logits, test)
-            say(run, "the result, test", scores)
-    if jax.process_index() == 0:
-        say_where(run)
-    return scores
+        metrics = score(run, test_logits, test)
+        if first:
+            write_evaluation(run, "test", metrics, test_logits, test)
+            run.console.print(f"the result, test: {describe_metrics(metrics._asdict())}")
+    if first:
+        print_next_command(run)
+    return metrics
 
 
 def write_evaluation(
-    run: Run, folder: str, scores: Metrics, logits: np.ndarray, clips: Clips
+    run: Run, folder: str, metrics: Metrics, logits: np.ndarray, clips: Clips
 ) -> None:
-    """Writes an evaluation's files to a folder of the run's."""
+    """Writes the files of an evaluation to a folder of the run."""
     place = run.workdir / folder
     place.mkdir(exist_ok=True)
     targets = clips.all_targets()
-    one_each = bool(((targets > 0).sum(axis=1) == 1).all())
-    report.write_evaluation(place, run.data.labels, scores, logits, targets, confusion=one_each)
+    single_label = bool(((targets > 0).sum(axis=1) == 1).all())
+    write_results(place, run.data.labels, metrics, logits, targets, confusion=single_label)
 
 
-def say(run: Run, what: str, scores: Metrics) -> None:
-    """Prints an evaluation in one line."""
-    run.console.print(f"{what}: {report.describe_scores(scores._asdict())}")
-
-
-def say_where(run: Run) -> None:
-    """Prints where the results are and how to use them."""
+def print_next_command(run: Run) -> None:
+    """Prints where the results are and the command that uses the model."""
     workdir = run.config.workdir
     sounds = "FILE..."
     if run.config.data.kind == "synthetic":

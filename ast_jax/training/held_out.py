@@ -1,4 +1,4 @@
-"""How good a run's parameters are on clips that are held out."""
+"""Evaluation on held-out clips during and after training."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -12,21 +12,66 @@ from ast_jax.data.clips import Clips
 from ast_jax.data.loader import stream
 from ast_jax.errors import InputError
 from ast_jax.evaluation.metrics import Metrics, compute_metrics
+from ast_jax.evaluation.predict import predict_batches
+from ast_jax.evaluation.report import format_number
 from ast_jax.io import atomic_write
-from ast_jax.runs.plots import History
-from ast_jax.training import step
-from ast_jax.training.setup import Run, evaluation_batches
+from ast_jax.losses import LOSSES, probabilities
+from ast_jax.runs.history import History, describe_metrics, write_history
+from ast_jax.training.metrics_log import MetricsLog
+from ast_jax.training.preemption import PreemptionHandler
+from ast_jax.training.setup import Run
+from ast_jax.training.step import Params, TrainState
 
 
-def predict_all(
-    run: Run, params: step.Params, clips: Clips, stop: Callable[[], bool] = lambda: False
+def evaluate_epoch(
+    run: Run,
+    step: int,
+    state: TrainState,
+    history: History,
+    log: MetricsLog,
+    preemption: PreemptionHandler,
 ) -> np.ndarray:
-    """Logits (clips, classes), on every process.
+    """Evaluates after `step` steps, and appends a row to the history.
+
+    Returns:
+        The logits (clips, classes) of the held-out clips.
 
     Raises:
-        KeyboardInterrupt: `stop`, asked before each batch, says so.
+        InputError: the logits are not finite, or a file cannot be written.
+        KeyboardInterrupt: the run was asked to stop.
     """
-    batches = evaluation_batches(run.config, clips, run.start.feature_extractor)
+    epoch = step // run.length.steps_per_epoch
+
+    def stop() -> bool:
+        return run.parallel.any_process(preemption.requested)
+
+    logits = predict_clips(run, state.eval_params, run.data.evaluation, stop)
+    metrics = score(run, logits, run.data.evaluation)
+    row = {"epoch": epoch, "training_loss": log.progress.mean_loss} | metrics._asdict()
+    if run.config.cumulative:
+        row |= score_cumulative(run, epoch, history, logits)
+    history.append(row)
+    log.reset_loss()
+    if jax.process_index() == 0:
+        write_history(run.workdir, history)
+    log.write_scalars(step, {f"evaluation/{name}": row[name] for name in row.keys() - {"epoch"}})
+    speed = " ({:.1f} clips/s, {:.0%} waiting for data)".format(*log.speed) if log.speed else ""
+    run.console.print(
+        f"epoch {epoch}/{run.config.num_epochs}: training loss "
+        f"{format_number(row['training_loss'], '.4f')}; held out: {describe_metrics(row)}{speed}"
+    )
+    return logits
+
+
+def predict_clips(
+    run: Run, params: Params, clips: Clips, stop: Callable[[], bool] = lambda: False
+) -> np.ndarray:
+    """Returns the logits (clips, classes), on every process.
+
+    Raises:
+        KeyboardInterrupt: `stop`, called before each batch, returns True.
+    """
+    batches = run.evaluation_batches(clips)
     with closing(stream(batches, range(len(batches)), run.config.data.workers)) as made:
 
         def until_stopped() -> Iterator[Batch]:
@@ -36,12 +81,12 @@ def predict_all(
                 yield batch
 
         return predict_batches(
-            run.compiled.predict, run.parallel, params, until_stopped(), len(clips.waveforms)
+            run.functions.predict, run.parallel, params, until_stopped(), len(clips.waveforms)
         )
 
 
 def score(run: Run, logits: np.ndarray, clips: Clips) -> Metrics:
-    """The metrics of (clips, classes) logits, with the training criterion as the loss.
+    """Computes the metrics of (clips, classes) logits, with the training criterion as the loss.
 
     Raises:
         InputError: the logits are not finite.
@@ -52,33 +97,30 @@ def score(run: Run, logits: np.ndarray, clips: Clips) -> Metrics:
             "--config.optimizer.learning_rate, and give another --config.workdir"
         )
     targets = clips.all_targets()
-    loss = float(run.compiled.loss(jnp.asarray(logits), jnp.asarray(targets)))
+    loss = float(LOSSES[run.config.loss](jnp.asarray(logits), jnp.asarray(targets)))
     return compute_metrics(logits, targets, loss)
 
 
-def cumulative_scores(
+def score_cumulative(
     run: Run, epoch: int, history: History, logits: np.ndarray
 ) -> dict[str, float | None]:
-    """Metrics of the mean prediction of this epoch and those in the history before it.
+    """Computes the metrics of the mean prediction of this epoch and of those in the history.
 
-    The original's cumulative ensemble (src/traintest.py). Each evaluation's predictions are
-    kept in the run's folder; only the first process has them, and the others get nothing.
+    The original's cumulative ensemble (src/traintest.py). The first process keeps the predictions
+    of each evaluation in the run's folder; the others return nothing.
     """
     if jax.process_index():
         return {}
     folder = run.workdir / "predictions"
-    folder.mkdir(exist_ok=True)
-    probabilities = step.probabilities(run.start.config.problem_type, logits)
-    with (
-        atomic_write(folder / f"epoch-{epoch}.npy", replace=True) as place,
-        place.open("wb") as file,
-    ):
-        np.save(file, probabilities)
-    total = probabilities.astype(np.float64)
+    predictions = probabilities(run.start.config.problem_type, logits)
+    file = folder / f"epoch-{epoch}.npy"
+    with atomic_write(file, replace=True) as temporary, temporary.open("wb") as out:
+        np.save(out, predictions)
+    total = predictions.astype(np.float64)
     for row in history:
         total += np.load(folder / f"epoch-{row['epoch']}.npy")
-    scores = compute_metrics(total, run.data.evaluation.all_targets(), loss=0.0)
+    metrics = compute_metrics(total, run.data.evaluation.all_targets(), loss=0.0)
     return {
-        f"cumulative_{name}": getattr(scores, name)
+        f"cumulative_{name}": getattr(metrics, name)
         for name in ("mean_average_precision", "mean_auc", "accuracy")
     }

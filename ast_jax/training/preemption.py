@@ -1,4 +1,4 @@
-"""Signals that ask a run to end, heard between two steps."""
+"""Handles the signals that ask a run to stop."""
 
 import os
 import signal
@@ -7,35 +7,35 @@ import threading
 from types import FrameType, TracebackType
 from typing import Self
 
-WORD = b"\nstopping after the step under way (or its compilation); again to stop at once\n"
+MESSAGE = b"\nstopping after the current step (or its compilation); again to stop at once\n"
 
 
 class PreemptionHandler:
-    """A context in which SIGINT and SIGTERM are noted instead of obeyed.
+    """Context in which SIGINT and SIGTERM set a flag that the loop reads between steps.
 
-    A handler of Python's own raises KeyboardInterrupt wherever the program happens to be, and
-    in some of those places (a callback of JAX's) it is lost. A second signal of a kind is
-    obeyed at once. Outside the main thread nothing can be heard and nothing changes.
+    Python's own handler raises KeyboardInterrupt anywhere, and in some places, such as a callback
+    of JAX's, the exception is lost. A second signal of the same kind acts at once. Outside the
+    main thread signals are left as they are.
 
     Attributes:
-        heard: whether this process was asked to end.
+        requested: whether this process was asked to stop.
     """
 
     def __init__(self) -> None:
-        self.heard = False
-        self._before: dict[int, object] = {}
+        self.requested = False
+        self._previous: dict[int, object] = {}
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        self.heard = True
-        signal.signal(number, self._before[number])  # type: ignore[arg-type]
-        if sys.stderr.isatty():  # not by print, in the middle of which the signal may have come
-            os.write(sys.stderr.fileno(), WORD)
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        signal.signal(number, self._previous[number])  # type: ignore[arg-type]
+        if sys.stderr.isatty():  # print is not reentrant
+            os.write(sys.stderr.fileno(), MESSAGE)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.getsignal(number)
-                signal.signal(number, self._hear)
+                self._previous[number] = signal.getsignal(number)
+                signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -44,5 +44,5 @@ class PreemptionHandler:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]

@@ -1,45 +1,67 @@
-"""What a run is made of, from its configuration, before the first step."""
+"""Builds what a run consists of, before the first step."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from rich.console import Console
 
-from ast_jax.audio.augment import noise, roll, spec_augment
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.checkpoint.load import read_checkpoint
 from ast_jax.config import TrainConfig
-from ast_jax.data.batches import EvaluationBatches, Inputs, TrainBatches
+from ast_jax.data.batches import EvaluationBatches, InputBuilder, TrainBatches
 from ast_jax.data.clips import Clips, DataSet
 from ast_jax.data.sampler import steps_per_epoch
 from ast_jax.data.statistics import measure
 from ast_jax.errors import InputError
+from ast_jax.evaluation.predict import make_predict
+from ast_jax.losses import LOSSES, with_label_smoothing
 from ast_jax.models.ast import graphdef, init_params
+from ast_jax.models.attention import resolve_attn_implementation
 from ast_jax.models.config import GEOMETRY
-from ast_jax.models.patchout import sample_patchout
 from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
-from ast_jax.training import step
 from ast_jax.training.optimizer import make_optimizer, make_schedule, state_specs
+from ast_jax.training.step import (
+    StepSpec,
+    TrainState,
+    init_state,
+    make_augment,
+    make_patchout,
+    train_step,
+)
 
-LOSSES = {
-    "cross_entropy": step.cross_entropy,
-    "binary_cross_entropy": step.binary_cross_entropy,
-}
+
+class RunLength(NamedTuple):
+    """The length of a run in steps."""
+
+    steps_per_epoch: int
+    num_steps: int
 
 
-class Length(NamedTuple):
-    """How long a run is, in steps."""
+def run_length(config: TrainConfig, clips: int) -> RunLength:
+    """Returns the length of a run over so many training clips.
 
-    epoch: int
-    run: int
+    Raises:
+        InputError: the clips do not fill a batch, or the warm-up is longer than the run.
+    """
+    check_clips(config, clips)
+    per_epoch = steps_per_epoch(clips, config.batch_size)
+    steps = per_epoch * config.num_epochs
+    # The original's multi-step schedule may outlast a small run of its recipe.
+    if config.optimizer.schedule != "multi_step" and config.optimizer.warmup_steps >= steps:
+        raise InputError(
+            f"optimizer.warmup_steps is {config.optimizer.warmup_steps} and the run has "
+            f"{steps} steps; set --config.optimizer.warmup_steps={steps // 10} or so, or train on "
+            f"more clips or for more epochs"
+        )
+    return RunLength(per_epoch, steps)
 
 
 def check_clips(config: TrainConfig, clips: int) -> None:
-    """Raises `InputError` if there are fewer clips to train on than a batch takes."""
+    """Raises `InputError` if there are fewer training clips than a batch takes."""
     if clips < config.batch_size:
         raise InputError(
             f"batch_size is {config.batch_size} and there are {clips} training clips; lower "
@@ -47,40 +69,21 @@ def check_clips(config: TrainConfig, clips: int) -> None:
         )
 
 
-def measure_length(config: TrainConfig, clips: int) -> Length:
-    """The steps of an epoch of so many clips, and of the run.
-
-    Raises:
-        InputError: there are fewer clips than a batch takes, or fewer steps than the warm-up.
-    """
-    check_clips(config, clips)
-    epoch = steps_per_epoch(clips, config.batch_size)
-    steps = epoch * config.num_epochs
-    # The original's staircase may end later than a small run of its recipe.
-    if config.optimizer.schedule != "multi_step" and config.optimizer.warmup_steps >= steps:
-        raise InputError(
-            f"optimizer.warmup_steps is {config.optimizer.warmup_steps} and the run has "
-            f"{steps} steps; set --config.optimizer.warmup_steps={steps // 10} or so, or train on "
-            f"more clips or for more epochs"
-        )
-    return Length(epoch, steps)
-
-
 def make_extractor(config: TrainConfig, data: DataSet) -> ASTFeatureExtractor:
-    """The configuration's frontend; a mean or std it leaves open is the training clips'.
+    """Returns the configured frontend; a mean or std left open is that of the training clips.
 
-    `ast-jax stats` measures a prepared set's once; others are measured here.
+    `ast-jax stats` measures a prepared set's once; otherwise they are measured here.
     """
     mean, std = config.frontend.mean, config.frontend.std
     if mean is None or std is None:
         bins = config.model.num_mel_bins
         measured = data.statistics.get(bins)
         if measured is None:
-            # What is read from disk is too much for one core; what is in memory is little.
+            # Sets on disk are too large for one core; those in memory are small.
             on_disk = data.train.samples is not None
             if on_disk:
                 Console(quiet=jax.process_index() > 0).print(
-                    "measuring all log-mels; ast-jax stats does it once and for all"
+                    "measuring the log-mels of all training clips; `ast-jax stats` does it once"
                 )
             measured = measure(
                 data.train,
@@ -103,10 +106,10 @@ def make_extractor(config: TrainConfig, data: DataSet) -> ASTFeatureExtractor:
 def initial_checkpoint(
     config: TrainConfig, data: DataSet, extractor: ASTFeatureExtractor
 ) -> Checkpoint:
-    """What training starts from: random parameters, or `init_from` with the data's classes.
+    """Returns what training starts from: random weights, or `init_from` with the data's classes.
 
     Raises:
-        InputError: `init_from` cannot be used, or is of another size than the model.
+        InputError: `init_from` cannot be used, or its size is not the model's.
     """
     kind = "single" if config.loss == "cross_entropy" else "multi"
     changes: dict[str, Any] = {
@@ -136,49 +139,13 @@ def initial_checkpoint(
     return source._replace(feature_extractor=extractor)
 
 
-def make_augment(config: TrainConfig, extractor: ASTFeatureExtractor) -> step.Augment:
-    """The configuration's augmentation of clips: (keys (clips,), input values) → the latter."""
-
-    def augment(key: jax.Array, clip: jax.Array) -> jax.Array:
-        mask_key, noise_key, roll_key = jax.random.split(key, 3)
-        masked = spec_augment(
-            mask_key,
-            clip[None],
-            frequency_mask=config.augment.frequency_mask,
-            time_mask=config.augment.time_mask,
-            fill=-extractor.mean / (2 * extractor.std),
-        )
-        noisy = noise(noise_key, masked) if config.augment.noise else masked
-        return roll(roll_key, noisy, config.augment.roll)[0]
-
-    return jax.vmap(augment)
-
-
-def make_patchout(config: TrainConfig) -> step.Patchout | None:
-    """The configuration's Patchout: keys (clips,) → the patches kept of each clip; None for all."""
-    rows, columns = config.augment.patchout_frequency, config.augment.patchout_time
-    if not rows and not columns:
-        return None
-
-    def patchout(key: jax.Array) -> jax.Array:
-        # A key beside those that `make_augment` splits the clip's into.
-        return sample_patchout(jax.random.fold_in(key, 3), config.model.grid, rows, columns)
-
-    return jax.vmap(patchout)
-
-
-def make_inputs(config: TrainConfig, extractor: ASTFeatureExtractor) -> step.Inputs:
-    """What makes a batch the model's input where the step runs."""
-    return step.make_device_inputs(extractor) if config.frontend.on_device else step.host_inputs
-
-
 def train_batches(
     config: TrainConfig, clips: Clips, extractor: ASTFeatureExtractor
 ) -> TrainBatches:
-    """This process's part of the batch of each training step."""
+    """Returns this process's share of each training batch, by step."""
     return TrainBatches(
         clips,
-        Inputs(extractor, config.frontend.on_device),
+        InputBuilder(extractor, config.frontend.on_device),
         seed=config.seed,
         batch_size=config.batch_size,
         mixup=config.augment.mixup,
@@ -191,95 +158,88 @@ def train_batches(
 def evaluation_batches(
     config: TrainConfig, clips: Clips, extractor: ASTFeatureExtractor
 ) -> EvaluationBatches:
-    """This process's part of each batch of clips held out."""
+    """Returns this process's share of each evaluation batch."""
     return EvaluationBatches(
         clips,
-        Inputs(extractor, config.frontend.on_device),
+        InputBuilder(extractor, config.frontend.on_device),
         config.batch_size,
         process=jax.process_index(),
         processes=jax.process_count(),
     )
 
 
-class Compiled(NamedTuple):
-    """The functions that run on the devices, and the state before the first step.
+class StepFunctions(NamedTuple):
+    """The functions that run on the devices.
 
     Attributes:
-        train_step: (state, batch) → the next state and `StepMetrics`; the state is given up.
-        predict: (parameters, batch) → logits, split over the devices.
-        add_to_average: (average, parameters, n) → the average with the n-th parameters.
-        loss: (logits, targets) → the criterion, without label smoothing.
-        state: on the devices.
+        train_step: (state, batch) → the next state and `StepMetrics`; donates the state.
+        predict: (params, batch) → logits, split over the devices.
+        update_average: (average, params, n) → the average that includes the n-th params.
     """
 
     train_step: Any
     predict: Any
-    add_to_average: Any
-    loss: step.Loss
-    state: step.TrainState
+    update_average: Any
 
 
-def make_functions(
-    config: TrainConfig, start: Checkpoint, parallel: DataParallel, length: Length
-) -> Compiled:
-    """Maps the step over the devices and lays the state out on them."""
-    extractor, graph, loss = start.feature_extractor, graphdef(start.config), LOSSES[config.loss]
-    inputs = make_inputs(config, extractor)
-    split = len(parallel.devices) if config.shard_optimizer else 1
-    optimizer = make_optimizer(config.optimizer, split)
-    gradient_fn = step.make_gradient_fn(
-        graph,
-        step.smoothed(loss, config.label_smoothing),
-        make_augment(config, extractor),
-        inputs,
-        config.accumulate,
-        make_patchout(config),
-        config.remat,
+def build_step_functions(
+    config: TrainConfig, start: Checkpoint, parallel: DataParallel, length: RunLength
+) -> tuple[StepFunctions, TrainState]:
+    """Maps the step functions over the devices; returns them and the initial state there."""
+    extractor = start.feature_extractor
+    graph = graphdef(
+        start.config,
+        attn_implementation=resolve_attn_implementation(start.config, parallel.devices),
     )
-    train_step = step.make_train_step(
-        gradient_fn,
+    shards = len(parallel.devices) if config.shard_optimizer else 1
+    optimizer = make_optimizer(config.optimizer, shards)
+    spec = StepSpec(
+        graph,
+        extractor,
+        with_label_smoothing(LOSSES[config.loss], config.label_smoothing),
         optimizer,
-        make_schedule(config.optimizer, length.run, length.epoch),
+        make_schedule(config.optimizer, length.num_steps, length.steps_per_epoch),
         jax.random.key(config.seed),
+        # The original masks before normalization, with 0.
+        make_augment(config.augment, fill=-extractor.mean / (2 * extractor.std)),
+        make_patchout(config.augment, config.model.grid),
+        config.grad_accum_steps,
+        config.remat,
         config.optimizer.ema_decay,
     )
-    state = step.init_state(
+    state = init_state(
         start.params,
         optimizer,
         ema=config.optimizer.ema_decay > 0,
         average=config.average_from > 0,
     )
     specs: Any = REPLICATED
-    if split > 1:
-        whole = jax.tree.map(lambda _: REPLICATED, state)
-        specs = whole._replace(opt_state=state_specs(state.opt_state, split))
-    return Compiled(
-        parallel.map(train_step, (specs, SPLIT), (specs, REPLICATED), donate=(0,)),
-        parallel.map(step.make_predict(graph, inputs), (REPLICATED, SPLIT), SPLIT),
-        jax.jit(add_to_average, donate_argnums=0),
-        loss,
-        parallel.device_put(state, specs),
+    if shards > 1:
+        replicated = jax.tree.map(lambda _: REPLICATED, state)
+        specs = replicated._replace(opt_state=state_specs(state.opt_state, shards))
+    functions = StepFunctions(
+        parallel.map(partial(train_step, spec), (specs, SPLIT), (specs, REPLICATED), donate=(0,)),
+        parallel.map(make_predict(graph, extractor), (REPLICATED, SPLIT), SPLIT),
+        jax.jit(update_average, donate_argnums=0),
     )
+    return functions, parallel.device_put(state, specs)
+
+
+def update_average(average: Any, params: Any, count: jax.Array) -> Any:
+    """Returns the mean of `count` parameters, from the mean of the earlier ones and the last."""
+    return jax.tree.map(lambda mean, last: mean + (last - mean) / count, average, params)
 
 
 class Run(NamedTuple):
-    """All that stays the same while a run goes on."""
+    """What stays the same during a run."""
 
     config: TrainConfig
     workdir: Path
     data: DataSet
     start: Checkpoint
     parallel: DataParallel
-    length: Length
-    compiled: Compiled
+    length: RunLength
+    functions: StepFunctions
+    train_batches: Any
+    evaluation_batches: Any
     console: Console
-
-
-def add_to_average(average: step.Params, params: step.Params, count: jax.Array) -> step.Params:
-    """The mean of `count` parameters, from that of those before and the last."""
-    return jax.tree.map(lambda mean, last: mean + (last - mean) / count, average, params)
-
-
-def parameter_count(params: step.Params) -> int:
-    """How many numbers the parameters are."""
-    return int(sum(np.prod(array.shape) for array in jax.tree.leaves(params)))

@@ -1,7 +1,7 @@
-"""The training step and the evaluation step, each written for one device.
+"""The training step, written for one device.
 
-They are mapped over devices by `ast_jax.sharding`, under the axis name 'data'; what
-devices share goes through `lax.pmean` here, in plain sight.
+`ast_jax.sharding` maps it over all devices under the axis name 'data'. What devices share goes
+through `lax.pmean` here, in plain sight.
 """
 
 from collections.abc import Callable
@@ -11,30 +11,32 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-AXIS = "data"
+from ast_jax.audio.augment import noise, roll, spec_augment
+from ast_jax.audio.fbank_jax import batch_input_values
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.config import AugmentConfig
+from ast_jax.losses import Loss
+from ast_jax.models.patchout import sample_patchout
+from ast_jax.sharding import AXIS
 
 Params = dict[str, Any]
-# Inputs (see `ast_jax.data.batches.Inputs`), `targets`, and where several processes train `stop`:
-# above 0 in the rows of a process that was asked to end.
-Batch = dict[str, jax.Array]
-Loss = Callable[[jax.Array, jax.Array], jax.Array]
-Inputs = Callable[[Batch], jax.Array]  # a batch → input_values
-Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (keys, input_values) → input_values
-Patchout = Callable[[jax.Array], jax.Array]  # keys → the patches kept of each clip
-Trained = tuple[Params, optax.OptState, Params | None]  # the first three of a `TrainState`
-GradientFn = Callable[[Params, Batch, jax.Array], tuple[jax.Array, Params]]
+Batch = dict[str, jax.Array]  # `targets`, and what `batch_input_values` takes
+
+Augment = Callable[[PRNGKeyArray, jax.Array], jax.Array]
+Patchout = Callable[[PRNGKeyArray], jax.Array]
 
 
 class TrainState(NamedTuple):
     """What a training step changes.
 
     Attributes:
-        params: those trained.
-        opt_state: the optimizer's.
-        ema: the moving average of the parameters, or None.
-        average: the mean of the parameters after some epochs, or None.
-        step: how many steps were taken, int32 ().
+        params: the trained parameters.
+        opt_state: the optimizer's state.
+        ema: the exponential moving average of the parameters, or None.
+        average: the mean of the parameters after some epochs, or None; the loop updates it.
+        step: the number of steps taken, int32 ().
     """
 
     params: Params
@@ -43,144 +45,143 @@ class TrainState(NamedTuple):
     average: Params | None
     step: jax.Array
 
+    @property
+    def eval_params(self) -> Params:
+        """The parameters to evaluate: their moving average where there is one."""
+        return self.params if self.ema is None else self.ema
+
 
 class StepMetrics(NamedTuple):
-    """What a training step tells, float32 () each.
+    """Metrics of one step, float32 () each.
 
     Attributes:
-        loss: before the step, over the whole batch.
-        gradient_norm: of all parameters' gradient, before any clipping.
+        loss: over the whole batch, before the update.
+        grad_norm: global norm of the gradient, before clipping.
         learning_rate: of the step.
-        stop: above 0 if any process was asked to end: all learn it of the same step.
     """
 
-    loss: jax.Array
-    gradient_norm: jax.Array
-    learning_rate: jax.Array
-    stop: jax.Array
+    loss: Float[Array, ""]
+    grad_norm: Float[Array, ""]
+    learning_rate: Float[Array, ""]
 
 
-def make_gradient_fn(
-    graphdef: nnx.GraphDef,
-    loss: Loss,
-    augment: Augment,
-    inputs: Inputs = host_inputs,
-    accumulate: int = 1,
-    patchout: Patchout | None = None,
-    remat: bool = False,
-) -> GradientFn:
-    """(params, a device's batch, key) → loss and gradients, averaged over the devices.
+class StepSpec(NamedTuple):
+    """The constants of the compiled step.
 
-    A device takes its batch in `accumulate` equal parts, one after another. Each clip is
-    augmented by a key of its own, the same on any number of devices and in any number of parts.
-    With `remat` it computes each layer anew for the backward pass.
+    Attributes:
+        graphdef: the model without its parameters.
+        extractor: computes input values where a batch holds waveforms.
+        loss: (logits, targets) → ().
+        optimizer: turns gradients into updates for a learning rate of one.
+        schedule: step → learning rate.
+        key: root of all randomness of the steps.
+        augment: (keys (clips,), input_values) → input_values.
+        patchout: keys (clips,) → the patches kept of each clip; None keeps all.
+        grad_accum_steps: microbatches that a device splits its batch into.
+        remat: what the backward pass recomputes, see `ast_jax.models.ast`.
+        ema_decay: decay of `TrainState.ema`.
     """
 
-    def of_part(params: Params, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Params]:
-        augmented = augment(keys, inputs(batch))
-        kept = patchout(keys) if patchout else None
-
-        def loss_of(params: Params) -> jax.Array:
-            logits = nnx.merge(graphdef, params)(augmented, kept, training=True, remat=remat)
-            return loss(logits, batch["targets"])
-
-        return jax.value_and_grad(loss_of)(params)
-
-    def of_parts(params: Params, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Params]:
-        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (batch, keys))
-
-        def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, of_part(params, *part)), None
-
-        nothing = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
-        total, _ = jax.lax.scan(add, nothing, parts)
-        return jax.tree.map(lambda x: x / accumulate, total)
-
-    def gradient_fn(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Params]:
-        clips = len(batch["targets"])
-        keys = clip_keys(key, jax.lax.axis_index(AXIS) * clips, clips)
-        of_batch = of_part if accumulate == 1 else of_parts
-        loss_and_gradients = of_batch(params, batch, keys)
-        if jax.lax.axis_size(AXIS) == 1:  # there is nothing to average, and a CPU would copy it
-            return loss_and_gradients
-        return jax.lax.pmean(loss_and_gradients, AXIS)
-
-    return gradient_fn
+    graphdef: nnx.GraphDef
+    extractor: ASTFeatureExtractor
+    loss: Loss
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    key: PRNGKeyArray
+    augment: Augment = lambda keys, input_values: input_values
+    patchout: Patchout | None = None
+    grad_accum_steps: int = 1
+    remat: str = "norms_and_activations"
+    ema_decay: float = 0.0
 
 
-def clip_keys(key: jax.Array, first: jax.Array | int, clips: int) -> jax.Array:
-    """A step's keys (clips,) for the clips of its batch from place `first` on."""
-    places = first + jnp.arange(clips)
-    return jax.vmap(lambda place: jax.random.fold_in(key, place))(places)
+def train_step(spec: StepSpec, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+    """Takes one optimizer step on a device's share of the batch.
 
-
-def make_train_step(
-    gradient_fn: GradientFn,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    key: jax.Array,
-    ema_decay: float = 0.0,
-) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
-    """(state, a device's batch) → the next state and the step's metrics.
-
-    The optimizer makes gradients updates of rate one. A step whose loss or gradient is not
-    finite counts, and changes nothing else.
+    A step with a loss or gradient that is not finite is counted and changes nothing else.
     """
+    key = jax.random.fold_in(spec.key, state.step)
+    loss, grads = loss_and_gradients(spec, state.params, batch, key)
+    loss, grads = jax.lax.pmean((loss, grads), AXIS)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        step_key = jax.random.fold_in(key, state.step)
-        loss, gradients = gradient_fn(state.params, batch, step_key)
-        norm, rate = optax.tree.norm(gradients), jnp.asarray(schedule(state.step), jnp.float32)
+    learning_rate = jnp.asarray(spec.schedule(state.step), jnp.float32)
+    updates, opt_state = spec.optimizer.update(grads, state.opt_state, state.params)
+    params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
+    ema = update_ema(state.ema, params, spec.ema_decay)
 
-        def updated(trained: Trained) -> Trained:
-            params, opt_state, ema = trained
-            updates, opt_state = optimizer.update(gradients, opt_state, params)
-            params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
-            if ema is not None:
-                ema = jax.tree.map(lambda e, p: ema_decay * e + (1 - ema_decay) * p, ema, params)
-            return params, opt_state, ema
-
-        sound = jnp.isfinite(loss) & jnp.isfinite(norm)
-        params, opt_state, ema = _changed_if(sound, updated, state[:3])
-        after = TrainState(params, opt_state, ema, state.average, state.step + 1)
-        stop = jax.lax.pmax(batch["stop"].max(), AXIS) if "stop" in batch else jnp.zeros(())
-        return after, StepMetrics(loss, norm, rate, stop)
-
-    return train_step
+    grad_norm = optax.tree.norm(grads)
+    new = state._replace(params=params, opt_state=opt_state, ema=ema)
+    new = apply_if_finite(jnp.isfinite(loss) & jnp.isfinite(grad_norm), new, state)
+    return new._replace(step=state.step + 1), StepMetrics(loss, grad_norm, learning_rate)
 
 
-def _changed_if(
-    condition: jax.Array, change: Callable[[Trained], Trained], trained: Trained
-) -> Trained:
-    """What was trained, changed if the condition is met, which must be one on all devices.
+def loss_and_gradients(
+    spec: StepSpec, params: Params, batch: Batch, key: PRNGKeyArray
+) -> tuple[Float[Array, ""], Params]:
+    """Computes a device's mean loss and its gradients, in `grad_accum_steps` microbatches."""
+    clips = len(batch["targets"])
+    keys = clip_keys(key, jax.lax.axis_index(AXIS) * clips, clips)
 
-    Where a program is let choose, an accelerator waits for its host. A CPU need not wait, and
-    would copy parameters and moments to have those before beside those after.
+    def loss_of(params: Params, batch: Batch, keys: PRNGKeyArray) -> jax.Array:
+        inputs = spec.augment(keys, batch_input_values(batch, spec.extractor))
+        keep_indices = spec.patchout(keys) if spec.patchout else None
+        logits = nnx.merge(spec.graphdef, params)(inputs, keep_indices, remat=spec.remat)
+        return spec.loss(logits, batch["targets"])
+
+    return accumulate_gradients(loss_of, params, (batch, keys), spec.grad_accum_steps)
+
+
+def accumulate_gradients(
+    loss_of: Callable[..., jax.Array], params: Params, data: Any, num_microbatches: int
+) -> tuple[Float[Array, ""], Params]:
+    """Computes the mean loss and gradients over equal microbatches, one after another.
+
+    Args:
+        loss_of: (params, *data) → the mean loss.
+        params: to differentiate by.
+        data: a tuple of trees of arrays with a leading batch axis.
+        num_microbatches: divides the batch.
     """
-    if jax.default_backend() == "cpu":
-        return jax.lax.cond(condition, change, lambda trained: trained, trained)
-    return jax.tree.map(lambda new, old: jnp.where(condition, new, old), change(trained), trained)
+    if num_microbatches == 1:
+        return jax.value_and_grad(loss_of)(params, *data)
+    data = jax.tree.map(lambda x: x.reshape(num_microbatches, -1, *x.shape[1:]), data)
+
+    def add(total: Any, microbatch: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_of)(params, *microbatch)), None
+
+    zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+    total, _ = jax.lax.scan(add, zeros, data)
+    return jax.tree.map(lambda x: x / num_microbatches, total)
 
 
-def make_predict(
-    graphdef: nnx.GraphDef, inputs: Inputs = host_inputs
-) -> Callable[[Params, Batch], jax.Array]:
-    """(params, a device's batch) → float32 logits."""
+def clip_keys(key: PRNGKeyArray, first: Any, clips: int) -> PRNGKeyArray:
+    """Returns keys (clips,) for positions `first` onwards of the batch.
 
-    def predict(params: Params, batch: Batch) -> jax.Array:
-        return nnx.merge(graphdef, params)(inputs(batch))
+    A clip's key depends on its position in the whole batch alone, so that augmentation is the
+    same on any number of devices and in any number of microbatches.
+    """
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(clips))
 
-    return predict
+
+def update_ema(ema: Params | None, params: Params, decay: float) -> Params | None:
+    """Returns the exponential moving average after another step; None stays None."""
+    if ema is None:
+        return None
+    return jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, params)
+
+
+def apply_if_finite(finite: Bool[Array, ""], new: Any, old: Any) -> Any:
+    """Returns `new` where `finite` holds, else `old`.
+
+    `where` rather than `lax.cond`, for which an accelerator waits for its host.
+    """
+    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
 
 def init_state(
-    params: Params,
-    optimizer: optax.GradientTransformation,
-    *,
-    ema: bool = False,
-    average: bool = False,
+    params: Params, optimizer: optax.GradientTransformation, *, ema: bool, average: bool
 ) -> TrainState:
-    """The state before the first step, with a moving average and a mean of epochs if asked."""
+    """Returns the state before the first step, with an EMA and an average of epochs if asked."""
     return TrainState(
         params,
         optimizer.init(params),
@@ -188,3 +189,39 @@ def init_state(
         jax.tree.map(jnp.zeros_like, params) if average else None,
         jnp.zeros((), jnp.int32),
     )
+
+
+def make_augment(config: AugmentConfig, fill: float) -> Augment:
+    """Returns the augmentation of a configuration: SpecAugment, then noise, then a roll.
+
+    Args:
+        config: its settings.
+        fill: the masked value, see `spec_augment`.
+    """
+
+    def augment_clip(key: PRNGKeyArray, clip: jax.Array) -> jax.Array:
+        mask_key, noise_key, roll_key = jax.random.split(key, 3)
+        masked = spec_augment(
+            mask_key,
+            clip[None],
+            frequency_mask=config.frequency_mask,
+            time_mask=config.time_mask,
+            fill=fill,
+        )
+        noisy = noise(noise_key, masked) if config.noise else masked
+        return roll(roll_key, noisy, config.roll)[0]
+
+    return jax.vmap(augment_clip)
+
+
+def make_patchout(config: AugmentConfig, grid: tuple[int, int]) -> Patchout | None:
+    """Returns the Patchout of a configuration on a grid of patches, or None if it has none."""
+    rows, columns = config.patchout_frequency, config.patchout_time
+    if not rows and not columns:
+        return None
+
+    def clip_patchout(key: PRNGKeyArray) -> jax.Array:
+        # `augment_clip` splits the same key in three; a fold is independent of those.
+        return sample_patchout(jax.random.fold_in(key, 3), grid, rows, columns)
+
+    return jax.vmap(clip_patchout)

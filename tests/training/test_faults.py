@@ -65,7 +65,7 @@ def get_config():
         batch_size=8,
         num_epochs=4,
         evaluate_every=2,
-        keep=1000,
+        max_to_keep=1000,
     )
 
 
@@ -225,7 +225,7 @@ def runs(tmp_path_factory):
 def whole(runs):
     workdir = runs.folder / "whole" / "run"
     began = time.monotonic()
-    status, said = runs.run(workdir, "save_every=1")
+    status, said = runs.run(workdir, "checkpoint_every_steps=1")
     assert (status, said) == (0, "")
     return Whole(workdir, time.monotonic() - began)
 
@@ -257,12 +257,12 @@ def survive(runs, whole, workdir, rounds):
     """Kills a run again and again, (moment, steps, delay, workers) each, and lets it finish."""
     workdir.parent.mkdir()  # which a run that is killed at its start has not made
     for moment, ahead, delay, workers in rounds:
-        process = runs.start(workdir, "save_every=1", f"data.workers={workers}")
+        process = runs.start(workdir, "checkpoint_every_steps=1", f"data.workers={workers}")
         saving = kill(process, workdir, moment, ahead, delay)
         at = whole.check_cut(workdir)
         with (workdir.parent / "killed").open("a") as log:
             log.write(f"{moment} +{delay:.3f} s, {workers} workers, saving {saving}: at {at}\n")
-    status, said = runs.run(workdir, "save_every=1")
+    status, said = runs.run(workdir, "checkpoint_every_steps=1")
     assert (status, said) == (0, "")
     whole.check_finished(workdir)
 
@@ -359,7 +359,7 @@ def test_a_run_that_is_asked_to_end_and_then_finds_the_disk_full_goes_on_bit_for
     process.terminate()
     disturbed.stopped(process, steps=[3, 4])
 
-    process, told = disturbed.start("save_every=1", largest=50_000)
+    process, told = disturbed.start("checkpoint_every_steps=1", largest=50_000)
     said = disturbed.failed(process, steps=[0])
     assert str(disturbed.workdir / "checkpoints") in said
     assert os.strerror(errno.EFBIG) in said
@@ -431,7 +431,7 @@ def test_a_second_request_while_a_run_saves_leaves_nothing_half_written(disturbe
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_during_an_evaluation_costs_that_evaluation(disturbed):
-    process, told = disturbed.start("save_every=6")
+    process, told = disturbed.start("checkpoint_every_steps=6")
     (told / "fill").touch()
     said = disturbed.failed(process, steps=[6, 12])
     assert str(disturbed.workdir) in said
@@ -463,7 +463,7 @@ def test_a_record_that_cannot_be_read_is_named_and_once_it_is_mended_the_run_goe
     data = shutil.copytree(prepared, tmp_path / "csv" / prepared.name)
     (file,) = data.glob("*train.array_record*")
     fields = [f"data.dir={data}", "data.kind=prepared", f"workdir={tmp_path / 'run'}"]
-    fields += ["frontend.mean=-5", "frontend.std=4", "num_epochs=2", "save_every=1"]
+    fields += ["frontend.mean=-5", "frontend.std=4", "num_epochs=2", "checkpoint_every_steps=1"]
     config = load_config(runs.folder / "config.py", fields)
     good = file.read_bytes()
     middle = len(good) // 2

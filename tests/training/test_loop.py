@@ -174,10 +174,10 @@ def test_a_step_is_not_waited_for_before_the_next_is_under_way(tmp_path, monkeyp
 @pytest.mark.slow
 def test_everything_a_run_may_keep_goes_on_too(tmp_path, monkeypatch):
     def everything(workdir):
-        config = small(workdir, save_every=1, average_from=2, result="average", cumulative=True)
+        config = small(workdir, checkpoint_every_steps=1, average_from=2, final_params="average", cumulative=True)
         config.augment.mixup = 0.5
         config.optimizer.ema_decay = 0.5
-        config.optimizer.clip_norm = 1.0
+        config.optimizer.grad_clip_norm = 1.0
         config.label_smoothing = 0.1
         config.shard_optimizer = True
         return config
@@ -203,7 +203,7 @@ def test_the_average_is_of_the_parameters_after_its_epochs(tmp_path):
         fit(config)
         return params_of(config.workdir)
 
-    average = params_after(3, average_from=2, result="average")
+    average = params_after(3, average_from=2, final_params="average")
     expected = jax.tree.map(lambda a, b: (a + b) / 2, params_after(2), params_after(3))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), average, expected)
 
@@ -228,7 +228,7 @@ def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path, monkeypatch):
         return scored(*args)._replace(accuracy=next(made, 0.1))
 
     monkeypatch.setattr("ast_jax.training.loop.score", pretend)
-    fit(small(tmp_path / "run", num_epochs=5, keep=2, metric="accuracy", result="best"))
+    fit(small(tmp_path / "run", num_epochs=5, max_to_keep=2, metric="accuracy", final_params="best"))
     assert [folder.name for folder in step_folders(tmp_path / "run")] == ["4", "8", "10"]
     best = load_checkpoint(step_folders(tmp_path / "run")[0]).params
     jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "run"), best)
@@ -375,7 +375,7 @@ def test_a_damaged_checkpoint_of_a_run_is_named(finished, tmp_path):
 
 def test_a_damaged_best_checkpoint_is_named_with_the_one_to_take_instead(tmp_path, monkeypatch):
     monkeypatch.setattr("ast_jax.training.loop.best_step", lambda run, history: 2)
-    config = small(tmp_path / "run", result="best")
+    config = small(tmp_path / "run", final_params="best")
     with monkeypatch.context() as patch:
         stop_after(6, patch)
         with pytest.raises(KeyboardInterrupt):

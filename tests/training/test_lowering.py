@@ -27,7 +27,7 @@ CLASSES = 7  # as no other axis, so that the classifier's products are known by 
 
 
 def make_step(
-    dtype="bfloat16", on_device=False, accumulate=1, frames=64, bins=32, remat=False, patchout=0
+    dtype="bfloat16", on_device=False, grad_accum_steps=1, frames=64, bins=32, remat=False, patchout=0
 ):
     """The step over eight devices, its state and a batch, made anew, as JAX keeps what it traced.
 
@@ -55,12 +55,12 @@ def make_step(
             kind="adamw",
             schedule="cosine",
             warmup_steps=2,
-            clip_norm=1.0,
+            grad_clip_norm=1.0,
             layer_decay=0.75,
             ema_decay=0.9,
         ),
         label_smoothing=0.1,
-        accumulate=accumulate,
+        grad_accum_steps=grad_accum_steps,
         remat=remat,
     )
     extractor = ASTFeatureExtractor(max_length=frames, num_mel_bins=bins, mean=-6.0, std=5.0)
@@ -153,9 +153,9 @@ def test_cudnn_attends_where_layers_are_computed_anew(gpu):
     assert calls(text) == [forward, forward, f"{forward}Backward"]
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_devices_exchange_each_gradient_and_the_loss_once_a_step_in_float32(gpu, accumulate):
-    train_step, state, batch, _ = make_step(accumulate=accumulate)
+@pytest.mark.parametrize("grad_accum_steps", [1, 2])
+def test_devices_exchange_each_gradient_and_the_loss_once_a_step_in_float32(gpu, grad_accum_steps):
+    train_step, state, batch, _ = make_step(grad_accum_steps=grad_accum_steps)
     exchanged = []
     for equation, inside in equations(train_step.trace(state, batch).jaxpr.jaxpr):
         name = equation.primitive.name

@@ -60,7 +60,7 @@ def test_adamw_decays_matrices_alone():
 
 
 def test_a_long_gradient_is_shortened_and_a_short_one_left():
-    optimizer = make_optimizer(OptimizerConfig(clip_norm=1.0, weight_decay=0))
+    optimizer = make_optimizer(OptimizerConfig(grad_clip_norm=1.0, weight_decay=0))
     plain = make_optimizer(OptimizerConfig(weight_decay=0))
     params = {"kernel": jnp.zeros(4)}
     for length, by in ((0.5, 1), (8.0, 8)):
@@ -152,7 +152,7 @@ def test_the_full_audioset_recipe_has_the_rates_that_the_original_logged():
 
 @pytest.mark.parametrize("kind", ["adam", "adamw"])
 def test_a_state_split_over_devices_gives_the_same_updates(kind):
-    config = OptimizerConfig(kind=kind, weight_decay=0.1, clip_norm=0.5, layer_decay=0.75)
+    config = OptimizerConfig(kind=kind, weight_decay=0.1, grad_clip_norm=0.5, layer_decay=0.75)
     params = init_params(MODEL)
     whole, split = make_optimizer(config), make_optimizer(config, devices=8)
     parallel = DataParallel()

@@ -73,9 +73,9 @@ def test_accumulated_parts_give_the_gradients_of_the_whole_batch(devices):
     parallel = DataParallel(devices=jax.devices()[:devices])
     params = init_params(CONFIG)
 
-    def loss_and_gradients(accumulate):
+    def loss_and_gradients(grad_accum_steps):
         gradient_fn = step.make_gradient_fn(
-            graphdef(CONFIG), step.cross_entropy, lambda key, x: x, accumulate=accumulate
+            graphdef(CONFIG), step.cross_entropy, lambda key, x: x, grad_accum_steps=grad_accum_steps
         )
         mapped = parallel.map(gradient_fn, (REPLICATED, SPLIT, REPLICATED))
         return mapped(params, small_batch(), jax.random.key(0))
@@ -86,17 +86,17 @@ def test_accumulated_parts_give_the_gradients_of_the_whole_batch(devices):
     )
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_patchout_is_a_clips_own_on_any_number_of_devices(accumulate):
+@pytest.mark.parametrize("grad_accum_steps", [1, 2])
+def test_patchout_is_a_clips_own_on_any_number_of_devices(grad_accum_steps):
     def patchout(key):
         return sample_patchout(jax.random.fold_in(key, 3), CONFIG.grid, 1, 1)
 
-    def gradients(devices, patchout, accumulate=1):
+    def gradients(devices, patchout, grad_accum_steps=1):
         gradient_fn = step.make_gradient_fn(
             graphdef(CONFIG),
             step.cross_entropy,
             lambda key, x: x,
-            accumulate=accumulate,
+            grad_accum_steps=grad_accum_steps,
             patchout=patchout,
         )
         mapped = DataParallel(devices=jax.devices()[:devices]).map(
@@ -106,7 +106,7 @@ def test_patchout_is_a_clips_own_on_any_number_of_devices(accumulate):
 
     (one, expected), (two, found) = (
         gradients(1, jax.vmap(patchout)),
-        gradients(2, jax.vmap(patchout), accumulate),
+        gradients(2, jax.vmap(patchout), grad_accum_steps),
     )
     np.testing.assert_allclose(one, two, rtol=1e-6)
     jax.tree.map(

@@ -1,4 +1,4 @@
-"""How good checkpoints are on a set of recordings, each by itself and all together."""
+"""Evaluates checkpoints on labelled recordings, one by one and as an ensemble."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,41 +15,42 @@ from rich.progress import track
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.checkpoint.load import read_checkpoint
-from ast_jax.data.batches import EvaluationBatches, Inputs
+from ast_jax.data.batches import EvaluationBatches, InputBuilder
 from ast_jax.data.clips import Clips
 from ast_jax.data.loader import stream
 from ast_jax.errors import InputError, quoted
 from ast_jax.evaluation.evaluation_set import EvaluationSet, read_evaluation_set
 from ast_jax.evaluation.metrics import ClassMetrics, Metrics, compute_metrics, per_class_metrics
-from ast_jax.evaluation.predict import predict_batches
-from ast_jax.models.ast import computing_params, graphdef
+from ast_jax.evaluation.predict import make_predict, predict_batches
+from ast_jax.losses import LOSSES, probabilities
+from ast_jax.models.ast import graphdef
+from ast_jax.models.attention import resolve_attn_implementation
 from ast_jax.models.config import ASTConfig
 from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
-from ast_jax.training import step
 
 
 class Evaluation(NamedTuple):
-    """What a model, or several together, made of clips.
+    """Predictions and metrics of one model or an ensemble.
 
     Attributes:
         probabilities: float32 (clips, classes), in the order of the data's classes.
-        scores: of a model by its logits, as in training; of several by their mean probabilities.
-        by_class: of the same.
+        metrics: of a model's logits, as in training, or of an ensemble's mean probabilities.
+        per_class: the same by class.
     """
 
     probabilities: np.ndarray
-    scores: Metrics
-    by_class: ClassMetrics
+    metrics: Metrics
+    per_class: ClassMetrics
 
 
 class Results(NamedTuple):
-    """What several checkpoints made of one set.
+    """Evaluations of several checkpoints on one set.
 
     Attributes:
         data: the set.
-        evaluations: of each checkpoint, by its path.
-        ensemble: of all of them together, or None of one.
-        unnamed: checkpoints that do not name their classes, taken to be in the data's order.
+        evaluations: by the path of the checkpoint.
+        ensemble: of all checkpoints together; None for a single one.
+        unnamed: checkpoints without class names, which are assumed to be in the data's order.
     """
 
     data: EvaluationSet
@@ -69,33 +70,32 @@ def evaluate_checkpoints(
     on_device: bool = False,
     **changes: Any,
 ) -> Results:
-    """Evaluates checkpoints one after another; no two of them are in memory at a time.
+    """Evaluates checkpoints one after another; only one is in memory at a time.
 
     Args:
-        paths: any that `read_checkpoint` takes.
-        folder: see `read_evaluation_set`, as are `name` and `split`.
-        name: of a prepared set.
-        split: the clips to evaluate on.
-        batch_size: see `evaluate`, as are `workers` and `on_device`.
-        workers: processes that make batches.
-        on_device: whether log-mels are computed on the accelerator.
-        **changes: fields of the checkpoints' `ASTConfig` to change, such as `dtype="int8"`.
+        paths: of checkpoints that `read_checkpoint` takes.
+        folder: of the recordings, see `read_evaluation_set`.
+        name: see `read_evaluation_set`.
+        split: see `read_evaluation_set`.
+        batch_size: see `evaluate`.
+        workers: see `evaluate`.
+        on_device: see `evaluate`.
+        **changes: fields of the checkpoints' `ASTConfig` to change, such as `dtype="bfloat16"`.
 
     Raises:
-        InputError: a checkpoint, the data, or both together cannot be used. Nothing is
-            evaluated before all of them are known to fit.
+        InputError: a checkpoint or the data cannot be used, or they do not match. This is
+            checked for all checkpoints before the first is evaluated.
     """
     if len({Path(path).resolve() for path in paths}) < len(paths):
         raise InputError("a checkpoint is given twice; give each of them once")
-    # Read here for what they say of themselves and once more below: seconds, where an
-    # evaluation that ends at its last checkpoint may have taken hours.
+    # Each is read twice, so that a mismatch is known at once and not after hours of evaluation.
     described = {str(path): read_checkpoint(path, **changes)[:2] for path in paths}
     kinds = {config.problem_type: path for path, (config, _) in described.items()}
     if len(kinds) > 1:
         (one, first), (another, second) = kinds.items()
         raise InputError(
-            f"{first} is for {one} and {second} for {another}, whose probabilities have no "
-            f"mean; evaluate them apart"
+            f"{first} is for {one} and {second} for {another}, whose probabilities cannot be "
+            f"averaged; evaluate them separately"
         )
     rate = next(extractor.sampling_rate for _, extractor in described.values())
     data = read_evaluation_set(folder, rate, split=split, name=name)
@@ -115,12 +115,12 @@ def evaluate_checkpoints(
         )
         for number, path in enumerate(described, start=1)
     }
-    together = None
+    ensembled = None
     if len(evaluations) > 1:
-        probabilities = [evaluation.probabilities for evaluation in evaluations.values()]
-        together = ensemble(probabilities, data.clips.all_targets(), next(iter(kinds)))
+        members = [evaluation.probabilities for evaluation in evaluations.values()]
+        ensembled = ensemble(members, data.clips.all_targets(), next(iter(kinds)))
     unnamed = [path for path, (config, _) in described.items() if config.id2label is None]
-    return Results(data, evaluations, together, unnamed)
+    return Results(data, evaluations, ensembled, unnamed)
 
 
 def evaluate(
@@ -135,18 +135,18 @@ def evaluate(
     source: str = "the checkpoint",
     what: str = "evaluating",
 ) -> Evaluation:
-    """What a checkpoint makes of clips, every one of them once, over all local devices.
+    """Evaluates a checkpoint on each clip once, over all local devices.
 
     Args:
-        checkpoint: with the clips' classes, in any order.
-        clips: those to evaluate on.
-        labels: the names of their classes.
+        checkpoint: has the clips' classes, in any order.
+        clips: to evaluate on.
+        labels: class names of the clips.
         sampling_rate: of the clips, in Hz.
-        batch_size: clips at a time; rounded up to a multiple of the devices.
-        workers: how many processes make batches; 0 for threads of this one.
-        on_device: whether log-mels are computed on the accelerator, from int16 waveforms.
-        source: where the checkpoint is from, for messages.
-        what: what a terminal's progress bar says.
+        batch_size: rounded up to a multiple of the number of devices.
+        workers: processes that make batches; 0 uses threads.
+        on_device: compute log-mels on the accelerator, from int16 waveforms.
+        source: path of the checkpoint, for messages.
+        what: title of the progress bar.
 
     Raises:
         InputError: classes or sampling rates differ, a clip cannot be used, or the model's
@@ -157,18 +157,18 @@ def evaluate(
     logits = predict(checkpoint, clips, batch_size, workers, on_device, what)[:, columns]
     if not np.isfinite(logits).all():
         raise InputError(
-            f"{source}: the model's output is not finite, so that the checkpoint must be damaged; "
+            f"{source}: the model's output is not finite, so the checkpoint must be damaged; "
             f"use another"
         )
     targets = clips.all_targets()
     single = config.problem_type == "single_label_classification"
-    criterion = step.cross_entropy if single else step.binary_cross_entropy
+    criterion = LOSSES["cross_entropy" if single else "binary_cross_entropy"]
     loss = float(criterion(jnp.asarray(logits), jnp.asarray(targets)))
-    by_class = per_class_metrics(logits, targets)
+    per_class = per_class_metrics(logits, targets)
     return Evaluation(
-        step.probabilities(config.problem_type, logits),
-        compute_metrics(logits, targets, loss, by_class),
-        by_class,
+        probabilities(config.problem_type, logits),
+        compute_metrics(logits, targets, loss, per_class),
+        per_class,
     )
 
 
@@ -180,18 +180,18 @@ def predict(
     on_device: bool,
     what: str,
 ) -> np.ndarray:
-    """The model's logits, float32 (clips, classes), in its own order of classes."""
+    """Returns float32 logits (clips, classes), in the model's order of classes."""
     config, extractor, params = checkpoint
     parallel = DataParallel(devices=jax.local_devices())
     devices = len(parallel.devices)
-    # No larger than it need be: a set of few clips would be computed many times over.
+    # A set smaller than a batch would be padded with repeated clips.
     batch_size = -(-min(batch_size, len(clips.waveforms)) // devices) * devices
-    inputs = step.make_device_inputs(extractor) if on_device else step.host_inputs
-    mapped = parallel.map(
-        step.make_predict(graphdef(config), inputs), (REPLICATED, SPLIT), result=SPLIT
+    graph = graphdef(
+        config, attn_implementation=resolve_attn_implementation(config, parallel.devices)
     )
-    params = parallel.device_put(computing_params(config, params))
-    batches = EvaluationBatches(clips, Inputs(extractor, on_device), batch_size)
+    mapped = parallel.map(make_predict(graph, extractor), (REPLICATED, SPLIT), result=SPLIT)
+    params = parallel.device_put(params)
+    batches = EvaluationBatches(clips, InputBuilder(extractor, on_device), batch_size)
     console = Console(stderr=True)
     with closing(stream(batches, range(len(batches)), workers)) as made:
         shown = track(
@@ -212,12 +212,12 @@ def match_classes(
     sampling_rate: int,
     source: str,
 ) -> list[int]:
-    """Which of a model's outputs is each class of the data, matched by name.
+    """Returns the index of the model's output for each class of the data, matched by name.
 
-    Those of a model that does not name its classes are taken as they come.
+    Outputs of a model without class names are assumed to be in the data's order.
 
     Raises:
-        InputError: classes or sampling rates differ; `source` says where the model is from.
+        InputError: classes or sampling rates differ; the message begins with `source`.
     """
     if extractor.sampling_rate != sampling_rate:
         raise InputError(
@@ -249,24 +249,24 @@ def match_classes(
 def ensemble(
     probabilities: Sequence[np.ndarray], targets: np.ndarray, problem_type: str
 ) -> Evaluation:
-    """Several models together: the mean of their probabilities.
+    """Evaluates the mean of several models' probabilities.
 
     Args:
         probabilities: (clips, classes) of each model.
         targets: (clips, classes).
-        problem_type: of the models, which says how the loss is calculated.
+        problem_type: of the models; decides the loss.
     """
     mean = np.asarray(np.mean(probabilities, axis=0, dtype=np.float64))
-    # float32 has numbers near 0, and none between 1 and 1 - epsneg.
+    # The clipping is that of float32: tiny is near 0, and the number below 1 is 1 - epsneg.
     limits = np.finfo(np.float32)
     loss = -(targets * np.log(np.maximum(mean, limits.tiny)))
     if problem_type == "single_label_classification":
         value = loss.sum(axis=1).mean()
     else:
         value = (loss - (1 - targets) * np.log(np.maximum(1 - mean, limits.epsneg))).mean()
-    by_class = per_class_metrics(mean, targets)
+    per_class = per_class_metrics(mean, targets)
     return Evaluation(
         np.asarray(mean, np.float32),
-        compute_metrics(mean, targets, float(value), by_class),
-        by_class,
+        compute_metrics(mean, targets, float(value), per_class),
+        per_class,
     )

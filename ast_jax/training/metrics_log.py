@@ -1,0 +1,119 @@
+"""The metrics of the training steps: read late, summed, checked and logged."""
+
+import math
+from contextlib import ExitStack
+from typing import Self
+
+import jax
+
+from ast_jax.errors import InputError
+from ast_jax.runs.logging import ScalarWriter
+from ast_jax.runs.progress import EpochBar
+from ast_jax.training.checkpointing import Progress, RunCheckpoints
+from ast_jax.training.setup import Run
+from ast_jax.training.step import StepMetrics
+
+LOG_EVERY = 10  # steps, for TensorBoard
+
+
+class MetricsLog(ExitStack):
+    """Reads each step's metrics after the next step has started, so that devices never wait.
+
+    Attributes:
+        progress: the losses since the last evaluation, and the steps skipped so far.
+        speed: clips/s and share of time waiting for data of the last epoch, or None.
+    """
+
+    def __init__(self, run: Run, checkpoints: RunCheckpoints):
+        super().__init__()
+        self.progress = Progress()
+        self.speed: tuple[float, float] | None = None
+        self._run, self._checkpoints = run, checkpoints
+        self._unread: tuple[int, StepMetrics] | None = None
+        self._scalars: ScalarWriter | None = None
+
+    def __enter__(self) -> Self:
+        self._bar = self.enter_context(EpochBar(self._run.console, self._run.config.num_epochs))
+        if jax.process_index() == 0:
+            self._scalars = self.enter_context(ScalarWriter(self._run.workdir / "tensorboard"))
+        return self
+
+    def start_epoch(self, epoch: int, step_in_epoch: int) -> None:
+        """Starts the progress bar of an epoch, counted from 0."""
+        self._bar.start(epoch + 1, step_in_epoch, self._run.length.steps_per_epoch)
+
+    def add_wait(self, seconds: float) -> None:
+        """Adds time that the loop waited for a batch."""
+        self._bar.add_wait(seconds)
+
+    def add(self, step: int, metrics: StepMetrics) -> None:
+        """Takes the metrics of a step that was dispatched; reads those of the step before.
+
+        Raises:
+            InputError: the step before was not finite, and too many such steps were skipped.
+        """
+        self.flush()
+        self._unread = step, metrics
+
+    def flush(self) -> None:
+        """Waits for the last step and reads its metrics.
+
+        Raises:
+            InputError: as `add`.
+        """
+        if self._unread is None:
+            return
+        (step, metrics), self._unread = self._unread, None
+        loss, grad_norm, learning_rate = (float(value) for value in metrics)
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            self.progress = self.progress.with_loss(loss)
+        else:
+            self.progress = self.progress._replace(skipped=self.progress.skipped + 1)
+            self._report_nonfinite(step, "gradient" if math.isfinite(loss) else "loss")
+        self._bar.step(loss, learning_rate, self._run.config.batch_size)
+        if self._scalars and step % LOG_EVERY == 0:
+            self._scalars.write(
+                step,
+                {
+                    "training/loss": loss,
+                    "training/gradient_norm": grad_norm,
+                    "training/learning_rate": learning_rate,
+                    "training/clips_per_second": self._bar.rate,
+                    "training/waiting_for_data": self._bar.waiting,
+                },
+            )
+
+    def end_epoch(self) -> None:
+        """Reads the epoch's last metrics and removes its progress bar."""
+        self.flush()
+        self.speed = self._bar.end()
+
+    def reset_loss(self) -> None:
+        """Starts a new mean of the training loss."""
+        self.progress = Progress(skipped=self.progress.skipped)
+
+    def write_scalars(self, step: int, scalars: dict[str, float | None]) -> None:
+        """Writes scalars for TensorBoard, in the first process."""
+        if self._scalars:
+            self._scalars.write(step, scalars)
+
+    def _report_nonfinite(self, step: int, what: str) -> None:
+        """Names the clips of a skipped step; raises `InputError` if it is one too many."""
+        run, skipped = self._run, self.progress.skipped
+        names = [str(run.data.train.names[i]) for i in run.train_batches.indices(step)]
+        clips = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        message = f"step {step}: the {what} is not finite, on the clips {clips}"
+        if skipped <= run.config.skip_nonfinite:
+            run.console.print(f"{message}; skipped")
+            return
+        checkpoint = self._checkpoints.newest()
+        raise InputError(
+            f"{message}; lower --config.optimizer.learning_rate, repair the clips, or skip such "
+            f"steps with --config.skip_nonfinite={skipped + 9} "
+            + (
+                f"(the last good checkpoint is {checkpoint}; another rate needs another "
+                f"--config.workdir)"
+                if checkpoint
+                else "(there is no checkpoint yet)"
+            )
+        )
