@@ -18,34 +18,11 @@ def read_json(path: str | Path) -> Any:
     Raises:
         InputError: the file is missing or malformed; the message names it.
     """
-    return parse_json(path, read_text(path))
-
-
-def read_text(path: str | Path) -> str:
-    """Reads a text file in UTF-8.
-
-    Raises:
-        InputError: the file is missing or unreadable; the message names it.
-    """
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read as JSON ({error}); repair or replace it"
-        ) from None
-
-
-def parse_json(path: str | Path, text: str) -> Any:
-    """Parses the text of the JSON file `path`.
-
-    Raises:
-        InputError: the text is malformed; the message names the file.
-    """
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: cannot be read as JSON ({error}); repair or replace it"
         ) from None

@@ -1,6 +1,5 @@
 """Lists of one's own: the original repository's JSON, and CSV."""
 
-import json
 import os
 import re
 from pathlib import Path
@@ -17,9 +16,7 @@ from ast_jax.data.sources.manifest_io import (
     visible,
 )
 from ast_jax.errors import InputError
-from ast_jax.io import read_json_and_text
-
-BETWEEN = re.compile(r"[\s,:]*")  # what stands between the values of JSON
+from ast_jax.io import read_json
 
 
 def list_json(source: Path, classes: Path | None = None) -> Manifest:
@@ -55,14 +52,14 @@ def list_json(source: Path, classes: Path | None = None) -> Manifest:
     missing: list[str] = []
     for file in files:
         _check_split(file.stem, str(file))
-        content, text = read_json_and_text(file)
+        content = read_json(file)
         clips = content.get("data") if isinstance(content, dict) else None
         if not isinstance(clips, list):
             raise InputError(
                 f"{file}: not an object with a list under 'data'; lay it out as the original "
                 f"repository's manifests"
             )
-        splits[file.stem], absent = _read_clips(file, clips, entry_lines(text), index)
+        splits[file.stem], absent = _read_clips(file, clips, index)
         if not splits[file.stem]:
             raise none_found(file, absent)
         missing += absent
@@ -131,46 +128,14 @@ def _files(source: Path, suffix: str) -> list[Path]:
     return [f for f in visible(source) if f.suffix.lower() == suffix and f.is_file()]
 
 
-def entry_lines(text: str) -> list[int]:
-    """The line that each element of the list under 'data' begins on, from 1.
-
-    Args:
-        text: JSON, known to be an object with such a list.
-    """
-    decode = json.JSONDecoder().raw_decode
-    lines: list[int] = []
-
-    def after(place: int) -> int:
-        match = BETWEEN.match(text, place)
-        return match.end() if match else place
-
-    at = after(text.index("{") + 1)
-    while text[at] != "}":
-        key, at = decode(text, at)
-        at = after(at)
-        if key != "data" or text[at] != "[":
-            _, at = decode(text, at)
-        else:
-            lines, line, counted = [], 1, 0  # of two lists under 'data' the last one counts
-            at = after(at + 1)
-            while text[at] != "]":
-                line, counted = line + text.count("\n", counted, at), at
-                lines.append(line)
-                _, at = decode(text, at)
-                at = after(at)
-            at += 1
-        at = after(at)
-    return lines
-
-
 def _read_clips(
-    file: Path, clips: list[Any], lines: list[int], index: dict[str, int]
+    file: Path, clips: list[Any], index: dict[str, int]
 ) -> tuple[list[Example], list[str]]:
     """The clips of a JSON file that are there, and a line for each that is not."""
     entries, absent = [], []
     seen: dict[tuple[str, str], str] = {}
-    for number, (clip, line) in enumerate(zip(clips, lines, strict=True), start=1):
-        where = f"{file}, line {line}, entry {number}"
+    for number, clip in enumerate(clips, start=1):
+        where = f"{file}, entry {number}"
         if not isinstance(clip, dict):
             raise InputError(f"{where}: is no object; make it one with 'wav' and 'labels'")
         for key in ("wav", "labels"):
