@@ -312,9 +312,6 @@ def main() -> None:
         parser.error(f"--clips is {arguments.clips}; give 4 or more")
     print(f"{cpu()}, {os.cpu_count()} cores; Python {platform.python_version()}")
     print(versions(["jax", "numpy", "scipy", "torch", "torchaudio", "transformers", "tensorflow"]))
-    print(
-        versions(["mkl_fft", "mkl-service"])
-    )  # the log-mels' FFT, if both are there; else SciPy's
     for section in arguments.sections:
         missing = [name for name in NEEDED[section] if importlib.util.find_spec(name) is None]
         if missing:

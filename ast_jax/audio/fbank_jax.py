@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ast_jax.audio.fbank import LOG_FLOOR, frame_sizes, mel_bank, next_power_of_two, window
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.audio.kaldi import LOG_FLOOR, frame_sizes, mel_bank, next_power_of_two, window
 from ast_jax.errors import InputError
 
 
@@ -46,7 +46,7 @@ def input_values(
         InputError: the waveforms have a wrong shape or type.
     """
     rate, frames = extractor.sampling_rate, extractor.max_length
-    size, shift = frame_sizes(rate, frame_length=25.0, frame_shift=10.0)
+    size, shift = frame_sizes(rate)
     _check(waveforms)
     needed = size + (frames - 1) * shift
     fitted = _pad_or_cut(waveforms, min(max(waveforms.shape[1], size), needed))

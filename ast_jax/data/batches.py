@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ast_jax.audio.fbank import frame_sizes
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.audio.pcm import to_float, to_int16
 from ast_jax.data.clips import Clips
 from ast_jax.data.mixup import draw, mix
@@ -38,7 +38,7 @@ class Inputs:
             return {
                 "input_values": np.empty((clips, frames, self.extractor.num_mel_bins), np.float32)
             }
-        size, shift = frame_sizes(self.extractor.sampling_rate, frame_length=25.0, frame_shift=10.0)
+        size, shift = frame_sizes(self.extractor.sampling_rate)
         samples = size + (frames - 1) * shift
         return {
             "waveforms": np.empty((clips, samples), np.int16),

@@ -10,7 +10,7 @@ from rich.progress import track
 from scipy.sparse import csr_array
 
 from ast_jax.audio.decode import load_audio
-from ast_jax.audio.fbank import frame_sizes
+from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.data.sources.manifest import Example
 from ast_jax.errors import InputError
 
@@ -96,7 +96,7 @@ def read_clips(entries: list[Example], num_labels: int, sampling_rate: int, what
     Raises:
         InputError: a file cannot be used, or is shorter than one frame; the message names it.
     """
-    frame, _ = frame_sizes(sampling_rate, frame_length=25.0, frame_shift=10.0)
+    frame, _ = frame_sizes(sampling_rate)
 
     def read(path: str) -> np.ndarray:
         waveform = load_audio(path, sampling_rate)
