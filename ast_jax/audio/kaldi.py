@@ -6,7 +6,6 @@ Source: feature-window.cc and mel-computations.cc of Kaldi.
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 from jaxtyping import Float
 
 from ast_jax.errors import InputError
@@ -124,6 +123,6 @@ def mel_bank(
     return weights
 
 
-def _mel(hertz: npt.ArrayLike) -> np.ndarray:
+def _mel(hertz: float | Float[np.ndarray, " n"]) -> float | Float[np.ndarray, " n"]:
     """Converts frequencies from Hz to mel."""
-    return 1127 * np.log1p(np.asarray(hertz) / 700)
+    return 1127 * np.log1p(hertz / 700)
