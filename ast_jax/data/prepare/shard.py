@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from ast_jax.audio.decode import load_audio
-from ast_jax.audio.fbank import frame_sizes
+from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.audio.pcm import to_int16
 from ast_jax.data.prepare.records import RecordWriter, make_features, make_serializer
 from ast_jax.data.sources.manifest import Example
@@ -50,7 +50,7 @@ class Shard:
     def __call__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """TFDS's (key, example) of each clip that can be read; reports once all are read."""
         report = Report([], [])
-        shortest, _ = frame_sizes(self.sampling_rate, frame_length=25.0, frame_shift=10.0)
+        shortest, _ = frame_sizes(self.sampling_rate)
         for entry in self.entries:
             try:
                 samples = to_int16(load_audio(entry.path, self.sampling_rate))

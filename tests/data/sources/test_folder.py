@@ -117,5 +117,5 @@ def test_two_splits_are_read_as_they_are_and_three_are_too_many_for_memory(tmp_p
     assert data.train.targets.tolist() == [[1, 0], [0, 1], [0, 1]]
     assert data.evaluation.names == [str(tmp_path / "val" / "b" / "3.wav")]
     touch(tmp_path, "test/a/1.wav")
-    with pytest.raises(InputError, match="has the splits train, test, val; leave train and"):
+    with pytest.raises(InputError, match="has the splits train, test, val; keep train and"):
         read_folder(tmp_path, 0.2, 16000)
