@@ -6,6 +6,7 @@ for a model whose attention cuDNN takes: heads of width 64, an even number of to
 
 import re
 from collections import Counter
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.config import AugmentConfig, FrontendConfig, OptimizerConfig, TrainConfig
 from ast_jax.inference.classifier import AudioClassifier
 from ast_jax.models.ast import param_shapes
+from ast_jax.models.attention import resolve_attn_implementation
 from ast_jax.models.config import ASTConfig
 from ast_jax.sharding import DataParallel
 from ast_jax.training.setup import RunLength, build_step_functions
@@ -93,8 +95,13 @@ def for_cuda(function):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """What is traced goes the way of a machine that has a GPU and a cuDNN."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    """Programs are built as for GPUs with cuDNN."""
+    devices = [SimpleNamespace(platform="gpu")]
+    for module in ("training.setup", "models.ast"):
+        monkeypatch.setattr(
+            f"ast_jax.{module}.resolve_attn_implementation",
+            lambda config, _: resolve_attn_implementation(config, devices),
+        )
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91300)
 
 
@@ -196,15 +203,15 @@ def test_every_product_of_the_bfloat16_step_is_of_bfloat16_but_the_classifiers(g
     assert all(shapes[0] == (4, 2, 2, 1, 10) for shapes in shapes if shapes not in of_classes)
     # The four linear maps, of the loop's layers and of the last, have three each as well; the
     # patch embedding has no gradient of its input; attention is within cuDNN's calls, but for
-    # the last layer's other four.
-    assert len(products(step)) - len(shapes) == 2 * 4 * 3 + 2 + 4
+    # the last layer's other four and its scores, which are recomputed.
+    assert len(products(step)) - len(shapes) == 2 * 4 * 3 + 2 + 5
 
 
 def test_in_a_float32_step_every_product_is_found_to_be_of_float32(gpu):
     step = traced(dtype="float32")
     assert {x.dtype.name for operands, _ in products(step) for x in operands} == {"float32"}
-    # Attention's two as well, and in the loop its weights anew for the backward pass.
-    assert len(not_bfloat16(step)) == 2 * (4 * 3 + 2 * 3) + 1 + 2 + 3
+    # Attention's two as well, and the scores recomputed for the backward pass.
+    assert len(not_bfloat16(step)) == 2 * (4 * 3 + 2 * 3 + 1) + 2 + 3
 
 
 def test_the_device_frontend_adds_three_products_all_in_whole_float32(gpu):
