@@ -104,7 +104,9 @@ def test_predictions_keep_the_order_of_the_batch(how, batch):
         pytest.param("pmap", 2, 4, marks=pytest.mark.slow),
     ],
 )
-def test_each_clip_is_augmented_alike_on_any_number_of_devices(how, batch, devices, grad_accum_steps):
+def test_each_clip_is_augmented_alike_on_any_number_of_devices(
+    how, batch, devices, grad_accum_steps
+):
     @jax.vmap
     def drop_at_random(key, clip):
         return clip * jax.random.bernoulli(key, 0.5, clip.shape)
@@ -113,7 +115,10 @@ def test_each_clip_is_augmented_alike_on_any_number_of_devices(how, batch, devic
         parallel = DataParallel(how, jax.devices()[:devices])
         gradient_fn = parallel.map(
             step.make_gradient_fn(
-                graphdef(CONFIG), step.cross_entropy, drop_at_random, grad_accum_steps=grad_accum_steps
+                graphdef(CONFIG),
+                step.cross_entropy,
+                drop_at_random,
+                grad_accum_steps=grad_accum_steps,
             ),
             (REPLICATED, SPLIT, REPLICATED),
         )

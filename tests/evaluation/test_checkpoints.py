@@ -4,6 +4,13 @@ import jax
 import numpy as np
 import pytest
 import soundfile
+from ast_jax.evaluation.evaluate import (
+    ensemble,
+    evaluate,
+    evaluate_checkpoints,
+    match_classes,
+    predict,
+)
 from flax import nnx
 from scipy import signal
 from sklearn.metrics import accuracy_score, average_precision_score, log_loss, roc_auc_score
@@ -13,13 +20,6 @@ from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
 from ast_jax.data.clips import Clips
 from ast_jax.data.prepare.prepare import prepare
 from ast_jax.errors import InputError
-from ast_jax.evaluation.evaluate import (
-    ensemble,
-    evaluate,
-    evaluate_checkpoints,
-    match_classes,
-    predict,
-)
 from ast_jax.evaluation.evaluation_set import read_evaluation_set
 from ast_jax.models.ast import ASTForAudioClassification, param_shapes
 from ast_jax.models.config import ASTConfig

@@ -6,12 +6,12 @@ import json
 
 import numpy as np
 import pytest
+from ast_jax.evaluation.evaluate import Results, ensemble
 from rich.console import Console
 from sklearn.metrics import average_precision_score
 
 from ast_jax.data.clips import Clips
 from ast_jax.errors import InputError
-from ast_jax.evaluation.evaluate import Results, ensemble
 from ast_jax.evaluation.evaluation_set import EvaluationSet
 from ast_jax.evaluation.report import results_json, results_table, write_results
 
