@@ -1,4 +1,4 @@
-"""The exception for input that cannot be used, and what its messages share."""
+"""The exception for input that cannot be used, and helpers for its messages."""
 
 import difflib
 from collections.abc import Collection
@@ -13,17 +13,17 @@ class InputError(ValueError):
 
 
 def nearest(name: str, names: Collection[str]) -> str:
-    """Returns the one of `names` closest to a misspelt `name`, or all of them, for a message."""
+    """Returns the closest of `names` to a misspelled `name`, or all of them if none is close."""
     return ", ".join(difflib.get_close_matches(name, names, 1) or sorted(names))
 
 
 def first_line(error: Exception) -> str:
-    """Returns the first line of another library's error, at most 200 characters."""
+    """Returns the first line of a library's error message, at most 200 characters."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
 def quoted(value: object) -> str:
-    """Returns the value in quotes, escaped to one line and cut to 80 characters."""
+    """Returns a value in quotes, escaped to one line and cut to 80 characters."""
     text = str(value)
     text = text if len(text) <= 80 else text[:79] + "…"
     return "'" + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text) + "'"

@@ -1,4 +1,4 @@
-"""Reads JSON that someone else wrote, and writes files atomically."""
+"""Reads JSON, and writes JSON, CSV and other files atomically."""
 
 import csv
 import glob
@@ -38,26 +38,26 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows to a CSV file atomically: a column per field; None and missing are empty."""
+    """Writes rows to a CSV file atomically: a column per field, empty for None or missing."""
     text = io.StringIO()
     fields = dict.fromkeys(name for row in rows for name in row)
     writer = csv.DictWriter(text, list(fields), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    with atomic_write(file, replace=True) as place:
-        place.write_text(text.getvalue(), encoding="utf-8")
+    with atomic_write(file, replace=True) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
 @contextmanager
 def atomic_write(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`, renamed to `path` if the block succeeds.
 
-    A file or folder that is written so is complete or absent. Missing parent folders are made,
-    and removed again on failure.
+    The block may create a file or a folder there. An incomplete one is never visible at `path`.
+    Missing parent folders are created, and removed again on failure.
 
     Args:
         path: the file or folder to write.
-        replace: replace an existing file; otherwise `path` must be free.
+        replace: whether to replace an existing file; otherwise `path` must not exist.
 
     Raises:
         InputError: `path` exists or cannot be written.

@@ -1,6 +1,14 @@
 import pytest
 
-from ast_jax.labels import AUDIOSET, BY_NUM_LABELS, ESC50, SPEECH_COMMANDS, class_names, id2label
+from ast_jax.labels import (
+    AUDIOSET,
+    BY_NUM_LABELS,
+    ESC50,
+    SPEECH_COMMANDS,
+    class_names,
+    id2label,
+    label_fields,
+)
 
 
 @pytest.mark.parametrize(
@@ -37,3 +45,9 @@ def test_only_audiosets_classes_are_not_exclusive():
     kinds = {b.class_list: b.problem_type for b in BY_NUM_LABELS.values()}
     assert kinds.pop("audioset") == "multi_label_classification"
     assert set(kinds.values()) == {"single_label_classification"}
+
+
+def test_label_fields_know_the_benchmarks_only():
+    assert label_fields(50)["id2label"][0] == "dog"
+    assert label_fields(527)["problem_type"] == "multi_label_classification"
+    assert label_fields(10) == {"num_labels": 10, "problem_type": "single_label_classification"}

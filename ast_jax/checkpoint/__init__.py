@@ -1,1 +1,1 @@
-"""Checkpoints: our folders, and those of PyTorch in and out."""
+"""Checkpoints: the format of ast_jax, and PyTorch checkpoints read and written."""

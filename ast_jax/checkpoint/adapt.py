@@ -1,4 +1,4 @@
-"""Trained parameters for another input size or other classes."""
+"""Adapts trained parameters to another input size or to other classes."""
 
 import dataclasses
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 from flax import nnx, traverse_util
 
 from ast_jax.checkpoint.format import Checkpoint
-from ast_jax.checkpoint.torch_infer import label_fields
 from ast_jax.errors import InputError
+from ast_jax.labels import label_fields
 from ast_jax.models.ast import Classifier, param_shapes
 from ast_jax.models.config import ASTConfig
 from ast_jax.models.positions import resize_position_embeddings
@@ -16,13 +16,18 @@ from ast_jax.models.positions import resize_position_embeddings
 def adapt_checkpoint(
     checkpoint: Checkpoint, changes: dict[str, Any], head_seed: int = 0
 ) -> Checkpoint:
-    """The checkpoint with other configuration fields, its parameters adapted to them.
+    """Returns the checkpoint with changed configuration fields and adapted parameters.
 
-    A checkpoint without a head gets one where `num_labels` or `id2label` asks for it. A new
-    head's classes have the names that `id2label` gives them, or none.
+    A checkpoint without a head gets one if `changes` has `num_labels` or `id2label`. The classes
+    of a new head have no names unless `id2label` is given.
+
+    Args:
+        checkpoint: the checkpoint.
+        changes: fields of `ASTConfig` and their new values.
+        head_seed: the seed that initializes a new head.
 
     Raises:
-        InputError: there is no such field, or it cannot have that value.
+        InputError: there is no such field, it cannot have that value, or see `adapt_params`.
     """
     old, params = checkpoint.config, checkpoint.params
     new = old.replace(**changes)
@@ -41,14 +46,14 @@ def adapt_checkpoint(
 def adapt_params(
     params: dict[str, Any], old: ASTConfig, new: ASTConfig, seed: int = 0
 ) -> dict[str, Any]:
-    """Fits parameters of configuration `old` to `new`.
+    """Adapts parameters of configuration `old` to `new`.
 
-    Another grid of patches (strides, `max_length`, `num_mel_bins`) resizes the positional
-    embedding as the original does. Other classes (another number, or other names where `old`
-    had names), or parameters without a classification head, get a head initialised from `seed`.
+    A different grid of patches (strides, `max_length`, `num_mel_bins`) resizes the positional
+    embedding as the original does. Different classes (another number, or other names if `old` had
+    names), or parameters without a head, get a head initialized from `seed`.
 
     Raises:
-        InputError: `new` differs in more than that; the message names the first parameter.
+        InputError: another parameter changes its shape; the message names the first.
     """
     params = dict(params)
     if old.grid != new.grid:
@@ -61,12 +66,12 @@ def adapt_params(
     if "classifier" not in params or renamed or old.num_labels != new.num_labels:
         head = Classifier(new, rngs=nnx.Rngs(seed))
         params["classifier"] = nnx.to_pure_dict(nnx.split(head)[1])
-    wanted = traverse_util.flatten_dict(param_shapes(new), sep="/")
+    expected = traverse_util.flatten_dict(param_shapes(new), sep="/")
     for name, array in traverse_util.flatten_dict(params, sep="/").items():
-        if name not in wanted or array.shape != wanted[name].shape:
+        if name not in expected or array.shape != expected[name].shape:
             raise InputError(
                 f"parameter {name} of shape {array.shape} cannot become "
-                f"{wanted[name].shape if name in wanted else 'absent'}: a trained model's width, "
-                f"depth and patch size stay as they are"
+                f"{expected[name].shape if name in expected else 'absent'}; leave a trained "
+                f"model's width, depth and patch size unchanged"
             )
     return params

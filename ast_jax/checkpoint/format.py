@@ -1,13 +1,17 @@
-"""A checkpoint: a folder that needs nothing else.
+"""The checkpoint format: a folder that needs nothing else.
 
     PATH/params/             the parameters (Orbax)
-    PATH/config/config.json  {"model": …, "feature_extractor": …}, either as Hugging Face's
-                             config.json and preprocessor_config.json; labels are in "model"
+    PATH/config/config.json  {"model": …, "feature_extractor": …}, the fields of Hugging Face's
+                             config.json (labels included) and preprocessor_config.json
 
-A training run's steps are such folders too, with the optimizer's state beside.
+Each step of a training run is such a folder with the optimizer's state beside the parameters.
 """
 
+import functools
 import glob
+import logging
+import re
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-import tensorstore
 from flax import traverse_util
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
@@ -30,9 +33,9 @@ CONFIG_FILE = "config.json"
 
 
 class Checkpoint(NamedTuple):
-    """A model with all it takes to use it.
+    """A model's configuration, feature extractor and parameters.
 
-    `params` may lack the classifier: such a checkpoint is where a training starts.
+    `params` may lack the classifier, as in a checkpoint to start a training from.
     """
 
     config: ASTConfig
@@ -41,24 +44,27 @@ class Checkpoint(NamedTuple):
 
 
 def describe(config: ASTConfig, feature_extractor: ASTFeatureExtractor) -> dict[str, Any]:
-    """The JSON that makes a checkpoint describe itself."""
+    """Returns the content of a checkpoint's config.json."""
     return {"model": config.to_dict(), "feature_extractor": feature_extractor.to_dict()}
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether `path` is a folder of ours."""
+    """Returns whether `path` is a folder in this format."""
     return (path / "config" / CONFIG_FILE).is_file()
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint folder from this process, whole or not at all.
+    """Writes a checkpoint folder atomically, from this process alone.
 
     Raises:
-        InputError: `path` exists already or cannot be made.
+        InputError: `path` exists or cannot be written.
     """
-    me = jax.process_index()
-    # Orbax would wait for the others, who have nothing to write.
-    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    silence_tensorstore()
+    this_process = jax.process_index()
+    # By default Orbax waits for the other processes, which do not save.
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=this_process, active_processes={this_process}
+    )
     handler = ocp.CompositeCheckpointHandler(
         composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
         config=ocp.JsonCheckpointHandler(filename=CONFIG_FILE, multiprocessing_options=alone),
@@ -66,33 +72,33 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     )
     description = describe(checkpoint.config, checkpoint.feature_extractor)
     checkpointer = ocp.Checkpointer(handler, multiprocessing_options=alone)
-    with atomic_write(Path(path).absolute()) as place, checkpointer:
+    with atomic_write(Path(path).absolute()) as temporary, checkpointer:
         try:
             checkpointer.save(
-                place,
+                temporary,
                 args=ocp.args.Composite(
                     config=ocp.args.JsonSave(description),
                     params=ocp.args.StandardSave(checkpoint.params),
                 ),
             )
         except (OSError, ValueError) as error:
-            _wait_for_writers(place)
+            _wait_for_writers(temporary)
             if isinstance(error, OSError):
                 raise
-            raise OSError(first_line(error)) from error  # TensorStore's, for a full disk too
+            raise OSError(first_line(error)) from error  # TensorStore raises ValueError
 
 
-def _wait_for_writers(place: Path) -> None:
-    """Waits until no file at `place` comes, goes or grows any more, ten seconds at most.
+def _wait_for_writers(path: Path) -> None:
+    """Waits until the files below `path` stop changing, ten seconds at most.
 
-    TensorStore reports the first write that fails while its other threads go on with theirs,
-    and they make a folder that was removed under them anew.
+    TensorStore raises the first failed write while other threads still write, and those would
+    create the folder again after its removal.
     """
     before = None
     for _ in range(20):
-        now = None  # a file that goes while they are counted
+        now = None  # if a file disappears during the listing
         with suppress(OSError):
-            files = place.parent.glob(f"{glob.escape(place.name)}*/**/*")
+            files = path.parent.glob(f"{glob.escape(path.name)}*/**/*")
             now = sorted((file, file.stat().st_size) for file in files)
         if now is not None and now == before:
             return
@@ -100,8 +106,29 @@ def _wait_for_writers(place: Path) -> None:
         time.sleep(0.5)
 
 
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Loads a checkpoint folder, its parameters as NumPy arrays.
+
+    Raises:
+        InputError: the folder is not a checkpoint, is damaged, or its parameters do not match its
+            configuration; the message names the file or the parameter.
+    """
+    path = Path(path).absolute()
+    file = path / "config" / CONFIG_FILE
+    description = read_json(file)
+    for part in ("model", "feature_extractor"):
+        if not isinstance(description, dict) or not isinstance(description.get(part), dict):
+            raise InputError(f"{file}: '{part}' is missing; restore the checkpoint from a copy")
+    config = ASTConfig.from_dict(description["model"], source=str(file))
+    extractor = ASTFeatureExtractor.from_dict(description["feature_extractor"], source=str(file))
+    check_agreement(config, extractor, str(file))
+    # The moving average of the parameters, if the run kept one, is the model to use.
+    part = "ema" if (path / "ema").is_dir() else "params"
+    return Checkpoint(config, extractor, _load_params(path / part, config))
+
+
 def check_agreement(config: ASTConfig, extractor: ASTFeatureExtractor, source: str) -> None:
-    """Raises `InputError` if the feature extractor's inputs are not of the model's shape."""
+    """Raises `InputError` if the extractor's output does not have the model's input shape."""
     for name in ("max_length", "num_mel_bins"):
         if getattr(extractor, name) != getattr(config, name):
             raise InputError(
@@ -110,44 +137,21 @@ def check_agreement(config: ASTConfig, extractor: ASTFeatureExtractor, source: s
             )
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Reads a checkpoint folder; parameters come as NumPy arrays.
-
-    Raises:
-        InputError: the folder is no checkpoint, is damaged, or its parameters do not fit its
-            configuration; the message names the file or the parameter.
-    """
-    path = Path(path).absolute()
-    file = path / "config" / CONFIG_FILE
-    description = read_json(file)
-    for part in ("model", "feature_extractor"):
-        if not isinstance(description, dict) or not isinstance(description.get(part), dict):
-            raise InputError(
-                f"{file}: '{part}' is missing and the checkpoint damaged; restore it from a copy"
-            )
-    config = ASTConfig.from_dict(description["model"], source=str(file))
-    extractor = ASTFeatureExtractor.from_dict(description["feature_extractor"], source=str(file))
-    check_agreement(config, extractor, str(file))
-    # A run that keeps a moving average of its parameters is for that.
-    part = "ema" if (path / "ema").is_dir() else "params"
-    return Checkpoint(config, extractor, _restore(path / part, config))
-
-
-def _restore(path: Path, config: ASTConfig) -> dict[str, Any]:
-    wanted = param_shapes(config)
+def _load_params(path: Path, config: ASTConfig) -> dict[str, Any]:
+    silence_tensorstore()
+    expected = param_shapes(config)
     handler = ocp.PyTreeCheckpointHandler()
     try:
-        read_through(path)
         found = dict(handler.metadata(path).tree)
         if "classifier" not in found:
-            del wanted["classifier"]
-        _check_shapes(path, found, wanted)
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+            del expected["classifier"]
+        _check_shapes(path, found, expected)
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), expected)
         params = handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     except InputError:
         raise
     except Exception as error:
-        # Orbax and TensorStore raise many kinds for a file cut short or missing.
+        # Orbax and TensorStore raise many types for a truncated or missing file.
         raise InputError(
             f"{path}: damaged or incomplete ({first_line(error)}); restore the checkpoint from a "
             f"copy"
@@ -157,36 +161,43 @@ def _restore(path: Path, config: ASTConfig) -> dict[str, Any]:
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def read_through(path: Path) -> None:
-    """Raises TensorStore's error if a file of the parameters is cut short or missing.
+@functools.cache
+def silence_tensorstore() -> None:
+    """Suppresses tracebacks about further arrays after one could not be read or written.
 
-    Orbax reads many arrays at a time, and where one fails leaves the others to write
-    tracebacks to the terminal.
+    Orbax awaits many arrays in one event loop and closes it at the first error. For the other
+    arrays TensorStore then prints "RuntimeError: Event loop is closed" and asyncio logs "exception
+    was never retrieved", some of it after the caller has handled the error. Therefore the hook and
+    the filter stay installed.
     """
-    if not (path / "manifest.ocdbt").exists():
-        raise FileNotFoundError("manifest.ocdbt is missing")
-    base = {"driver": "file", "path": f"{path}/"}
-    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
-    for key in store.list().result():
-        if store.read(key).result().state != "value":  # which is how it reads from a missing file
-            raise FileNotFoundError(f"the file with {key.decode()} is missing")
+    logging.getLogger("asyncio").addFilter(
+        lambda record: not re.search("OCDBT|orbax", record.getMessage())
+    )
+    previous_hook = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        message = str(unraisable.exc_value)
+        if unraisable.object is not None or message != "Event loop is closed":
+            previous_hook(unraisable)
+
+    sys.unraisablehook = hook
 
 
-def _check_shapes(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _check_shapes(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
     found = traverse_util.flatten_dict(found, sep="/")
-    shapes = traverse_util.flatten_dict(wanted, sep="/")
-    for name, array in shapes.items():
+    expected = traverse_util.flatten_dict(expected, sep="/")
+    for name, array in expected.items():
         if name not in found:
             raise InputError(
                 f"{path}: parameter {name} is missing; restore the checkpoint from a copy"
             )
         if tuple(found[name].shape) != array.shape:
             raise InputError(
-                f"{path}: parameter {name} has shape {tuple(found[name].shape)}, and a model of "
-                f"its configuration takes {array.shape}; restore the checkpoint from a copy"
+                f"{path}: parameter {name} has shape {tuple(found[name].shape)}, and the "
+                f"configuration requires {array.shape}; restore the checkpoint from a copy"
             )
     for name in found:
-        if name not in shapes:
+        if name not in expected:
             raise InputError(
                 f"{path}: parameter {name} has no place in the model; restore the checkpoint "
                 f"from a copy"

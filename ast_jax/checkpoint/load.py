@@ -1,4 +1,4 @@
-"""Any checkpoint from its path."""
+"""Finds and reads a checkpoint of any kind by its path."""
 
 import re
 from pathlib import Path
@@ -13,57 +13,60 @@ from ast_jax.errors import InputError
 def read_checkpoint(
     path: str | Path, *, head_seed: int = 0, guesses: list[str] | None = None, **changes: Any
 ) -> Checkpoint:
-    """Reads a checkpoint of ours, a training run's newest, or any of PyTorch's.
+    """Reads a checkpoint of ast_jax or PyTorch, or the newest of a training run.
 
     Args:
-        path: a checkpoint or run folder of ours, a Hugging Face folder, a `.safetensors`, an
-            original `.pth`, or a distilled DeiT's.
-        head_seed: what a new classification head is initialised from.
-        guesses: gets a line for each thing that a file of PyTorch's does not say, and what it was
-            taken for.
+        path: a checkpoint or run folder, a Hugging Face folder, a `.safetensors`, an original
+            `.pth`, or a distilled DeiT's.
+        head_seed: the seed that initializes a new classification head.
+        guesses: receives a line for each thing that a PyTorch file does not record and that was
+            assumed.
         **changes: fields of `ASTConfig` to change, see `adapt_params`.
 
     Raises:
-        InputError: there is no checkpoint, it is damaged, or it cannot be changed so.
+        InputError: the checkpoint is missing or damaged, or cannot be changed so.
     """
     path = Path(path)
     if not path.exists():
-        raise no_checkpoint(path)
-    if ours := find_checkpoint(path):
-        checkpoint = load_checkpoint(ours)
+        raise missing_checkpoint(path)
+    if folder := find_checkpoint(path):
+        checkpoint = load_checkpoint(folder)
     else:
-        checkpoint, _, guessed = read_torch_checkpoint(path, target_fields=changes)
+        checkpoint, _, torch_guesses = read_torch_checkpoint(path, target_fields=changes)
         if guesses is not None:
-            guesses += guessed
+            guesses += torch_guesses
     checkpoint = adapt_checkpoint(checkpoint, changes, head_seed)
     if "classifier" not in checkpoint.params:
         raise InputError(
-            f"{path}: has no classification head; train one, or give num_labels to make an "
+            f"{path}: has no classification head; train one, or give num_labels to add an "
             f"untrained one"
         )
     return checkpoint
 
 
-def no_checkpoint(path: Path) -> InputError:
-    """What to raise where there is nothing, which may be the name of a model on a hub."""
+def missing_checkpoint(path: Path) -> InputError:
+    """Returns the error for a path that does not exist, which may be a model's name on a hub."""
     hint = "give the path of a checkpoint"
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-        hint += f", or get this one first by: hf download {path} --local-dir {path.name}"
+        hint += f", or download this one first: hf download {path} --local-dir {path.name}"
     return InputError(f"{path}: no such file or folder; {hint}")
 
 
 def find_checkpoint(path: Path) -> Path | None:
-    """The folder of ours that `path` means: itself, a run's result or newest, or none."""
-    for place in (path, path / "model"):
-        if is_checkpoint(place):
-            return place
+    """Returns the checkpoint folder at `path`: itself, or a run's result or newest step.
+
+    Returns None if there is no checkpoint of ast_jax.
+    """
+    for folder in (path, path / "model"):
+        if is_checkpoint(folder):
+            return folder
     steps = step_folders(path)
     return steps[-1] if steps else None
 
 
 def step_folders(path: Path) -> list[Path]:
-    """The checkpoint folders of a training run, oldest first."""
+    """Returns the checkpoint folders of a training run, oldest first."""
     folders = (path / "checkpoints").glob("[0-9]*")
-    # Orbax writes a step under a longer name and renames it once it is whole.
+    # Orbax writes to a folder with a longer name, and renames it when it is complete.
     steps = [step for step in folders if step.name.isdecimal() and is_checkpoint(step)]
     return sorted(steps, key=lambda step: int(step.name))

@@ -1,4 +1,4 @@
-"""Reading PyTorch and safetensors files, which are hostile until checked."""
+"""Reads PyTorch and safetensors files, which are untrusted input."""
 
 import re
 import warnings
@@ -11,8 +11,8 @@ import numpy as np
 from ast_jax.checkpoint.torch_names import HUGGINGFACE_PREFIX, CheckpointFormat, Tensors
 from ast_jax.errors import InputError, first_line
 
-# transformers 5 calls its modules in memory by other names than it writes to files; a
-# `torch.save(model.state_dict())` bears these. Left: in memory; right: in files.
+# transformers 5 renames its modules in memory but not in the files it saves. A plain
+# `torch.save(model.state_dict())` has the names in memory. Left: in memory; right: in files.
 HF_IN_MEMORY = (
     (r"(^|\.)layers\.(\d+)\.attention\.q_proj\.", r"\1encoder.layer.\2.attention.attention.query."),
     (r"(^|\.)layers\.(\d+)\.attention\.k_proj\.", r"\1encoder.layer.\2.attention.attention.key."),
@@ -23,7 +23,7 @@ HF_IN_MEMORY = (
     (r"(^|\.)layers\.(\d+)\.", r"\1encoder.layer.\2."),
 )
 
-# As NumPy types; safetensors' own reader for NumPy does not know BF16 everywhere.
+# The NumPy reader of safetensors does not support BF16 in every version.
 SAFETENSORS_DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -33,14 +33,14 @@ SAFETENSORS_DTYPES = {
 
 
 def read_tensors(path: Path) -> Tensors:
-    """The tensors of a `.safetensors` file or of a `.pth`, `.pt` or `.bin` PyTorch file.
+    """Reads the tensors of a `.safetensors` file or of a PyTorch file (`.pth`, `.pt`, `.bin`).
 
-    PyTorch files are read with `weights_only=True`, which runs no code that is in them. A
-    dict of tensors may sit under `model` or `state_dict`, as DeiT's files have it.
+    PyTorch files are loaded with `weights_only=True`, which executes no code in them. The dict of
+    tensors may be nested under `model` or `state_dict`, as in DeiT's files.
 
     Raises:
-        InputError: the file is missing, truncated, holds code, or holds anything but tensors
-            of floating-point numbers.
+        InputError: the file is missing, truncated, contains code, or contains anything but
+            floating-point tensors.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the path of a checkpoint")
@@ -57,7 +57,8 @@ def _read_safetensors(path: Path) -> Tensors:
         entries = deserialize(path.read_bytes())
     except SafetensorError as error:
         raise InputError(
-            f"{path}: not a whole safetensors file ({first_line(error)}); fetch or save it anew"
+            f"{path}: not a complete safetensors file ({first_line(error)}); download or save it "
+            f"again"
         ) from None
     tensors = {}
     for name, entry in entries:
@@ -74,17 +75,16 @@ def _read_torch(path: Path) -> Tensors:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the error says what there is to say
+            warnings.simplefilter("ignore")  # the InputError below says enough
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
             f"{path}: holds more than tensors (pickled code, or damage) and is not loaded; "
             f"save the model's state_dict() alone"
         ) from None
-    except Exception as error:
-        # A damaged pickle or archive can make the unpickler raise anything.
+    except Exception as error:  # the unpickler raises any type for a damaged file
         raise InputError(
-            f"{path}: not a whole PyTorch file ({first_line(error)}); fetch or save it anew"
+            f"{path}: not a complete PyTorch file ({first_line(error)}); download or save it again"
         ) from None
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -103,7 +103,7 @@ def _read_torch(path: Path) -> Tensors:
             )
         if not tensor.is_floating_point() or tensor.layout is not torch.strided:
             raise _not_floating(path, name, f"{tensor.dtype}, {tensor.layout}")
-        # Half precisions fit float32 exactly; bfloat16 is no type of NumPy's.
+        # float32 holds half precisions exactly, and NumPy has no bfloat16.
         tensors[str(name)] = tensor.detach().float().contiguous().numpy()
     return tensors
 
@@ -115,7 +115,7 @@ def _not_floating(path: Path, name: object, kind: str) -> InputError:
 
 
 def import_torch(purpose: str) -> ModuleType:
-    """PyTorch, or an `InputError` that says how to get it."""
+    """Imports PyTorch, or raises an `InputError` that says how to install it."""
     try:
         import torch
     except ImportError:
@@ -125,46 +125,46 @@ def import_torch(purpose: str) -> ModuleType:
     return torch
 
 
-def to_file_names(tensors: Tensors, source: str) -> tuple[Tensors, CheckpointFormat]:
-    """Brings the names of any known checkpoint to those of the table.
+def normalize_names(tensors: Tensors, source: str) -> tuple[Tensors, CheckpointFormat]:
+    """Renames the tensors of any supported checkpoint to the names in `torch_names.TABLE`.
 
     Returns:
-        The tensors and the layout that their names are of.
+        The renamed tensors and their format.
 
     Raises:
-        InputError: these are no AST's or distilled DeiT's tensors.
+        InputError: the tensors are neither an AST's nor a distilled DeiT's.
     """
     names = {name: name.removeprefix("module.") for name in tensors}
-    if _any_begins(names, "v."):
-        return _renamed(tensors, names, source), "original"
-    if _any_begins(names, "blocks.", "patch_embed."):
+    if _any_startswith(names, "v."):
+        return _rename(tensors, names, source), "original"
+    if _any_startswith(names, "blocks.", "patch_embed."):
         if "dist_token" not in names.values():
             raise InputError(
                 f"{source}: tensor dist_token is missing; AST starts from a *distilled* DeiT"
             )
-        return _renamed(tensors, names, source), "deit"
+        return _rename(tensors, names, source), "deit"
     for pattern, replacement in HF_IN_MEMORY:
-        names = {k: re.sub(pattern, replacement, name) for k, name in names.items()}
-    if not _any_begins(names, HUGGINGFACE_PREFIX):  # an ASTModel, without its classifier
-        if not _any_begins(names, "embeddings.", "encoder.layer."):
+        names = {old: re.sub(pattern, replacement, name) for old, name in names.items()}
+    if not _any_startswith(names, HUGGINGFACE_PREFIX):  # an ASTModel, without its classifier
+        if not _any_startswith(names, "embeddings.", "encoder.layer."):
             raise InputError(
                 f"{source}: neither an AST nor a distilled DeiT by the names of its "
                 f"{len(tensors)} tensors (the first is {next(iter(tensors))}); give another file"
             )
-        names = {k: f"{HUGGINGFACE_PREFIX}.{name}" for k, name in names.items()}
-    return _renamed(tensors, names, source), "huggingface"
+        names = {old: f"{HUGGINGFACE_PREFIX}.{name}" for old, name in names.items()}
+    return _rename(tensors, names, source), "huggingface"
 
 
-def _any_begins(names: dict[str, str], *prefixes: str) -> bool:
+def _any_startswith(names: dict[str, str], *prefixes: str) -> bool:
     return any(name.startswith(prefixes) for name in names.values())
 
 
-def _renamed(tensors: Tensors, names: dict[str, str], source: str) -> Tensors:
-    renamed: dict[str, str] = {}
+def _rename(tensors: Tensors, names: dict[str, str], source: str) -> Tensors:
+    old_names: dict[str, str] = {}
     for old, new in names.items():
-        if new in renamed:
+        if new in old_names:
             raise InputError(
-                f"{source}: tensors {renamed[new]} and {old} are two for one place; remove one"
+                f"{source}: tensors {old_names[new]} and {old} are the same parameter; remove one"
             )
-        renamed[new] = old
-    return {new: tensors[old] for new, old in renamed.items()}
+        old_names[new] = old
+    return {new: tensors[old] for new, old in old_names.items()}

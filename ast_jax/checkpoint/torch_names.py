@@ -1,9 +1,9 @@
-"""The one table of names: our parameters, the original's tensors, Hugging Face's tensors.
+"""The table of tensor names: Flax parameters, the original's tensors, Hugging Face's tensors.
 
 DeiT's own files have the original's names without the leading `v.`.
 
-Read in either direction by `params_from_tensors` and `tensors_from_params`, so that what one
-reads the other writes.
+`params_from_tensors` and `tensors_from_params` both use the table, so that each reverses the
+other.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Tensors = dict[str, np.ndarray]
 
 
 class Transform(NamedTuple):
-    """How a PyTorch tensor becomes a Flax array, and back."""
+    """Converts a PyTorch tensor to a Flax array, and back."""
 
     to_flax: Callable[[np.ndarray], np.ndarray]
     to_torch: Callable[[np.ndarray], np.ndarray]
@@ -33,9 +33,9 @@ CONV = Transform(  # (out, in, height, width) ↔ (height, width, in, out)
     lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)
 )
 
-# Ours, below ast/ or classifier/ │ the original │ Hugging Face's files │ transform.
-# {i} is the layer: our arrays stack it on a leading axis. {qkv} stands for query, key and
-# value, which Hugging Face keeps apart and the others have in one tensor.
+# Flax │ the original │ Hugging Face │ transform.
+# {i} is the layer; Flax stacks the layers on a leading axis. {qkv} is query, key and value: three
+# tensors in Hugging Face's files, one elsewhere.
 HUGGINGFACE_PREFIX = _HF = "audio_spectrogram_transformer"
 _HF_LAYER = f"{_HF}.encoder.layer.{{i}}"
 _HF_QKV = f"{_HF_LAYER}.attention.attention.{{qkv}}"
@@ -65,52 +65,50 @@ TABLE: tuple[tuple[str, str, str, Transform], ...] = (
     ("classifier/dense/bias", "mlp_head.1.bias", "classifier.dense.bias", COPY),
 )  # fmt: skip
 
-# DeiT's two ImageNet heads, which the original carries along and never uses.
+# DeiT's two ImageNet heads, which the original keeps and never uses.
 IGNORED = ("v.head.weight", "v.head.bias", "v.head_dist.weight", "v.head_dist.bias")
 
 
-def tensor_name(ours: str, layout: CheckpointFormat) -> str:
-    """What a parameter of ours is called in files of a layout, with {i} and {qkv} in it."""
-    row = next(row for row in TABLE if row[0] == ours)
-    if layout == "huggingface":
+def tensor_name(flax_name: str, checkpoint_format: CheckpointFormat) -> str:
+    """Returns a parameter's tensor name, with placeholders {i} and {qkv}."""
+    row = next(row for row in TABLE if row[0] == flax_name)
+    if checkpoint_format == "huggingface":
         return row[2]
-    return row[1].removeprefix("v.") if layout == "deit" else row[1]
+    return row[1].removeprefix("v.") if checkpoint_format == "deit" else row[1]
 
 
 def params_from_tensors(
-    tensors: Tensors, layout: CheckpointFormat, config: ASTConfig, source: str
+    tensors: Tensors, checkpoint_format: CheckpointFormat, config: ASTConfig, source: str
 ) -> tuple[dict[str, Any], list[str]]:
-    """Turns a checkpoint's tensors into the nested dict of parameters of `config`.
+    """Converts a checkpoint's tensors to the nested dict of parameters of `config`.
 
-    A classification head that the checkpoint lacks is left out of the result; anything else
-    that is missing is an error.
+    Returns no classifier if the checkpoint has none; any other missing tensor is an error.
 
     Returns:
-        The parameters, float32, and the names of tensors that were ignored.
+        The float32 parameters, and the names of ignored tensors.
 
     Raises:
         InputError: a tensor is missing, unknown, of another shape, or not finite numbers.
     """
-    wanted = traverse_util.flatten_dict(param_shapes(config), sep="/")
-    has_head = _has_head(tensors, layout)
+    expected = traverse_util.flatten_dict(param_shapes(config), sep="/")
+    has_head = _has_head(tensors, checkpoint_format)
     params: dict[str, np.ndarray] = {}
     unused = dict.fromkeys(tensors)
-    for ours, _, _, transform in TABLE:
-        if ours not in wanted or (ours.startswith("classifier/") and not has_head):
+    for flax_name, _, _, transform in TABLE:
+        if flax_name not in expected or (flax_name.startswith("classifier/") and not has_head):
             continue  # a model without qkv_bias, or without a head
-        name, shape = tensor_name(ours, layout), wanted[ours].shape
-        if "{i}" in name:
-            layers = range(config.num_hidden_layers)
-            arrays = [_take(tensors, _parts(name, i), transform, shape[1:], source) for i in layers]
-            params[ours] = np.stack(arrays)
-        else:
-            layers = range(1)
-            array = _take(tensors, [name], transform, shape, source)
-            params[ours] = np.ascontiguousarray(array)
-        for part in (part for i in layers for part in _parts(name, i)):
-            unused.pop(part)
-    ignorable = [n.removeprefix("v.") for n in IGNORED] if layout == "deit" else IGNORED
-    ignored = [name for name in unused if layout != "huggingface" and name in ignorable]
+        name, shape = tensor_name(flax_name, checkpoint_format), expected[flax_name].shape
+        stacked = "{i}" in name
+        arrays = []
+        for layer in range(config.num_hidden_layers if stacked else 1):
+            names = _tensor_names(name, layer)
+            layer_shape = shape[1:] if stacked else shape
+            arrays.append(_convert(tensors, names, transform, layer_shape, source))
+            for tensor in names:
+                unused.pop(tensor)
+        params[flax_name] = np.stack(arrays) if stacked else np.ascontiguousarray(arrays[0])
+    ignorable = [n.removeprefix("v.") for n in IGNORED] if checkpoint_format == "deit" else IGNORED
+    ignored = [n for n in unused if checkpoint_format != "huggingface" and n in ignorable]
     unknown = sorted(name for name in unused if name not in ignored)
     if unknown:
         raise InputError(
@@ -121,31 +119,31 @@ def params_from_tensors(
     return traverse_util.unflatten_dict(params, sep="/"), ignored
 
 
-def tensors_from_params(params: dict[str, Any], layout: CheckpointFormat) -> Tensors:
-    """The parameters as the tensors of the original's or Hugging Face's checkpoint files."""
+def tensors_from_params(params: dict[str, Any], checkpoint_format: CheckpointFormat) -> Tensors:
+    """Converts parameters to the tensors of a checkpoint file."""
     flat = traverse_util.flatten_dict(params, sep="/")
     tensors = {}
-    for ours, _, _, transform in TABLE:
-        if ours not in flat:
+    for flax_name, _, _, transform in TABLE:
+        if flax_name not in flat:
             continue
-        name, array = tensor_name(ours, layout), np.asarray(flat[ours])
+        name, array = tensor_name(flax_name, checkpoint_format), np.asarray(flat[flax_name])
         for layer in range(len(array) if "{i}" in name else 1):
             tensor = transform.to_torch(array[layer] if "{i}" in name else array)
-            names = _parts(name, layer)
-            for part, value in zip(names, np.split(tensor, len(names)), strict=True):
-                tensors[part] = np.ascontiguousarray(value)
+            names = _tensor_names(name, layer)
+            for part_name, part in zip(names, np.split(tensor, len(names)), strict=True):
+                tensors[part_name] = np.ascontiguousarray(part)
     return tensors
 
 
 def finite_float32(tensors: Tensors, name: str, source: str) -> np.ndarray:
-    """A tensor as float32; half precisions fit exactly.
+    """Returns a tensor as float32, which holds half precisions exactly.
 
     Raises:
-        InputError: the tensor is missing, or holds anything but finite numbers.
+        InputError: the tensor is missing, or holds NaN or infinite values.
     """
     if name not in tensors:
-        raise InputError(f"{source}: tensor {name} is missing; give a whole checkpoint")
-    with np.errstate(over="ignore"):  # a float64 too large becomes an infinity, caught below
+        raise InputError(f"{source}: tensor {name} is missing; give a complete checkpoint")
+    with np.errstate(over="ignore"):  # a float64 out of range becomes infinite, see below
         array = tensors[name].astype(np.float32)
     if not np.isfinite(array).all():
         raise InputError(
@@ -154,31 +152,32 @@ def finite_float32(tensors: Tensors, name: str, source: str) -> np.ndarray:
     return array
 
 
-def _has_head(tensors: Tensors, layout: CheckpointFormat) -> bool:
-    if layout == "deit":
+def _has_head(tensors: Tensors, checkpoint_format: CheckpointFormat) -> bool:
+    if checkpoint_format == "deit":
         return False  # its heads are for ImageNet's classes
-    prefix = "classifier." if layout == "huggingface" else "mlp_head."
+    prefix = "classifier." if checkpoint_format == "huggingface" else "mlp_head."
     return any(name.startswith(prefix) for name in tensors)
 
 
-def _parts(name: str, layer: int) -> list[str]:
-    names = [name.replace("{i}", str(layer))]
-    if "{qkv}" in name:
-        names = [names[0].replace("{qkv}", part) for part in ("query", "key", "value")]
-    return names
+def _tensor_names(name: str, layer: int) -> list[str]:
+    """Fills in the placeholders of a name from the table."""
+    name = name.replace("{i}", str(layer))
+    if "{qkv}" not in name:
+        return [name]
+    return [name.replace("{qkv}", part) for part in ("query", "key", "value")]
 
 
-def _take(
+def _convert(
     tensors: Tensors, names: list[str], transform: Transform, shape: tuple[int, ...], source: str
 ) -> np.ndarray:
-    """One parameter of ours, of the given shape, from the tensors that make it up."""
-    whole = transform.to_torch(np.broadcast_to(np.float32(0), shape)).shape
-    expected = (whole[0] // len(names), *whole[1:])
+    """Converts the named tensors to one Flax array of `shape`."""
+    torch_shape = transform.to_torch(np.broadcast_to(np.float32(0), shape)).shape
+    expected = (torch_shape[0] // len(names), *torch_shape[1:])
     arrays = [finite_float32(tensors, name, source) for name in names]
     for name, array in zip(names, arrays, strict=True):
         if array.shape != expected:
             raise InputError(
-                f"{source}: tensor {name} has shape {array.shape}, and a model of this "
-                f"configuration takes {expected}; correct the configuration or the tensor"
+                f"{source}: tensor {name} has shape {array.shape}, and the configuration requires "
+                f"{expected}; correct the configuration or the tensor"
             )
     return transform.to_flax(np.concatenate(arrays))

@@ -1,1 +1,1 @@
-"""The `ast-jax` command and what all commands share."""
+"""The `ast-jax` command: one module per subcommand."""

@@ -1,1 +1,1 @@
-"""From a checkpoint and a sound to labels."""
+"""Inference: from a checkpoint and a sound to labels."""

@@ -1,4 +1,4 @@
-"""A sound in, labels out."""
+"""The classifier: a sound in, labels out."""
 
 import math
 from pathlib import Path
@@ -18,11 +18,12 @@ from ast_jax.models.ast import ASTForAudioClassification
 
 
 class AudioClassifier:
-    """Feature extractor, model and labels of one checkpoint.
+    """Classifies sounds with the feature extractor, model and labels of one checkpoint.
 
     Attributes:
-        feature_extractor: waveforms to model inputs.
-        model: model inputs to logits.
+        config: the model's configuration.
+        feature_extractor: converts waveforms to model inputs.
+        model: converts model inputs to logits.
         labels: class names in the order of the logits.
     """
 
@@ -32,57 +33,57 @@ class AudioClassifier:
         self.labels = checkpoint.config.labels
         self.model = ASTForAudioClassification.from_params(checkpoint.config, checkpoint.params)
         graphdef, self._params = nnx.split(self.model)
-        to_probabilities = (
-            jax.nn.sigmoid
-            if self.config.problem_type == "multi_label_classification"
-            else jax.nn.softmax
-        )
+        multi_label = self.config.problem_type == "multi_label_classification"
 
-        def of_input_values(params: nnx.State, input_values: jax.Array) -> jax.Array:
-            return to_probabilities(nnx.merge(graphdef, params)(input_values))
+        @jax.jit
+        def probabilities(params: nnx.State, input_values: jax.Array) -> jax.Array:
+            logits = nnx.merge(graphdef, params)(input_values)
+            return jax.nn.sigmoid(logits) if multi_label else jax.nn.softmax(logits)
 
-        def of_waveforms(
+        @jax.jit
+        def probabilities_of_waveforms(
             params: nnx.State, waveforms: jax.Array, lengths: jax.Array | None
         ) -> jax.Array:
             if lengths is None:
                 lengths = jnp.full(waveforms.shape[:1], math.prod(waveforms.shape[1:]))
             log_mels = fbank_jax.input_values(waveforms, lengths, self.feature_extractor)
-            return of_input_values(params, log_mels)
+            return probabilities(params, log_mels)
 
-        self._of_input_values, self._of_waveforms = jax.jit(of_input_values), jax.jit(of_waveforms)
+        self._probabilities = probabilities
+        self._probabilities_of_waveforms = probabilities_of_waveforms
 
     @property
     def seconds(self) -> float:
-        """How much of a clip the model hears: its first `seconds`."""
+        """The length of the model's input; it ignores the rest of a longer clip."""
         return self.feature_extractor.max_length / 100
 
     def __call__(
         self, audio: str | Path | np.ndarray, top_k: int = 5, sampling_rate: int | None = None
     ) -> list[dict[str, Any]]:
-        """The likeliest labels of a sound, best first.
+        """Returns the most probable labels of a sound, best first.
 
         Args:
-            audio: a sound file of any rate, or one waveform (samples,) in [-1, 1].
-            top_k: how many labels.
-            sampling_rate: of a waveform, in Hz; a file knows its own.
+            audio: a sound file of any sampling rate, or a waveform (samples,) in [-1, 1].
+            top_k: the number of labels.
+            sampling_rate: the waveform's, in Hz; not used for a file.
 
         Returns:
-            `{"label": name, "score": probability}` for each. Probabilities are softmax, or
-            sigmoid where classes do not exclude each other (AudioSet).
+            One `{"label": name, "score": probability}` per label. Probabilities are softmax, or
+            sigmoid for multi-label models (AudioSet).
 
         Raises:
             InputError: the sound cannot be used.
         """
         if top_k < 1:
-            raise InputError(f"top_k is {top_k}; ask for one label or more")
+            raise InputError(f"top_k is {top_k}; it must be at least 1")
         if isinstance(audio, str | Path):
-            # What reads files is missing on some machines that classify waveforms.
+            # Imported here, as classifying waveforms does not need the libraries that read files.
             from ast_jax.audio.decode import load_audio
 
             audio = load_audio(audio, self.feature_extractor.sampling_rate)
             sampling_rate = self.feature_extractor.sampling_rate
         elif sampling_rate is None:
-            raise InputError("sampling_rate is not given; say the waveform's, in Hz")
+            raise InputError("sampling_rate is missing; give the waveform's, in Hz")
         elif np.ndim(audio) != 1:
             raise InputError(
                 f"the waveform has shape {np.shape(audio)}; give one channel of shape (samples,)"
@@ -91,47 +92,47 @@ class AudioClassifier:
         probabilities = np.asarray(self.probabilities(input_values))[0]
         if not np.isfinite(probabilities).all():
             raise InputError(
-                "the model's output is not finite, so that the checkpoint must be damaged; use "
-                "another"
+                "the model's output is not finite, so the checkpoint must be damaged; use another"
             )
         best = np.argsort(-probabilities, kind="stable")[:top_k]
         return [{"label": self.labels[i], "score": float(probabilities[i])} for i in best]
 
     def probabilities(self, input_values: npt.ArrayLike) -> jax.Array:
-        """(batch, max_length, num_mel_bins) → (batch, num_labels), on the device.
+        """Computes (batch, max_length, num_mel_bins) → (batch, num_labels) on the device.
 
-        The call returns at once; `np.asarray` of the result waits for it.
+        Returns before the computation ends; `np.asarray` of the result waits for it.
         """
-        return self._of_input_values(self._params, jnp.asarray(input_values))
+        return self._probabilities(self._params, jnp.asarray(input_values))
 
     def probabilities_of_waveforms(
         self, waveforms: npt.ArrayLike, lengths: npt.ArrayLike | None = None
     ) -> jax.Array:
-        """(batch, samples) → (batch, num_labels); log-mels are computed on the device as well.
+        """Computes (batch, samples) → (batch, num_labels), log-mels included, on the device.
 
-        The call returns at once; each shape of batch is compiled once.
+        Returns before the computation ends. Each batch shape is compiled once.
 
         Args:
-            waveforms: at the extractor's sampling rate, floats in [-1, 1], or int16, of which
-                32768 is 1.
-            lengths: integers (batch,), how many samples are each clip's own; all, where not given.
+            waveforms: at the extractor's sampling rate, floats in [-1, 1], or int16 with a full
+                scale of 32768.
+            lengths: integers (batch,), the number of samples of each clip before padding; by
+                default all.
 
         Raises:
-            InputError: the waveforms or the lengths have a wrong shape, or the former a wrong type.
+            InputError: the waveforms or lengths have a wrong shape, or the waveforms a wrong type.
         """
         waveforms = jnp.asarray(waveforms)
         if lengths is not None:
             lengths = jnp.asarray(lengths)
             if lengths.shape != waveforms.shape[:1]:
                 raise InputError(
-                    f"lengths have shape {lengths.shape} and the waveforms {waveforms.shape}: give "
-                    f"a length for each clip"
+                    f"lengths have shape {lengths.shape} and the waveforms {waveforms.shape}; give "
+                    f"one length per clip"
                 )
-        return self._of_waveforms(self._params, waveforms, lengths)
+        return self._probabilities_of_waveforms(self._params, waveforms, lengths)
 
 
 def load(path: str | Path, **changes: Any) -> AudioClassifier:
-    """Loads a checkpoint of ours or of PyTorch's as a classifier.
+    """Loads a checkpoint of ast_jax or PyTorch as a classifier.
 
     Args:
         path: see `ASTForAudioClassification.from_pretrained`.

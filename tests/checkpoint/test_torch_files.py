@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from ast_jax.checkpoint.torch_files import read_tensors, to_file_names
+from ast_jax.checkpoint.torch_files import normalize_names, read_tensors
 from ast_jax.errors import InputError
 
 torch = pytest.importorskip("torch")
@@ -196,18 +196,22 @@ def names_of(*names):
 
 
 def test_the_prefix_of_data_parallel_is_dropped():
-    tensors, layout = to_file_names(names_of("module.v.cls_token", "module.mlp_head.0.bias"), "x")
-    assert (list(tensors), layout) == (["v.cls_token", "mlp_head.0.bias"], "original")
+    tensors, checkpoint_format = normalize_names(
+        names_of("module.v.cls_token", "module.mlp_head.0.bias"), "x"
+    )
+    assert (list(tensors), checkpoint_format) == (["v.cls_token", "mlp_head.0.bias"], "original")
 
 
 def test_a_distilled_deit_is_known_by_its_names():
-    tensors, layout = to_file_names(names_of("cls_token", "dist_token", "blocks.0.a"), "x")
-    assert (list(tensors), layout) == (["cls_token", "dist_token", "blocks.0.a"], "deit")
+    tensors, checkpoint_format = normalize_names(
+        names_of("cls_token", "dist_token", "blocks.0.a"), "x"
+    )
+    assert (list(tensors), checkpoint_format) == (["cls_token", "dist_token", "blocks.0.a"], "deit")
 
 
 def test_a_deit_that_is_not_distilled_is_refused():
     with pytest.raises(InputError, match=r"^x: tensor dist_token is missing; .* .distilled. DeiT"):
-        to_file_names(names_of("cls_token", "patch_embed.proj.weight"), "x")
+        normalize_names(names_of("cls_token", "patch_embed.proj.weight"), "x")
 
 
 @pytest.mark.parametrize("prefix", ["", "audio_spectrogram_transformer."])
@@ -222,20 +226,20 @@ def test_hugging_faces_names_in_memory_become_those_in_files(prefix):
         ("layernorm_before", "layernorm_before"),
     ]
     memory = [f"{prefix}embeddings.cls_token", *(f"{prefix}layers.11.{m}.bias" for m, _ in parts)]
-    tensors, layout = to_file_names(names_of(*memory), "x")
+    tensors, checkpoint_format = normalize_names(names_of(*memory), "x")
     whole = "audio_spectrogram_transformer."
     assert list(tensors) == [
         f"{whole}embeddings.cls_token",
         *(f"{whole}encoder.layer.11.{file}.bias" for _, file in parts),
     ]
-    assert layout == "huggingface"
+    assert checkpoint_format == "huggingface"
 
 
 def test_two_tensors_for_one_place_are_refused():
-    with pytest.raises(InputError, match=r"tensors v\.a and module\.v\.a are two for one place"):
-        to_file_names(names_of("v.a", "module.v.a"), "x")
+    with pytest.raises(InputError, match=r"tensors v\.a and module\.v\.a are the same parameter"):
+        normalize_names(names_of("v.a", "module.v.a"), "x")
 
 
 def test_the_tensors_of_another_model_are_refused():
     with pytest.raises(InputError, match=r"^x: neither an AST nor .* 2 tensors \(the first is a\)"):
-        to_file_names(names_of("a", "b"), "x")
+        normalize_names(names_of("a", "b"), "x")

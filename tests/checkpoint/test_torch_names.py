@@ -51,16 +51,16 @@ configs = st.builds(
 )
 
 
-@pytest.mark.parametrize("layout", ["original", "huggingface"])
+@pytest.mark.parametrize("checkpoint_format", ["original", "huggingface"])
 @settings(max_examples=20, deadline=None)
 @given(config=configs, headless=st.booleans(), seed=st.integers(0, 2**32 - 1))
-def test_params_survive_a_round_trip_to_the_bit(layout, config, headless, seed):
+def test_params_survive_a_round_trip_to_the_bit(checkpoint_format, config, headless, seed):
     rng = np.random.default_rng(seed)
     params = jax.tree.map(lambda a: random_bits(a.shape, rng), param_shapes(config))
     if headless:
         del params["classifier"]
-    tensors = tensors_from_params(params, layout)
-    again, ignored = params_from_tensors(tensors, layout, config, "x.pth")
+    tensors = tensors_from_params(params, checkpoint_format)
+    again, ignored = params_from_tensors(tensors, checkpoint_format, config, "x.pth")
     assert_equal_bits(flat(again), flat(params))
     assert ignored == []
 
@@ -111,7 +111,7 @@ def test_a_checkpoint_without_a_head_gives_params_without_one(original_tensors, 
 # ---- tensors that are not as they should be, each in turn
 
 
-def break_each(tensors, layout, config, change):
+def break_each(tensors, checkpoint_format, config, change):
     """The message for each tensor changed alone, with the tensor's name."""
     for name in tensors:
         if name in IGNORED:
@@ -119,7 +119,7 @@ def break_each(tensors, layout, config, change):
         broken = dict(tensors)
         change(broken, name)
         with pytest.raises(InputError) as caught:
-            params_from_tensors(broken, layout, config, "x.pth")
+            params_from_tensors(broken, checkpoint_format, config, "x.pth")
         yield name, str(caught.value)
 
 
@@ -167,7 +167,7 @@ def test_any_tensor_of_another_shape_is_named(checkpoint, reshape):
 
     for name, message in break_each(*checkpoint, change):
         assert message.startswith(f"x.pth: tensor {name} has shape (")
-        assert f" takes {checkpoint[0][name].shape}; " in message
+        assert f" requires {checkpoint[0][name].shape}; " in message
 
 
 @pytest.mark.parametrize("name", ["v.blocks.2.norm1.weight", "v.extra", "mlp_head.2.weight"])
@@ -183,7 +183,7 @@ def test_several_added_tensors_are_counted(original_tensors, small_config):
         params_from_tensors(tensors, "original", small_config, "x.pth")
 
 
-def test_hugging_faces_layout_ignores_nothing(original_tensors, small_config):
+def test_hugging_faces_format_ignores_nothing(original_tensors, small_config):
     params, _ = params_from_tensors(original_tensors(), "original", small_config, "x.pth")
     tensors = tensors_from_params(params, "huggingface")
     tensors["v.head.weight"] = np.zeros((10, 64), np.float32)

@@ -190,7 +190,7 @@ def test_a_half_precision_deit_is_summed_and_resized_in_float32(deit_tensors, tm
         ("pos_embed", np.zeros((1, 13, 64)), "pos_embed has shape .* a square number"),
         ("pos_embed", np.zeros(3), "pos_embed has shape"),
         ("pos_embed", np.full((1, 51, 64), np.nan), "pos_embed holds NaN"),
-        ("patch_embed.proj.weight", np.zeros((64, 1, 16, 16)), "not three channels"),
+        ("patch_embed.proj.weight", np.zeros((64, 1, 16, 16)), "not the three channels"),
         ("patch_embed.proj.weight", np.full((64, 3, 16, 16), np.inf), "weight holds NaN or inf"),
         ("patch_embed.proj.weight", np.zeros((64, 3, 16)), "proj.weight has shape"),
         ("norm.weight", None, "tensor norm.weight is missing"),
@@ -335,7 +335,7 @@ def test_a_folder_lacking_a_part_is_refused(folder):
     with pytest.raises(InputError, match=r"config\.json: no such file"):
         read_torch_checkpoint(folder)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=f"^{folder}: no checkpoint, as it holds neither"):
+    with pytest.raises(InputError, match=f"^{folder}: no checkpoint: neither one of ast_jax nor"):
         read_torch_checkpoint(folder)
 
 

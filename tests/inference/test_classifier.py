@@ -141,9 +141,9 @@ def test_it_tells_how_much_of_a_clip_it_hears(classifier):
 @pytest.mark.parametrize(
     ("waveform", "options", "complaint"),
     [
-        (noise(), {}, "sampling_rate is not given"),
+        (noise(), {}, "sampling_rate is missing"),
         (noise(), {"sampling_rate": 44100}, "44100 Hz and the model takes 16000 Hz"),
-        (noise(), {"sampling_rate": 16000, "top_k": 0}, "top_k is 0; ask for one label or more"),
+        (noise(), {"sampling_rate": 16000, "top_k": 0}, "top_k is 0; it must be at least 1"),
         (noise(399), {"sampling_rate": 16000}, "399 samples and a frame takes 400"),
         (noise() * np.nan, {"sampling_rate": 16000}, "NaN or infinite samples"),
         (noise().reshape(2, -1), {"sampling_rate": 16000}, r"the waveform has shape \(2, 4000\)"),

@@ -135,7 +135,7 @@ def test_flags_say_what_the_tensors_leave_open(
 ):
     source = save_torch(original_tensors(patches=64), tmp_path / "x.pth")
     message = refused(source, tmp_path / "out")
-    assert message.startswith(f"{source}: its 64 patches fit several inputs")
+    assert message.startswith(f"{source}: 64 patches match several inputs")
     convert(source, tmp_path / "out", "--time-stride=16", "--max-length=128")
     config = load_checkpoint(tmp_path / "out").config
     assert (config.frequency_stride, config.time_stride, config.max_length) == (16, 16, 128)
@@ -265,7 +265,7 @@ def test_a_truncated_source_is_refused(
     save = save_file if name == "x.safetensors" else save_torch
     save(original_tensors(), source)
     os.truncate(source, int(source.stat().st_size * share))
-    assert refused(source, tmp_path / "out").startswith(f"{source}: not a whole ")
+    assert refused(source, tmp_path / "out").startswith(f"{source}: not a complete ")
 
 
 class Malicious:
@@ -343,7 +343,7 @@ def test_a_malformed_extractor_is_refused(refused, small_checkpoint, tmp_path):
 def test_geometry_flags_for_a_checkpoint_of_ours_are_refused(refused, ours, tmp_path):
     message = refused(ours, tmp_path / "out", "--max-length=128", "--time-stride=10")
     assert message == (
-        f"{ours}: says itself what its input is; leave --time-stride and --max-length out"
+        f"{ours}: records its input itself; leave --time-stride and --max-length out"
     )
 
 
@@ -426,6 +426,6 @@ def test_a_pth_of_another_input_needs_all_of_its_geometry(convert, tmp_path):
     extractor = ASTFeatureExtractor(max_length=96, num_mel_bins=64)
     save_checkpoint(tmp_path / "ours", Checkpoint(config, extractor, init_params(config)))
     printed = convert(tmp_path / "ours", tmp_path / "x.pth", "--to-torch")
-    told = re.search(r"hold (.*); whoever", printed)[1].split()
+    told = re.search(r"record (.*); pass them on", printed)[1].split()
     assert convert(tmp_path / "x.pth", tmp_path / "back", *told)
     assert load_checkpoint(tmp_path / "back").config == config

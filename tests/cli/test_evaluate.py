@@ -1,0 +1,123 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import ast_jax
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
+from ast_jax.cli.main import main
+from ast_jax.data.prepared import open_prepared
+from ast_jax.models.ast import param_shapes
+from ast_jax.models.config import ASTConfig
+
+CONFIG = ASTConfig(
+    hidden_size=64,
+    num_hidden_layers=1,
+    num_attention_heads=1,
+    intermediate_size=32,
+    max_length=128,
+    num_labels=2,
+    id2label={0: "meow", 1: "bark"},
+)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Checkpoints of the prepared set's classes, with two strides and lengths."""
+    folder = tmp_path_factory.mktemp("models")
+    rng = np.random.default_rng(2)
+    other = {"max_length": 64, "time_stride": 8, "id2label": {0: "bark", 1: "meow"}}
+    for name, changes in {"a": {}, "b": other, "unnamed": {"id2label": None}}.items():
+        config = CONFIG.replace(**changes)
+        params = jax.tree.map(
+            lambda a: 0.1 * rng.standard_normal(a.shape, dtype=np.float32), param_shapes(config)
+        )
+        extractor = ASTFeatureExtractor(max_length=config.max_length)
+        save_checkpoint(folder / name, Checkpoint(config, extractor, params))
+    return folder
+
+
+def evaluate(*arguments):
+    return main(["evaluate", *map(str, arguments)])
+
+
+def test_evaluate_prints_a_table_and_writes_what_it_found(models, prepared, tmp_path, capsys):
+    arguments = [models / "a", models / "b", "--data", prepared, "--split", "train+test"]
+    assert evaluate(*arguments, "--output", tmp_path / "out") == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "train+test: 12 clips" in " ".join(printed.out.split())
+    assert printed.out.splitlines()[-1] == f"wrote {tmp_path / 'out'}"
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["clips"] == 12
+    for scores in (*results["checkpoints"], results["ensemble"]):
+        figures = [f"{scores['mean_average_precision']:.4f}", f"{scores['accuracy']:.2%}"]
+        assert any(all(figure in line for figure in figures) for line in printed.out.splitlines())
+
+    # The same by hand, from each clip's own classification.
+    clips = open_prepared(prepared).clips("train+test")
+    expected = []
+    for name in ("a", "b"):
+        classifier = ast_jax.load(models / name)
+        heard = [classifier(wave / np.float32(32768), 2, 16000) for wave in clips.waveforms]
+        expected.append([[p for _, p in sorted(map(_pair, labels))] for labels in heard])
+    with np.load(tmp_path / "out" / "predictions.npz") as arrays:
+        np.testing.assert_allclose(arrays["probabilities"], expected, atol=1e-5)
+        assert arrays["labels"].tolist() == ["bark", "meow"]
+    right = np.mean(expected, axis=0).argmax(axis=1) == clips.all_targets().argmax(axis=1)
+    assert results["ensemble"]["accuracy"] == pytest.approx(right.mean())
+
+
+def _pair(label):
+    return label["label"], label["score"]
+
+
+def test_evaluate_prints_valid_json_and_takes_the_split_held_out(models, prepared, capsys):
+    assert evaluate(models / "a", "--data", prepared, "--json", "--on-device") == 0
+    results = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert (results["split"], results["classes"], results["ensemble"]) == ("test", 2, None)
+    assert results["checkpoints"][0]["checkpoint"] == str(models / "a")
+
+
+def test_evaluate_notes_a_checkpoint_that_does_not_name_its_classes(models, prepared, capsys):
+    assert evaluate(models / "unnamed", "--data", prepared) == 0
+    assert capsys.readouterr().err == (
+        f"note: {models / 'unnamed'} does not name its classes; the order of the data's "
+        f"classes is used\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "flags", "said"),
+    [
+        (["a"], ["--output", "{tmp}"], "{tmp}: exists already; choose another output or"),
+        (["a"], ["--split", "eval"], "{data}/folder/1.0.0: has no split 'eval'; it has train, "),
+        (["a"], ["--name", "esc50"], "{data}: does not hold a prepared set 'esc50'; make one"),
+        (["none"], [], "{models}/none: no such file or folder; give the path of a checkpoint"),
+        (["a", "a"], [], "a checkpoint is given twice; give each of them once"),
+    ],
+)
+def test_evaluate_says_in_one_sentence_why_it_cannot(
+    models, prepared, tmp_path, capsys, names, flags, said
+):
+    paths = {"tmp": tmp_path, "data": prepared, "models": models}
+    flags = [flag.format(**paths) for flag in flags]
+    assert evaluate(*(models / name for name in names), "--data", prepared, *flags) == 1
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"ast-jax: {said.format(**paths)}")
+    assert printed.out == ""
+
+
+def test_evaluate_refuses_another_sets_classes_and_leaves_nothing(
+    checkpoint, prepared, tmp_path, capsys
+):
+    output = tmp_path / "new" / "out"
+    assert evaluate(checkpoint / "ours", "--data", prepared, "--output", output) == 1
+    assert capsys.readouterr().err == (
+        f"ast-jax: {checkpoint / 'ours'}: has no class 'bark', and the data has; give a "
+        f"checkpoint and data of the same classes\n"
+    )
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,104 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import image
+
+import ast_jax
+from ast_jax.cli.main import main
+from ast_jax.config import DataConfig, load_config
+from ast_jax.data.prepared import open_prepared, read_prepared
+from ast_jax.errors import InputError
+from ast_jax.training.loop import fit
+
+DEMO = Path(__file__).parent.parent.parent / "configs" / "demo.py"
+
+
+def test_prepare_says_what_it_wrote_and_left_out(source, tmp_path, capsys):
+    arguments = ["folder", "--source", source, "--output", tmp_path, "--processes", 1]
+    assert main(["prepare", *map(str, arguments)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "broken.wav" in line
+    assert line.endswith("--max-damaged is 0 and 1 cannot be used")
+    assert not list(tmp_path.glob("*/1*"))
+    assert main(["prepare", *map(str, arguments), "--max-damaged", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    counts = [re.fullmatch(r"(train|test): (\d+) clips", line) for line in lines[:2]]
+    assert sum(int(match[2]) for match in counts) == 12
+    assert "broken.wav" in lines[2]
+    assert lines[3].startswith(f"wrote {tmp_path / 'folder' / '1.0.0'}, of digest ")
+    assert main(["prepare", *map(str, arguments)]) == 1
+    assert "exists; remove it or choose another --output" in capsys.readouterr().err
+
+
+def test_stats_prints_a_table_and_training_takes_its_values(prepared, capsys):
+    arguments = [str(prepared), "--num-mel-bins", "32", "--processes", "1"]
+    assert main(["stats", *arguments]) == 0
+    printed = capsys.readouterr().out
+    mean = float(re.search(r"log-mel mean\W+(-\d+\.\d{7})", printed)[1])
+    assert re.search(r"classes\W+2, 0 of them without clips", printed)
+    data = read_prepared(open_prepared(prepared), 16000, "", "", 1)
+    assert data.statistics[32][0] == pytest.approx(mean, abs=1e-6)
+    assert main(["stats", *arguments, "--padded-to", "100"]) == 0
+    padded = re.search(r"--config.frontend.mean=(-\d+\.\d{7})", capsys.readouterr().out)[1]
+    assert float(padded) > mean  # half of each input is zeros
+
+
+def test_stats_are_of_the_split_to_train_on_where_there_are_three(source, tmp_path, capsys):
+    splits = ["train", "validation", "test"]
+    rows = [f"{source}/bark/{i}.wav,bark,{split}" for i, split in enumerate(splits)]
+    (tmp_path / "clips.csv").write_text("\n".join(["path,labels,split", *rows]))
+    output = tmp_path / "prepared"
+    arguments = ["csv", "--source", str(tmp_path), "--output", str(output), "--processes", "1"]
+    assert main(["prepare", *arguments]) == 0
+    assert main(["stats", str(output), "--num-mel-bins", "32", "--processes", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "csv, train" in printed
+    assert re.search(r"clips\W+1\b", printed)
+
+
+def test_show_draws_a_batch_of_a_prepared_set(prepared, tmp_path, capsys):
+    config = str(DEMO)
+    changes = ["data.kind=prepared", f"data.dir={prepared}", "batch_size=4"]
+    assert main(["show", config, *changes, "--output", str(tmp_path / "a.png")]) == 0
+    assert image.imread(tmp_path / "a.png").shape[0] > 400
+    assert main(["show", config, "batch_sise=4", "--output", str(tmp_path / "b.png")]) == 1
+    assert "no field 'batch_sise'; did you mean batch_size?" in capsys.readouterr().err
+    assert main(["show", config, "--output", str(tmp_path / "b.jpg")]) == 1
+    assert "let it end in .png" in capsys.readouterr().err
+
+
+def test_a_run_trains_on_a_prepared_set_with_workers_and_the_device_frontend(prepared, tmp_path):
+    config = load_config(DEMO)
+    config.workdir = str(tmp_path / "run")
+    config.data = DataConfig(
+        kind="prepared", dir=str(prepared), workers=1, balanced=True, train="train"
+    )
+    config.frontend.on_device = True
+    config.augment.mixup = 0.5
+    config.optimizer.warmup_steps = 0
+    config.batch_size, config.num_epochs = 8, 2
+    assert np.isfinite(fit(config).loss)
+    assert ast_jax.load(tmp_path / "run").labels == ["bark", "meow"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "esc50"}, "does not hold a prepared set 'esc50'"),
+        ({"digest": "0" * 64}, "was made from a source of digest"),
+        ({"train": "balanced"}, "has no split 'balanced'; it has train, test"),
+        ({"evaluation": "train"}, "no split may be both"),
+    ],
+)
+def test_a_set_that_is_not_the_configurations_is_refused_before_training(
+    prepared, tmp_path, change, said
+):
+    config = load_config(DEMO)
+    config.workdir = str(tmp_path / "run")
+    config.data = DataConfig(kind="prepared", dir=str(prepared), **change)
+    config.batch_size = 8
+    with pytest.raises(InputError, match=said):
+        fit(config)
+    assert not list(tmp_path.iterdir())

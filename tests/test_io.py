@@ -1,0 +1,111 @@
+import pytest
+
+from ast_jax.errors import InputError
+from ast_jax.io import atomic_write, read_json, write_csv, write_json
+
+
+def write(path, text, error=None, replace=False):
+    """Writes atomically, or fails with `error` when the text is written."""
+    with atomic_write(path, replace=replace) as temporary:
+        temporary.write_text(text)
+        if error is not None:
+            raise error
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_a_file_is_written_with_its_parents(tmp_path, replace):
+    file = tmp_path / "a" / "b" / "out"
+    write(file, "new", replace=replace)
+    assert file.read_text() == "new"
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_the_file_appears_after_the_block(tmp_path):
+    with atomic_write(tmp_path / "out") as temporary:
+        temporary.write_text("new")
+        assert list(tmp_path.iterdir()) == [temporary]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_existing_file_is_replaced_only_if_asked_and_only_by_a_complete_one(tmp_path):
+    file = tmp_path / "out"
+    file.write_text("old")
+    with pytest.raises(InputError, match="out: exists already; choose another output"):
+        write(file, "new")
+    with pytest.raises(RuntimeError):
+        write(file, "half", RuntimeError(), replace=True)
+    assert file.read_text() == "old"
+    write(file, "new", replace=True)
+    assert file.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_broken_link_is_not_replaced_unasked(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="link: exists already"):
+        write(tmp_path / "link", "new")
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_write_leaves_nothing(tmp_path, kind):
+    def write_folder():
+        with atomic_write(tmp_path / "a" / "b" / "out") as temporary:
+            temporary.mkdir()
+            (temporary / "half").write_text("half")
+            raise kind
+
+    with pytest.raises(kind):
+        write_folder()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cleaning_up_keeps_other_files(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "other").touch()
+    with pytest.raises(RuntimeError):
+        write(tmp_path / "a" / "[o]*", "half", RuntimeError())
+    assert list((tmp_path / "a").iterdir()) == [tmp_path / "a" / "other"]
+
+
+def test_a_failed_write_names_the_file_and_the_reason(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        InputError, match=r"file/out: cannot be written \(File exists\); choose"
+    ):
+        write(tmp_path / "file" / "out", "new")
+    full = OSError(28, "No space left on device", "elsewhere")
+    with pytest.raises(InputError, match=r"out: cannot be written \(No space left on device\)"):
+        write(tmp_path / "out", "half", full)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_json_comes_back(tmp_path):
+    content = {"café": [1, 0.1, None, True]}
+    for _ in range(2):
+        write_json(tmp_path / "x.json", content)
+    assert read_json(tmp_path / "x.json") == content
+    assert "café" in (tmp_path / "x.json").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "x.json", float("nan"))
+    assert read_json(tmp_path / "x.json") == content
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000], ids=range(4))
+def test_malformed_json_is_named(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"x\.json: cannot be read as JSON \(.*; repair or replace"
+    ):
+        read_json(tmp_path / "x.json")
+
+
+def test_a_missing_json_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"x\.json: no such file$"):
+        read_json(tmp_path / "x.json")
+    with pytest.raises(InputError, match=r"cannot be read as JSON .*Is a directory"):
+        read_json(tmp_path)
+
+
+def test_a_csv_file_has_a_column_per_field(tmp_path):
+    write_csv(tmp_path / "x.csv", [{"a": 1, "b": None}, {"a": 'x, "y"', "c": 0.5}])
+    assert (tmp_path / "x.csv").read_text() == 'a,b,c\n1,,\n"x, ""y""",,0.5\n'
