@@ -34,7 +34,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 def main(argv: Sequence[str]) -> None:
     """Trains as the flags say."""
     if len(argv) > 1:
-        sys.exit(f"train.py: unrecognized argument '{argv[1]}'; set fields with --config.FIELD=VALUE")
+        sys.exit(
+            f"train.py: unrecognized argument '{argv[1]}'; set fields with --config.FIELD=VALUE"
+        )
     config = _CONFIG.value
     if not isinstance(config, TrainConfig):
         flag = flags.FLAGS["config"]

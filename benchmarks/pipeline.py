@@ -126,7 +126,7 @@ def time_pipelines(arguments: argparse.Namespace, folder: Path) -> None:
     from ast_jax.audio.feature_extractor import ASTFeatureExtractor
     from ast_jax.data.batches import InputBuilder, TrainBatches
     from ast_jax.data.loader import stream
-    from ast_jax.data.prepare.prepare import prepare
+    from ast_jax.data.prepare.run_builder import prepare
     from ast_jax.data.prepared import open_prepared, read_prepared
 
     folders, files = peer.write_clips(folder, arguments.source, arguments.clips)
@@ -229,7 +229,7 @@ def print_pipelines(
 
 def start(barrier: Any) -> None:
     """What a process does first: it imports what it needs and waits for the others."""
-    import ast_jax.data.prepare.prepare  # noqa: F401
+    import ast_jax.data.prepare.run_builder  # noqa: F401
 
     barrier.wait()
 
@@ -243,7 +243,7 @@ def time_prepare(arguments: argparse.Namespace, folder: Path) -> None:
     from pipeline_peer import write_clips
 
     from ast_jax.data.prepare.builder import AudioBuilder
-    from ast_jax.data.prepare.prepare import prepare
+    from ast_jax.data.prepare.run_builder import prepare
     from ast_jax.data.prepare.shard import write_shard
 
     few, _ = write_clips(folder / "few", arguments.source, 4)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from hypothesis import settings
+from jaxtyping import install_import_hook
 
 # PyTorch's CUDA builds import this at an optimizer's first step, and the process dies if
 # TensorFlow was imported before.
@@ -38,7 +39,8 @@ settings.register_profile("fixed", derandomize=True)
 settings.load_profile("fixed")
 
 TESTS = Path(__file__).parent
-sys.path.insert(0, str(TESTS / "golden"))
+sys.path[:0] = [str(TESTS / "golden"), str(TESTS)]
+install_import_hook("ast_jax", "shape_check.typechecker")
 
 
 def pytest_collection_modifyitems(items):

@@ -15,11 +15,10 @@ from ml_collections import config_flags
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
 from ast_jax.config import TrainConfig, load_config
-from ast_jax.data.prepare.prepare import prepare
+from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.data.sampler import steps_per_epoch
 from ast_jax.models.ast import init_params
 from ast_jax.models.config import ASTConfig
-from ast_jax.training import report
 from ast_jax.training.loop import fit
 from ast_jax.training.optimizer import make_schedule
 
@@ -322,8 +321,9 @@ def shrunk(name, workdir, sets):
 def test_a_small_run_of_a_recipe_ends_with_its_result(
     name, train, held_out, labels, prepared, tmp_path, monkeypatch
 ):
-    for picture in ("draw_loss", "draw_confusion", "draw_class_precisions"):
-        monkeypatch.setattr(report, picture, lambda *arguments: None)
+    monkeypatch.setattr("ast_jax.runs.history.draw_loss", lambda *arguments: None)
+    for picture in ("draw_confusion", "draw_class_precisions"):
+        monkeypatch.setattr(f"ast_jax.runs.results.{picture}", lambda *arguments: None)
     config = shrunk(name, tmp_path / "run", prepared)
     scores = fit(config)
     run = json.loads((tmp_path / "run" / "run.json").read_text())

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Prepares a set and prints its contents."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from ast_jax.data.prepare.prepare import prepare
+    from ast_jax.data.prepare.run_builder import prepare
     from ast_jax.data.prepared import classes_without_clips
 
     try:

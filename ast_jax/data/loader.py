@@ -1,5 +1,6 @@
 """Batches ahead of time: by tf.data in this process, or by processes of their own."""
 
+import os
 from collections.abc import Generator
 from typing import Any
 
@@ -7,7 +8,6 @@ import numpy as np
 
 from ast_jax.data.batches import Batch
 from ast_jax.data.workers import MakeBatch, from_workers
-from ast_jax.tensorflow import import_tensorflow
 
 
 def stream(make_batch: MakeBatch, numbers: range, workers: int = 0) -> Generator[Batch, None, None]:
@@ -58,3 +58,13 @@ def _from_threads(make_batch: MakeBatch, numbers: range) -> Generator[Batch, Non
         if number in failed:
             raise failed[number]
         yield batch
+
+
+def import_tensorflow() -> Any:
+    """Imports TensorFlow for tf.data alone, and keeps it off the accelerator, which is JAX's."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # which logs to stderr
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
+    return tf

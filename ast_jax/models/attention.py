@@ -98,7 +98,7 @@ def _attention_by_xla(query: jax.Array, key: jax.Array, value: jax.Array) -> jax
 def _attention_by_cudnn(
     query: jax.Array, key: jax.Array, value: jax.Array, implementation: str = "cudnn"
 ) -> jax.Array:
-    """cuDNN's attention, which takes even numbers of tokens only.
+    """CuDNN's attention, which takes even numbers of tokens only.
 
     An odd number is padded by one token, which is masked.
     """

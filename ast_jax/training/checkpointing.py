@@ -4,7 +4,6 @@ import functools
 import logging
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
-from ast_jax.checkpoint.format import CONFIG_FILE, read_through
+from ast_jax.checkpoint.format import CONFIG_FILE, silence_tensorstore
 from ast_jax.errors import InputError, first_line
 from ast_jax.training.step import TrainState
 
@@ -120,8 +119,6 @@ class RunCheckpoints:
         wanted = {name: getattr(start, name) for name in PARTS}
         wanted = {name: part for name, part in wanted.items() if part is not None}
         try:
-            for name in wanted:
-                read_through(folder / name)
             restored = self.manager.restore(
                 step,
                 args=ocp.args.Composite(
@@ -213,24 +210,15 @@ class _Best:
 
 @functools.cache
 def _quiet_orbax() -> None:
-    """Leaves it to the exception to tell of a save that fails.
+    """Suppresses what is logged about a failed save, which an exception reports.
 
-    Orbax logs it with a traceback from each of its threads, asyncio logs one for each of its
-    tasks, and TensorStore prints another for each array that was under way; as some do when the
-    exception is here already, this is for good. A folder half written is made anew, of which
-    Orbax warns.
+    Orbax logs a traceback in each of its threads, some after the exception was caught, and a
+    warning when it removes an incomplete folder.
     """
+    silence_tensorstore()
     logging.getLogger("absl").addFilter(
         lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname
     )
-    logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
-    tell = sys.unraisablehook
-
-    def tell_of_others(what: Any) -> None:
-        if what.object is not None or str(what.exc_value) != "Event loop is closed":
-            tell(what)
-
-    sys.unraisablehook = tell_of_others
 
 
 def _write_replicas_once() -> None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray
 
 from ast_jax.audio.augment import noise, roll, spec_augment
 from ast_jax.audio.fbank_jax import batch_input_values
@@ -24,8 +24,9 @@ from ast_jax.sharding import AXIS
 Params = dict[str, Any]
 Batch = dict[str, jax.Array]  # `targets`, and what `batch_input_values` takes
 
-Augment = Callable[[PRNGKeyArray, jax.Array], jax.Array]
-Patchout = Callable[[PRNGKeyArray], jax.Array]
+ClipKeys = Key[Array, "clips"]
+Augment = Callable[[ClipKeys, jax.Array], jax.Array]
+Patchout = Callable[[ClipKeys], jax.Array]
 
 
 class TrainState(NamedTuple):
@@ -122,7 +123,7 @@ def loss_and_gradients(
     clips = len(batch["targets"])
     keys = clip_keys(key, jax.lax.axis_index(AXIS) * clips, clips)
 
-    def loss_of(params: Params, batch: Batch, keys: PRNGKeyArray) -> jax.Array:
+    def loss_of(params: Params, batch: Batch, keys: ClipKeys) -> jax.Array:
         inputs = spec.augment(keys, batch_input_values(batch, spec.extractor))
         keep_indices = spec.patchout(keys) if spec.patchout else None
         logits = nnx.merge(spec.graphdef, params)(inputs, keep_indices, remat=spec.remat)
@@ -154,7 +155,7 @@ def accumulate_gradients(
     return jax.tree.map(lambda x: x / num_microbatches, total)
 
 
-def clip_keys(key: PRNGKeyArray, first: Any, clips: int) -> PRNGKeyArray:
+def clip_keys(key: PRNGKeyArray, first: Any, clips: int) -> ClipKeys:
     """Returns keys (clips,) for positions `first` onwards of the batch.
 
     A clip's key depends on its position in the whole batch alone, so that augmentation is the

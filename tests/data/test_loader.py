@@ -10,7 +10,7 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.data.batches import EvaluationBatches, InputBuilder, TrainBatches
 from ast_jax.data.clips import Clips
 from ast_jax.data.loader import stream
-from ast_jax.data.prepare.prepare import prepare
+from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.data.prepared import open_prepared
 from ast_jax.errors import InputError
 

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 import ast_jax.data.prepare.builder
-from ast_jax.data.prepare.prepare import prepare
+from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.data.prepared import (
     CLIPS_FILE,
     VERSION,

@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, log_loss, r
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
 from ast_jax.data.clips import Clips
-from ast_jax.data.prepare.prepare import prepare
+from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.errors import InputError
 from ast_jax.evaluation import checkpoints as module
 from ast_jax.evaluation.checkpoints import (

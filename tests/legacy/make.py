@@ -31,13 +31,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import soundfile
+from ast_jax.data.prepare.run import prepare
 from flax import traverse_util
 
 import ast_jax
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ast_jax.config import AugmentConfig, DataConfig, FrontendConfig, OptimizerConfig, TrainConfig
-from ast_jax.data.prepare.run import prepare
 from ast_jax.data.prepared import open_prepared
 from ast_jax.data.statistics import measure, write_statistics
 from ast_jax.models.ast import init_params

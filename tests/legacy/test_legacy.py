@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ast_jax.data.datasets import load_data
+from ast_jax.training.evaluate import evaluate_checkpoints
 from flax import traverse_util
 
 import ast_jax
 from ast_jax.checkpoint import load_checkpoint
 from ast_jax.config import AugmentConfig, DataConfig, FrontendConfig, OptimizerConfig, TrainConfig
-from ast_jax.data.datasets import load_data
 from ast_jax.data.prepared import open_prepared
 from ast_jax.models.config import ASTConfig
-from ast_jax.training.evaluate import evaluate_checkpoints
 from ast_jax.training.loop import fit
 
 # Values that are computed again are not equal bit for bit: processors, versions of XLA and its

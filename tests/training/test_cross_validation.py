@@ -21,7 +21,7 @@ from ast_jax.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from ast_jax.data.prepare.prepare import prepare
+from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.errors import InputError
 from ast_jax.models.config import ASTConfig
 from ast_jax.training import cross_validation, loop

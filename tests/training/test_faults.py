@@ -24,7 +24,7 @@ import soundfile
 from ast_jax.checkpoint.format import load_checkpoint
 from ast_jax.checkpoint.load import find_checkpoint, step_folders
 from ast_jax.config import load_config
-from ast_jax.data.prepare.prepare import prepare
+from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.data.synthetic import make_synthetic
 from ast_jax.errors import InputError
 from ast_jax.training.loop import fit

@@ -16,7 +16,7 @@ from ast_jax.data.prepare.builder import (
     source_digest,
     write_one_by_one,
 )
-from ast_jax.data.prepare.prepare import prepare
+from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.data.prepared import VERSION, open_prepared
 from ast_jax.data.sources.manifest import Example, Manifest
 from ast_jax.errors import InputError

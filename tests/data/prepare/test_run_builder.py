@@ -11,10 +11,10 @@ import pytest
 import soundfile
 
 import ast_jax.data.prepare.builder
-import ast_jax.data.prepare.prepare
+import ast_jax.data.prepare.run_builder
 import ast_jax.data.prepare.shard
 from ast_jax.audio.decode import load_audio
-from ast_jax.data.prepare.prepare import prepare
+from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.data.prepared import VERSION, open_prepared
 from ast_jax.errors import InputError
 
@@ -115,7 +115,7 @@ def test_a_process_that_dies_is_told_of_and_the_same_command_goes_on(
     source, plain, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(ast_jax.data.prepare.prepare, "_write", die)
+        patch.setattr(ast_jax.data.prepare.run_builder, "_write", die)
         with pytest.raises(
             InputError, match=r"decoded clips died.*repeat the command to resume, with"
         ):
@@ -129,7 +129,7 @@ KILLED = """
 import os, signal, sys
 import ast_jax.data.prepare.builder as builder
 import ast_jax.data.prepare.shard as shard
-from ast_jax.data.prepare.prepare import prepare
+from ast_jax.data.prepare.run_builder import prepare
 
 def die(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -181,7 +181,7 @@ def test_a_killed_run_leaves_no_set_and_is_gone_on_with(
 PROCESSES = """
 import multiprocessing, os, signal, sys, threading, time
 from pathlib import Path
-from ast_jax.data.prepare.prepare import prepare
+from ast_jax.data.prepare.run_builder import prepare
 
 def die():
     # Once the processes are up: the first file is being written.
