@@ -6,18 +6,18 @@ r"""AudioSet's balanced list, 22,160 clips: the original's recipe (egs/audioset/
     python train.py --config=configs/audioset_balanced.py --config.data.dir=prepared \
         --config.workdir=runs/audioset_balanced
 
-Of `AUDIOSET`, see configs/audioset_full.py, the lists `balanced_train_segments.csv` and
+`AUDIOSET` is described in configs/audioset_full.py; the lists `balanced_train_segments.csv` and
 `eval_segments.csv` are enough.
 
-Published: mAP .347 for the mean of the weights of epochs 6 to 25 (.350 for the checkpoint that
-was given out). Not run here at full size.
+Published: mAP .347 for the mean of the weights of epochs 6 to 25 (.350 for the released
+checkpoint). Not run here at full size.
 
-Otherwise than in the original (docs/recipes.md has what all recipes share):
-- The labels are the official list's. The original trained this set on labels that its authors had
-  enhanced (PSLA); `ast-jax prepare json` reads their manifests, and with
-  `--config.data.name=json`, `--config.data.train` and `--config.data.evaluation` they are used.
-- The encoder computes in float32, not under fp16 autocast; `--config.model.dtype=bfloat16`.
-- What is left of an epoch after its last whole batch of 12 is not trained on.
+Differences from the original (docs/recipes.md has those of all recipes):
+- The labels are the official list's; the original used enhanced labels (PSLA). To use those,
+  prepare their manifests with `ast-jax prepare json` and set `--config.data.name=json`,
+  `--config.data.train` and `--config.data.evaluation`.
+- The encoder computes in float32 (or `--config.model.dtype=bfloat16`), not under fp16 autocast.
+- The last, incomplete batch of an epoch is dropped.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ from ast_jax.config import TrainConfig, load_config
 
 
 def get_config() -> TrainConfig:
-    """As all of AudioSet, with more and larger steps, and each clip once an epoch."""
+    """Returns audioset_full with larger learning rate, more epochs and each clip once per epoch."""
     config = load_config(Path(__file__).with_name("audioset_full.py"))
     config.workdir = "runs/audioset_balanced"
     config.data.train = "balanced"

@@ -1,4 +1,4 @@
-r"""AudioSet, all two million clips: the original's recipe (egs/audioset/run.sh, set=full).
+r"""AudioSet, all 2 million clips: the original's recipe (egs/audioset/run.sh, set=full).
 
     curl -L --create-dirs -o checkpoints/deit_base_distilled_patch16_384-d0272ac0.pth \
         https://dl.fbaipublicfiles.com/deit/deit_base_distilled_patch16_384-d0272ac0.pth
@@ -6,17 +6,17 @@ r"""AudioSet, all two million clips: the original's recipe (egs/audioset/run.sh,
     python train.py --config=configs/audioset_full.py --config.data.dir=prepared \
         --config.workdir=runs/audioset
 
-`AUDIOSET` holds Google's three lists and, in any folders within, the clips one has. The ImageNet
-weights are a distilled DeiT's, whose `.pth` takes PyTorch (`'.[convert]'`) to read.
+`AUDIOSET` holds Google's three lists and, in any folders within, the clips that you have. The
+initial weights are a distilled DeiT's; reading the `.pth` needs PyTorch (`'.[convert]'`).
 
 Published: mAP .459 for the mean of the five epochs' weights, .448 for the last epoch alone. Not
-run here at full size: an epoch is 172,000 steps of 12 clips. Other strides, as the original's
-larger ensemble has: `--config.model.frequency_stride=12 --config.model.time_stride=12`.
+run here at full size: an epoch is 172,000 steps of 12 clips. For the other strides of the
+original's ensemble set `--config.model.frequency_stride=12 --config.model.time_stride=12`.
 
-Otherwise than in the original (docs/recipes.md has what all recipes share):
-- The encoder computes in float32, not under fp16 autocast; `--config.model.dtype=bfloat16`.
-- What is left of an epoch after its last whole batch of 12 is not trained on.
-- A clip's class weights are of the clips that one has; the labels are the official lists'.
+Differences from the original (docs/recipes.md has those of all recipes):
+- The encoder computes in float32 (or `--config.model.dtype=bfloat16`), not under fp16 autocast.
+- The last, incomplete batch of an epoch is dropped.
+- Sampling weights are computed from the clips that you have, with the official lists' labels.
 """
 
 from ast_jax.config import (
@@ -30,7 +30,7 @@ from ast_jax.models.config import ASTConfig
 
 
 def get_config() -> TrainConfig:
-    """Base384 from ImageNet; the optimizer's other fields are the original's by default."""
+    """Returns base384 from ImageNet; the optimizer's defaults are the original's."""
     return TrainConfig(
         workdir="runs/audioset_full",
         init_from="checkpoints/deit_base_distilled_patch16_384-d0272ac0.pth",

@@ -1,4 +1,4 @@
-"""A first training without data: ten kinds of synthetic sounds, two minutes on two cores.
+"""A first training run without data: ten kinds of synthetic sounds, two minutes on two cores.
 
 python train.py --config=configs/demo.py
 """
@@ -8,7 +8,7 @@ from ast_jax.models.config import ASTConfig
 
 
 def get_config() -> TrainConfig:
-    """A small AST on 1.25 s clips."""
+    """Returns a small AST on 1.25 s clips."""
     return TrainConfig(
         workdir="runs/demo",
         model=ASTConfig(

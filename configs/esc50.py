@@ -7,21 +7,21 @@ r"""ESC-50 from AudioSet's weights, five folds: the original's recipe (egs/esc50
     python train.py --config=configs/esc50.py --config.data.dir=prepared \
         --config.workdir=runs/esc50
 
-`hf` is Hugging Face's own command (`pip install huggingface_hub`); the original's
-`audioset_10_10_0.4593.pth` does as well (`--config.init_from=…`). Five runs, `runs/esc50/fold1` to
-`fold5`, then `folds.json`, `folds.csv` and `folds.png`; `--config.data.fold=1` makes one run of one
-fold. From ImageNet alone, the weights of configs/speechcommands.py, the original has
+`hf` comes with `pip install huggingface_hub`; the original's `audioset_10_10_0.4593.pth` works as
+well (`--config.init_from=…`). Trains five runs, `runs/esc50/fold1` to `fold5`, and writes
+`folds.json`, `folds.csv` and `folds.png`; `--config.data.fold=1` trains one fold. From ImageNet
+alone, with the weights of configs/speechcommands.py, the original uses
 `--config.optimizer.learning_rate=1e-4`.
 
-Published: 95.6 % accuracy, the mean over the folds at the epoch where that mean is best; an epoch
-so chosen is chosen on the clips it is judged by, so that the last epoch's mean is told beside it.
-Not run here at full size.
+Published: 95.6 % accuracy, the mean over the folds at the best epoch of that mean. That epoch is
+chosen on the held-out clips themselves, so the last epoch's mean is reported beside it. Not run
+here at full size.
 
-Otherwise than in the original (docs/recipes.md has what all recipes share):
-- The 44.1 kHz recordings are resampled by soxr, where the original's script calls sox.
-- Hugging Face's copy of the weights normalises with an epsilon of 1e-12, the `.pth` with 1e-6.
-- The encoder computes in float32, not under fp16 autocast; `--config.model.dtype=bfloat16`.
-- What is left of an epoch after its last whole batch, 16 of 1,600 clips, is not trained on.
+Differences from the original (docs/recipes.md has those of all recipes):
+- soxr resamples the 44.1 kHz recordings; the original's script calls sox.
+- Hugging Face's copy of the weights has a layer norm epsilon of 1e-12, the `.pth` 1e-6.
+- The encoder computes in float32 (or `--config.model.dtype=bfloat16`), not under fp16 autocast.
+- The last, incomplete batch of an epoch, 16 of 1,600 clips, is dropped.
 """
 
 from ast_jax.config import (
@@ -35,7 +35,7 @@ from ast_jax.models.config import ASTConfig
 
 
 def get_config() -> TrainConfig:
-    """Base384 on 5 s clips; the optimizer's other fields are the original's by default."""
+    """Returns base384 on 5 s clips; the optimizer's defaults are the original's."""
     return TrainConfig(
         workdir="runs/esc50",
         init_from="checkpoints/ast-finetuned-audioset-10-10-0.4593",

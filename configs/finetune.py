@@ -1,4 +1,4 @@
-r"""Your own recordings, from a published AST: what to try first; docs/finetuning.md has the rest.
+r"""Your own recordings, from a published AST; docs/finetuning.md is the guide.
 
     hf download MIT/ast-finetuned-audioset-10-10-0.4593 \
         --local-dir checkpoints/ast-finetuned-audioset-10-10-0.4593
@@ -6,17 +6,17 @@ r"""Your own recordings, from a published AST: what to try first; docs/finetunin
         --config.workdir=runs/mine
 
 `SOUNDS/dog/*.wav`, `SOUNDS/rain/*.wav`, …, as in configs/folder.py; or a prepared set, with
-`--config.data.kind=prepared`. For clips shorter than ten seconds set `--config.model.max_length`
-(100 frames a second) and `--config.augment.time_mask` (a tenth of that).
+`--config.data.kind=prepared`. For clips shorter than 10 s set `--config.model.max_length` (100
+frames per second) and `--config.augment.time_mask` (a tenth of that).
 
-Options that help some sets and are off here:
-- `--config.optimizer.layer_decay=0.75` keeps the lower layers near the published weights. It goes
-  with a higher rate (1e-4): at 2e-5 the lowest layers would hardly move.
-- `--config.label_smoothing=0.1` where labels are noisy. Mixup softens half of the targets already.
-- `--config.data.balanced=True` where some classes are rare.
-- `--config.loss=binary_cross_entropy` where a clip may have several classes.
+Options that help some data sets and are off by default:
+- `--config.optimizer.layer_decay=0.75` keeps the lower layers near the published weights. Use it
+  with a learning rate of 1e-4: at 2e-5 the lowest layers hardly change.
+- `--config.label_smoothing=0.1` for noisy labels. Mixup already softens half of the targets.
+- `--config.data.balanced=True` for rare classes.
+- `--config.loss=binary_cross_entropy` for several classes per clip.
 
-What accuracy to expect depends on the sounds. Tried here on small models only, not at full size.
+Tested with small models only, not at full size.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ from ast_jax.config import OptimizerConfig, TrainConfig, load_config
 
 
 def get_config() -> TrainConfig:
-    """The best of ten gentle epochs; mean and std are measured on the training clips."""
+    """Returns base384, 10 epochs at a low learning rate, of which the best is kept."""
     config = load_config(Path(__file__).with_name("folder.py"))
     config.workdir = "runs/finetune"
     config.init_from = "checkpoints/ast-finetuned-audioset-10-10-0.4593"

@@ -1,13 +1,14 @@
-"""Your own recordings, a folder of sound files for each class.
+"""Your own recordings, in a folder of sound files per class.
 
     python train.py --config=configs/folder.py --config.data.dir=SOUNDS --config.workdir=runs/mine
 
-`SOUNDS/dog/*.wav`, `SOUNDS/rain/*.wav`, …: any format, any rate; about a fifth of the files,
-chosen by their names, is held out (`data.holdout`). For clips shorter than ten seconds set
-`--config.model.max_length` (100 frames a second, a multiple of 16 or so) and
-`--config.augment.time_mask` (a tenth of that). With `--config.init_from=CHECKPOINT` training
-starts from a published AST (give `--config.optimizer.learning_rate=2e-5` and
-`--config.num_epochs=10`); without, from random weights, which takes thousands of clips to get far.
+`SOUNDS/dog/*.wav`, `SOUNDS/rain/*.wav`, …, in any format and rate. About a fifth of the files is
+held out, by file name (`data.holdout`). For clips shorter than 10 s set `--config.model.max_length`
+(100 frames per second, about a multiple of 16) and `--config.augment.time_mask` (a tenth of that).
+
+Training starts from random weights, which needs thousands of clips. From a published AST
+(`--config.init_from=CHECKPOINT`) set `--config.optimizer.learning_rate=2e-5` and
+`--config.num_epochs=10`, or use configs/finetune.py.
 """
 
 from ast_jax.config import AugmentConfig, DataConfig, OptimizerConfig, TrainConfig
@@ -15,7 +16,7 @@ from ast_jax.models.config import ASTConfig
 
 
 def get_config() -> TrainConfig:
-    """A base AST on 10 s clips; mean and std are measured on the training clips."""
+    """Returns base384 on 10 s clips; mean and std are measured on the training clips."""
     return TrainConfig(
         workdir="runs/folder",
         model=ASTConfig.from_size("base384"),

@@ -8,16 +8,15 @@ r"""Speech Commands V2, 35 words: the original's recipe (egs/speechcommands/run_
     python train.py --config=configs/speechcommands.py --config.data.dir=prepared \
         --config.workdir=runs/speechcommands
 
-The epoch of the best accuracy on the validation words is tested on the test words; `test/` in the
-run's folder has that result. The `.pth` takes PyTorch (`'.[convert]'`) to read, and must be given
-itself: once converted it has the positions of another length.
+The epoch with the best validation accuracy is evaluated on the test split; the result is in
+`test/` of the run's folder. Reading the `.pth` needs PyTorch (`'.[convert]'`). Use it directly: a
+converted copy has position embeddings for another length.
 
-Published: 98.1 % accuracy on the test words. Not run here at full size.
+Published: 98.1 % accuracy on the test split. Not run here at full size.
 
-Otherwise than in the original (docs/recipes.md has what all recipes share):
-- The encoder computes in float32, not under fp16 autocast; `--config.model.dtype=bfloat16`.
-- What is left of an epoch after its last whole batch, fewer than 128 of 84,843 clips, is not
-  trained on.
+Differences from the original (docs/recipes.md has those of all recipes):
+- The encoder computes in float32 (or `--config.model.dtype=bfloat16`), not under fp16 autocast.
+- The last, incomplete batch of an epoch, fewer than 128 of 84,843 clips, is dropped.
 """
 
 from ast_jax.config import (
@@ -31,7 +30,7 @@ from ast_jax.models.config import ASTConfig
 
 
 def get_config() -> TrainConfig:
-    """Base384 on 1 s clips; the optimizer's other fields are the original's by default."""
+    """Returns base384 on 1 s clips; the optimizer's defaults are the original's."""
     return TrainConfig(
         workdir="runs/speechcommands",
         init_from="checkpoints/deit_base_distilled_patch16_384-d0272ac0.pth",
