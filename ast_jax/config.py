@@ -23,7 +23,6 @@ SCHEDULES = ("constant", "cosine", "multi_step")
 PARALLEL = ("shard_map", "pmap")
 METRICS = ("mean_average_precision", "accuracy")
 FINAL_PARAMS = ("last", "best", "average")
-REMAT = ("none", "norms_and_activations", "everything")
 BELOW_ONE = 1 - 1e-9
 
 # Fields that had other names in runs and configuration files of earlier versions.
@@ -222,7 +221,9 @@ class TrainConfig:
 
     def validate(self) -> None:
         """Raises `InputError` for the first field that cannot be trained with."""
-        from ast_jax.losses import LOSSES  # imports JAX, which --help does not need
+        # These import JAX, which reading and changing a configuration does not need.
+        from ast_jax.losses import LOSSES
+        from ast_jax.models.remat import REMAT
 
         self.model.validate()
         if not self.workdir:

@@ -1,14 +1,14 @@
-"""Times the frontends, NumPy's and the device's, against Hugging Face's extractor and torchaudio.
+"""Times the NumPy and JAX frontends against Hugging Face's extractor and torchaudio.
 
     python benchmarks/frontend.py [--rounds 12] [--tiny]
 
-needs torch and transformers (the extra `test`), and torchaudio for its rows; neither TensorFlow nor
-a sound library. Clips of ten seconds go from waveform to model input, one at a time and on the
-device also a batch of them, by a process that is pinned to one core, XLA's threads too. On an
-accelerator the waveforms' way there counts; the features stay.
+Needs torch and transformers (the extra `test`); the torchaudio row needs torchaudio. Computes the
+model input of 10 s clips, one at a time and on the device also in a batch, in a process that is
+pinned to one core, XLA's threads included. On an accelerator the transfer of the waveforms is
+timed; the features stay there.
 
-A round times a few calls of each in turn, as a pipeline calls its frontend again and again; the
-ratio is the median of the rounds' ratios, so that a machine that slows down for a while slows all.
+Each round times a few calls of each frontend in turn. The printed ratio is the median of the
+rounds' ratios, so that a temporary slowdown of the machine affects all alike.
 """
 
 import argparse
@@ -21,14 +21,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-for library in ("OMP", "OPENBLAS", "MKL"):  # read as NumPy is imported
+for library in ("OMP", "OPENBLAS", "MKL"):  # read when NumPy is imported
     os.environ[f"{library}_NUM_THREADS"] = "1"
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-import scipy  # noqa: E402
 from common import (  # noqa: E402
     RATE,
     cpu,
@@ -42,7 +40,7 @@ from common import (  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from ast_jax.audio.fbank import _rfft, fbank  # noqa: E402
+from ast_jax.audio.fbank import fbank  # noqa: E402
 from ast_jax.audio.fbank_jax import input_values  # noqa: E402
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor, pad_or_cut  # noqa: E402
 
@@ -50,15 +48,15 @@ CALLS = 5  # of each in a round, where they take one clip
 BATCH = 32
 PEER = "Hugging Face's extractor (NumPy)"
 
-# What is timed: the computation, what it is given, how many clips that is.
+# The function to time, its argument, the number of clips in that.
 Contender = tuple[Callable[[Any], Any], np.ndarray, int]
 
 
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
-    """Keeps every thread of this process on one core, those that are yet to start as well."""
+    """Pins all threads of this process, present and future, to one core."""
     if not hasattr(os, "sched_setaffinity"):
-        print("this system pins no process to a core: XLA uses all of them")
+        print("cannot pin a process to a core on this system: XLA uses all cores")
         yield
         return
     cores = os.sched_getaffinity(0)
@@ -76,7 +74,7 @@ def one_core() -> Iterator[None]:
 
 
 def make_clip(number: int) -> np.ndarray:
-    """Ten seconds like a recording, int16: noise of 1/f spectrum, whose loudness comes and goes."""
+    """Returns 10 s of int16 noise with a 1/f spectrum and a varying loudness."""
     rng = np.random.default_rng(number)
     samples = 10 * RATE
     spectrum = np.fft.rfft(rng.standard_normal(samples))
@@ -85,14 +83,8 @@ def make_clip(number: int) -> np.ndarray:
     return (noise / np.abs(noise).max() * loudness / 1.1 * 32767).astype(np.int16)
 
 
-def fbank_by_scipy(waveform: np.ndarray) -> np.ndarray:
-    """Our fbank as it is without the extra `mkl`."""
-    with mock.patch("ast_jax.audio.fbank._rfft", return_value=scipy.fft.rfft):
-        return fbank(waveform, RATE)
-
-
 def make_contenders(extractor: ASTFeatureExtractor, clips: np.ndarray) -> dict[str, Contender]:
-    """All that can be timed here, by name."""
+    """Returns everything that can be timed here, by name."""
     compiled = jax.jit(partial(input_values, extractor=extractor))
 
     def on_device(batch: np.ndarray) -> jax.Array:
@@ -106,20 +98,18 @@ def make_contenders(extractor: ASTFeatureExtractor, clips: np.ndarray) -> dict[s
         "our fbank alone (NumPy)": (lambda x: fbank(x, RATE), waveform, 1),
         "the same in float64": (lambda x: fbank(x, RATE, dtype=np.float64), waveform, 1),
     }
-    if _rfft() is not scipy.fft.rfft:  # the extra `mkl` is there, which ours then take
-        contenders["the same without the extra `mkl`"] = (fbank_by_scipy, waveform, 1)
     device = f"`fbank_jax` on {jax.devices()[0].device_kind}"
     contenders[f"{device}, batch 1"] = (on_device, clips[:1], 1)
     contenders[f"{device}, batch {len(clips)}"] = (on_device, clips, len(clips))
     if torchaudios := torchaudio_fbank():
         contenders["torchaudio's fbank alone"] = (torchaudios, waveform, 1)
     else:
-        print("torchaudio: does not import here")
+        print("torchaudio: cannot be imported here")
     return contenders
 
 
 def check(contenders: dict[str, Contender], extractor: ASTFeatureExtractor) -> None:
-    """All agree on each clip's model input, but for float32's rounding, over 2 · std."""
+    """Asserts that all contenders agree on the model input up to float32 rounding."""
 
     def normalized(log_mel: np.ndarray) -> np.ndarray:
         return extractor.normalize(pad_or_cut(log_mel, extractor.max_length))
@@ -137,7 +127,7 @@ def check(contenders: dict[str, Contender], extractor: ASTFeatureExtractor) -> N
 
 @one_core()
 def main() -> None:
-    """Checks that all agree, times them and prints a table."""
+    """Checks that all contenders agree, times them and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--tiny", action="store_true", help="one round of few clips, to try it")
@@ -148,7 +138,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     print(f"{cpu()}; one core; Python {platform.python_version()}")
-    print(versions(["jax", "numpy", "scipy", "mkl_fft", "torch", "torchaudio", "transformers"]))
+    print(versions(["jax", "numpy", "scipy", "torch", "torchaudio", "transformers"]))
 
     extractor = ASTFeatureExtractor()
     contenders = make_contenders(extractor, np.stack([make_clip(i) for i in range(batch)]))

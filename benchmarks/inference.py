@@ -166,10 +166,10 @@ def torch_frontend(extractor: ASTFeatureExtractor, kind: str) -> Callable:
     """int16 waveforms (batch, samples) → the model's input, as Kaldi's fbank in PyTorch."""
     import torch
 
-    from ast_jax.audio.fbank import LOG_FLOOR, frame_sizes, mel_bank, next_power_of_two, window
+    from ast_jax.audio.kaldi import LOG_FLOOR, frame_sizes, mel_bank, next_power_of_two, window
 
     rate = extractor.sampling_rate
-    size, shift = frame_sizes(rate, frame_length=25.0, frame_shift=10.0)
+    size, shift = frame_sizes(rate)
     fft_size = next_power_of_two(size)
     filters = mel_bank(extractor.num_mel_bins, fft_size, rate, 20.0, 0.0).astype(np.float32)
     filters = torch.from_numpy(filters.T.copy()).to(kind)

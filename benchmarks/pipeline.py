@@ -124,7 +124,7 @@ def time_pipelines(arguments: argparse.Namespace, folder: Path) -> None:
     import pipeline_peer as peer
 
     from ast_jax.audio.feature_extractor import ASTFeatureExtractor
-    from ast_jax.data.batches import Inputs, TrainBatches
+    from ast_jax.data.batches import InputBuilder, TrainBatches
     from ast_jax.data.loader import stream
     from ast_jax.data.prepare.prepare import prepare
     from ast_jax.data.prepared import open_prepared, read_prepared
@@ -139,7 +139,7 @@ def time_pipelines(arguments: argparse.Namespace, folder: Path) -> None:
     extractor = ASTFeatureExtractor()
     names = [f"{file.parent.name}/{file.name}" for file in files]
     waveform = data.train.waveforms[list(data.train.names).index(names[0])]
-    inputs = Inputs(extractor)
+    inputs = InputBuilder(extractor)
     ours = inputs.empty(1)
     inputs.fill(ours, 0, waveform)
     theirs, _ = peer.Recordings(classes, len(data.labels), mixup=0.0)[0]
@@ -163,7 +163,7 @@ def time_pipelines(arguments: argparse.Namespace, folder: Path) -> None:
     contenders: dict[tuple[str, int], Iterator] = {}
     with contextlib.ExitStack() as stack:
         for name, on_device in ((waveforms, True), (host, False)):
-            batches = TrainBatches(data.train, Inputs(extractor, on_device), 0, size, MIXUP)
+            batches = TrainBatches(data.train, InputBuilder(extractor, on_device), 0, size, MIXUP)
             expected = [batches(i) for i in range(4)]
             for workers in arguments.workers:
                 made = stack.enter_context(contextlib.closing(stream(batches, ENDLESS, workers)))
@@ -312,9 +312,6 @@ def main() -> None:
         parser.error(f"--clips is {arguments.clips}; give 4 or more")
     print(f"{cpu()}, {os.cpu_count()} cores; Python {platform.python_version()}")
     print(versions(["jax", "numpy", "scipy", "torch", "torchaudio", "transformers", "tensorflow"]))
-    print(
-        versions(["mkl_fft", "mkl-service"])
-    )  # the log-mels' FFT, if both are there; else SciPy's
     for section in arguments.sections:
         missing = [name for name in NEEDED[section] if importlib.util.find_spec(name) is None]
         if missing:

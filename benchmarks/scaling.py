@@ -23,6 +23,7 @@ import resource
 import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,7 +110,7 @@ class Measured(NamedTuple):
 
 
 def compile_step(model: ASTConfig, devices: int, split: bool) -> Measured:
-    """Compiles the step for virtual devices, as `make_functions` puts it together.
+    """Compiles the step for virtual devices, as `build_step_functions` does.
 
     That one lays the state out on the devices; here no array is made. Each has two clips: of one
     alone a CPU's program is another.
@@ -118,11 +119,13 @@ def compile_step(model: ASTConfig, devices: int, split: bool) -> Measured:
     import jax.numpy as jnp
     from jax.sharding import NamedSharding
 
+    from ast_jax.audio.feature_extractor import ASTFeatureExtractor
     from ast_jax.config import load_config
+    from ast_jax.losses import binary_cross_entropy
     from ast_jax.models.ast import graphdef, param_shapes
     from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
-    from ast_jax.training import step
     from ast_jax.training.optimizer import make_optimizer, make_schedule, state_specs
+    from ast_jax.training.step import StepSpec, init_state, train_step
 
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
@@ -130,14 +133,17 @@ def compile_step(model: ASTConfig, devices: int, split: bool) -> Measured:
     config = load_config(CONFIG)
     optimizer = make_optimizer(config.optimizer, devices if split else 1)
     # Augmenting takes no exchange. A schedule's course is a constant or two in the program.
-    gradient_fn = step.make_gradient_fn(
-        graphdef(model), step.binary_cross_entropy, lambda key, input_values: input_values
+    spec = StepSpec(
+        graphdef(model),
+        ASTFeatureExtractor(max_length=model.max_length, num_mel_bins=model.num_mel_bins),
+        binary_cross_entropy,
+        optimizer,
+        make_schedule(config.optimizer, num_steps=10**6, epoch_steps=10**5),
+        jax.random.key(0),
     )
-    schedule = make_schedule(config.optimizer, num_steps=10**6, epoch_steps=10**5)
-    train_step = step.make_train_step(gradient_fn, optimizer, schedule, jax.random.key(0))
 
     state = jax.eval_shape(
-        lambda params: step.init_state(params, optimizer, average=True), param_shapes(model)
+        partial(init_state, optimizer=optimizer, ema=False, average=True), param_shapes(model)
     )
     specs = jax.tree.map(lambda _: REPLICATED, state)
     if split:
@@ -145,11 +151,12 @@ def compile_step(model: ASTConfig, devices: int, split: bool) -> Measured:
     shapes = {
         "input_values": (2 * devices, model.max_length, model.num_mel_bins),
         "targets": (2 * devices, model.num_labels),
-        "stop": (2 * devices,),  # with which the processes of a run agree to end
     }
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
     parallel = DataParallel()
-    mapped = parallel.map(train_step, (specs, SPLIT), (specs, REPLICATED), donate=(0,))
+    mapped = parallel.map(
+        partial(train_step, spec), (specs, SPLIT), (specs, REPLICATED), donate=(0,)
+    )
     laid_out = jax.tree.map(
         lambda x, spec: x.update(sharding=NamedSharding(parallel.mesh, spec)),
         (state, batch),

@@ -28,7 +28,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from ast_jax.training.memory import keep_freed_memory
 from common import append, quartiles, table_head, table_row
 from contest import (
     Contender,
@@ -80,7 +79,6 @@ def measure_training(
         kind: 'cuda' or 'cpu'.
         expected: the first loss, if another process knows it.
     """
-    keep_freed_memory()  # as train.py has it on a CPU; what PyTorch frees is kept as well
     torch_precision(kind)
     dtype = arguments.dtype or default_dtype(kind)
     config, weights, params = make_weights(model_fields(arguments.size, arguments.tiny))
@@ -116,39 +114,34 @@ def ours(
     import jax
 
     from ast_jax.config import OptimizerConfig
+    from ast_jax.losses import binary_cross_entropy
     from ast_jax.models.ast import graphdef
+    from ast_jax.models.attention import resolve_attn_implementation
     from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
-    from ast_jax.training import step
     from ast_jax.training.optimizer import make_optimizer, make_schedule
+    from ast_jax.training.step import StepSpec, init_state, train_step
 
     peak = jax_peak()
-    from_waveforms = name == "from waveforms"
-    taken = ("waveforms", "lengths") if from_waveforms else ("input_values",)
+    taken = ("waveforms", "lengths") if name == "from waveforms" else ("input_values",)
     settings = OptimizerConfig(learning_rate=LEARNING_RATE)
-    optimizer = make_optimizer(settings)
     parallel = DataParallel(devices=jax.devices()[:1])
-    gradient_fn = step.make_gradient_fn(
-        graphdef(config),
-        step.binary_cross_entropy,
-        lambda key, input_values: input_values,
-        step.make_device_inputs(make_extractor(config)) if from_waveforms else step.host_inputs,
-        remat=remat,
+    spec = StepSpec(
+        graphdef(config, resolve_attn_implementation(config, parallel.devices)),
+        make_extractor(config),
+        binary_cross_entropy,
+        make_optimizer(settings),
+        make_schedule(settings, 1, 1),
+        jax.random.key(0),
+        remat="everything" if remat else "norms_and_activations",
     )
-    train_step = parallel.map(
-        step.make_train_step(
-            gradient_fn, optimizer, make_schedule(settings, 1, 1), jax.random.key(0)
-        ),
-        (REPLICATED, SPLIT),
-        REPLICATED,
-        donate=(0,),
-    )
+    take_step = parallel.map(partial(train_step, spec), (REPLICATED, SPLIT), donate=(0,))
     batch = parallel.shard_batch({key: batch[key] for key in (*taken, "targets")})
-    state = parallel.device_put(step.init_state(params, optimizer))
+    state = parallel.device_put(init_state(params, spec.optimizer, ema=False, average=False))
 
     def run(steps: int) -> float:
         nonlocal state
         for _ in range(steps):
-            state, metrics = train_step(state, batch)
+            state, metrics = take_step(state, batch)
         jax.block_until_ready(state)
         return float(metrics.loss)
 

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 from common import cpu, table_head, table_row, versions
 from models import TINY, make_batch, training_flop
 from training import TOLERANCE
@@ -31,11 +32,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from flax import nnx
 
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.losses import binary_cross_entropy
 from ast_jax.models.ast import graphdef, init_params
+from ast_jax.models.attention import resolve_attn_implementation
 from ast_jax.models.config import SIZES, ASTConfig
 from ast_jax.models.patchout import sample_patchout
 from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
-from ast_jax.training import step
+from ast_jax.training.step import StepSpec, loss_and_gradients
 
 MIB = 2**20
 
@@ -48,19 +52,19 @@ class Variant(NamedTuple):
         stride: of the patches, along frequency and time.
         rows: of patches that Patchout leaves out.
         columns: the same along time.
-        remat: whether layers are computed anew.
+        remat: what the backward pass recomputes.
     """
 
     label: str
     stride: int = 10
     rows: int = 0
     columns: int = 0
-    remat: bool = False
+    remat: str = "norms_and_activations"
 
 
 VARIANTS = (
     Variant("plain, as the paper"),
-    Variant("remat", remat=True),
+    Variant("remat", remat="everything"),
     Variant("stride 12", stride=12),
     Variant("stride 14", stride=14),
     Variant("stride 16", stride=16),
@@ -96,16 +100,20 @@ def prepare(variant: Variant, fields: dict[str, Any], batch_size: int) -> Prepar
     columns = min(variant.columns, config.grid[1] - 1)
     patchout = jax.vmap(partial(sample_patchout, grid=config.grid, rows=rows, columns=columns))
     patchout = patchout if rows or columns else None
-    graph, params = graphdef(config), init_params(config)
-    gradient_fn = step.make_gradient_fn(
+    parallel = DataParallel(devices=jax.devices()[:1])
+    graph = graphdef(config, resolve_attn_implementation(config, parallel.devices))
+    params = init_params(config)
+    spec = StepSpec(
         graph,
-        step.binary_cross_entropy,
-        lambda keys, input_values: input_values,
+        ASTFeatureExtractor(max_length=config.max_length, num_mel_bins=config.num_mel_bins),
+        binary_cross_entropy,
+        optax.identity(),
+        optax.constant_schedule(0.0),
+        jax.random.key(0),
         patchout=patchout,
         remat=variant.remat,
     )
-    parallel = DataParallel(devices=jax.devices()[:1])
-    mapped = parallel.map(gradient_fn, (REPLICATED, SPLIT, REPLICATED))
+    mapped = parallel.map(partial(loss_and_gradients, spec), (REPLICATED, SPLIT, REPLICATED))
     arguments = (params, parallel.shard_batch(make_batch(config, batch_size)), jax.random.key(0))
     compiled = mapped.lower(*arguments).compile()
 
@@ -119,7 +127,7 @@ def prepare(variant: Variant, fields: dict[str, Any], batch_size: int) -> Prepar
         kept = patchout(keys) if patchout else None
 
         def logits(params: Any) -> jax.Array:
-            return nnx.merge(graph, params)(clips, kept, training=True, remat=variant.remat)
+            return nnx.merge(graph, params)(clips, kept, remat=variant.remat)
 
         return jax.vjp(logits, params)[1]
 

@@ -1,15 +1,20 @@
 """Eight devices compute what one does."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import optax
 import pytest
 
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.errors import InputError
+from ast_jax.evaluation.predict import make_predict
+from ast_jax.losses import cross_entropy
 from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.config import ASTConfig
-from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
-from ast_jax.training import step
+from ast_jax.sharding import AXIS, REPLICATED, SPLIT, DataParallel
+from ast_jax.training.step import StepSpec, init_state, loss_and_gradients, train_step
 
 CONFIG = ASTConfig(
     hidden_size=32,
@@ -22,6 +27,23 @@ CONFIG = ASTConfig(
     num_mel_bins=32,
     num_labels=5,
 )
+EXTRACTOR = ASTFeatureExtractor(max_length=64, num_mel_bins=32)
+SPEC = StepSpec(
+    graphdef(CONFIG),
+    EXTRACTOR,
+    cross_entropy,
+    optax.identity(),
+    lambda step: 0.002,
+    jax.random.key(0),
+)
+
+
+def mean_loss_and_gradients(parallel, spec, batch):
+    def on_device(params, batch, key):
+        return jax.lax.pmean(loss_and_gradients(spec, params, batch, key), AXIS)
+
+    mapped = parallel.map(on_device, (REPLICATED, SPLIT, REPLICATED))
+    return mapped(init_params(CONFIG), parallel.shard_batch(batch), jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +58,7 @@ def batch():
 def gradients(how, devices, batch):
     parallel = DataParallel(how, jax.devices()[:devices])
     assert len(parallel.devices) == devices
-    gradient_fn = parallel.map(
-        step.make_gradient_fn(graphdef(CONFIG), step.cross_entropy, lambda key, x: x),
-        (REPLICATED, SPLIT, REPLICATED),
-    )
-    return gradient_fn(init_params(CONFIG), parallel.shard_batch(batch), jax.random.key(0))
+    return mean_loss_and_gradients(parallel, SPEC, batch)
 
 
 @pytest.mark.parametrize("how", ["shard_map", "pmap"])
@@ -63,18 +81,13 @@ def test_eight_devices_give_one_devices_loss_and_gradients(how, batch, within):
 @pytest.mark.parametrize("how", ["shard_map", "pmap"])
 def test_the_train_step_runs_donates_and_counts(how, batch):
     parallel = DataParallel(how)
-    optimizer = optax.identity()
-    gradient_fn = step.make_gradient_fn(graphdef(CONFIG), step.cross_entropy, lambda key, x: x)
-    train_step = parallel.map(
-        step.make_train_step(gradient_fn, optimizer, lambda step: 0.002, jax.random.key(0)),
-        (REPLICATED, SPLIT),
-        donate=(0,),
-    )
-    state = parallel.device_put(step.init_state(init_params(CONFIG), optimizer))
+    take_step = parallel.map(partial(train_step, SPEC), (REPLICATED, SPLIT), donate=(0,))
+    state = init_state(init_params(CONFIG), SPEC.optimizer, ema=False, average=False)
+    state = parallel.device_put(state)
     given = state.params["classifier"]["dense"]["kernel"]
     losses = []
     for _ in range(5):
-        state, metrics = train_step(state, parallel.shard_batch(batch))
+        state, metrics = take_step(state, parallel.shard_batch(batch))
         losses.append(float(metrics.loss))
     assert losses == sorted(losses, reverse=True)
     assert int(state.step) == 5
@@ -84,12 +97,12 @@ def test_the_train_step_runs_donates_and_counts(how, batch):
 @pytest.mark.parametrize("how", ["shard_map", "pmap"])
 def test_predictions_keep_the_order_of_the_batch(how, batch):
     parallel = DataParallel(how)
-    predict = parallel.map(step.make_predict(graphdef(CONFIG)), (REPLICATED, SPLIT), SPLIT)
+    predict = parallel.map(make_predict(graphdef(CONFIG), EXTRACTOR), (REPLICATED, SPLIT), SPLIT)
     params = init_params(CONFIG)
     logits = predict(params, parallel.shard_batch(batch))
     assert logits.shape == (16, 5)
     single = DataParallel(how, jax.devices()[:1]).map(
-        step.make_predict(graphdef(CONFIG)), (REPLICATED, SPLIT), SPLIT
+        make_predict(graphdef(CONFIG), EXTRACTOR), (REPLICATED, SPLIT), SPLIT
     )
     expected = single(params, batch)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
@@ -113,17 +126,8 @@ def test_each_clip_is_augmented_alike_on_any_number_of_devices(
 
     def loss_on(devices, grad_accum_steps, batch):
         parallel = DataParallel(how, jax.devices()[:devices])
-        gradient_fn = parallel.map(
-            step.make_gradient_fn(
-                graphdef(CONFIG),
-                step.cross_entropy,
-                drop_at_random,
-                grad_accum_steps=grad_accum_steps,
-            ),
-            (REPLICATED, SPLIT, REPLICATED),
-        )
-        loss, _ = gradient_fn(init_params(CONFIG), parallel.shard_batch(batch), jax.random.key(0))
-        return float(loss)
+        spec = SPEC._replace(augment=drop_at_random, grad_accum_steps=grad_accum_steps)
+        return float(mean_loss_and_gradients(parallel, spec, batch)[0])
 
     expected = loss_on(1, 1, batch)
     assert loss_on(devices, grad_accum_steps, batch) == pytest.approx(expected, rel=1e-6)

@@ -1,1 +1,1 @@
-"""From a sound file to the model's input: decoding, resampling, log-mel features."""
+"""From a sound file to the model's input: decoding, resampling, log-mel features, augmentation."""

@@ -2,27 +2,29 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 
 def spec_augment(
     key: jax.Array,
-    input_values: jax.Array,
+    input_values: Float[jax.Array, "batch frames mel_bins"],
     *,
     frequency_mask: int,
     time_mask: int,
     fill: float,
-) -> jax.Array:
+) -> Float[jax.Array, "batch frames mel_bins"]:
     """Masks one band of mel bins and one of frames in each clip (SpecAugment).
 
-    As torchaudio's FrequencyMasking and TimeMasking, which the original uses (dataloader.py):
-    a mask is ⌊U·size⌋ wide, U uniform in [0, 1), and starts at ⌊U'·(total - U·size)⌋.
+    Follows torchaudio's FrequencyMasking and TimeMasking, which the original uses
+    (dataloader.py): a mask is ⌊U·size⌋ wide, U uniform in [0, 1), and starts at
+    ⌊U'·(total - U·size)⌋.
 
     Args:
-        key: one key for the batch; clips, width and start draw from keys of their own.
-        input_values: (batch, frames, mel_bins).
-        frequency_mask: the widest mask, in mel bins; 0 for none.
-        time_mask: the widest mask, in frames; 0 for none.
-        fill: the masked value. The original's is 0 before normalisation, hence
+        key: the key of the batch, split for clips, widths and starts.
+        input_values: normalized log-mels.
+        frequency_mask: the maximum width of a mask, in mel bins; 0 for none.
+        time_mask: the maximum width of a mask, in frames; 0 for none.
+        fill: the masked value. The original masks with 0 before normalization, which is
             (0 - mean)/(2·std) here.
     """
     batch, frames, mel_bins = input_values.shape
@@ -32,16 +34,17 @@ def spec_augment(
     return jnp.where(masked, jnp.asarray(fill, input_values.dtype), input_values)
 
 
-def noise(key: jax.Array, input_values: jax.Array) -> jax.Array:
-    """Adds noise to each clip, uniform in [0, u) with u uniform in [0, 0.1) for the clip.
+def noise(
+    key: jax.Array, input_values: Float[jax.Array, "batch frames mel_bins"]
+) -> Float[jax.Array, "batch frames mel_bins"]:
+    """Adds noise to each clip, uniform in [0, u) with u uniform in [0, 0.1) per clip.
 
-    As the original does for Speech Commands (dataloader.py), after normalisation and before
+    The original does this for Speech Commands (dataloader.py), after normalization and before
     `roll`.
 
     Args:
-        key: one key for the batch; clips, their values and their loudness draw from keys of
-            their own.
-        input_values: (batch, frames, mel_bins), of whose type the result is.
+        key: the key of the batch, split for the noise and its loudness.
+        input_values: normalized log-mels; the result has their dtype.
     """
     value_key, loudness_key = jax.random.split(key)
     values = jax.random.uniform(value_key, input_values.shape)
@@ -49,16 +52,17 @@ def noise(key: jax.Array, input_values: jax.Array) -> jax.Array:
     return input_values + (values * loudness).astype(input_values.dtype)
 
 
-def roll(key: jax.Array, input_values: jax.Array, max_shift: int) -> jax.Array:
-    """Shifts each clip in time, what leaves at one end coming in at the other.
+def roll(
+    key: jax.Array, input_values: Float[jax.Array, "batch frames mel_bins"], max_shift: int
+) -> Float[jax.Array, "batch frames mel_bins"]:
+    """Shifts each clip circularly in time, by an integer in [-max_shift, max_shift - 1].
 
-    As the original does for Speech Commands (dataloader.py): by an integer in
-    [-max_shift, max_shift - 1], uniformly.
+    The original does this for Speech Commands (dataloader.py).
 
     Args:
-        key: one key for the batch.
-        input_values: (batch, frames, mel_bins).
-        max_shift: in frames; 0 for none.
+        key: the key of the batch.
+        input_values: normalized log-mels.
+        max_shift: in frames; 0 for no shift.
     """
     if not max_shift:
         return input_values
@@ -66,8 +70,8 @@ def roll(key: jax.Array, input_values: jax.Array, max_shift: int) -> jax.Array:
     return jax.vmap(lambda clip, shift: jnp.roll(clip, shift, axis=0))(input_values, shifts)
 
 
-def _mask(key: jax.Array, batch: int, total: int, size: int) -> jax.Array:
-    """(batch, total) bools, true within a random interval."""
+def _mask(key: jax.Array, batch: int, total: int, size: int) -> Bool[jax.Array, "batch total"]:
+    """Returns a mask that is true within one random interval per clip."""
     width_key, start_key = jax.random.split(key)
     width = jax.random.uniform(width_key, (batch, 1)) * min(size, total)
     start = jnp.floor(jax.random.uniform(start_key, (batch, 1)) * (total - width))

@@ -1,17 +1,16 @@
-"""Kaldi's log-mel filterbank in JAX: `fbank` for a batch on the device, and the model's input.
+"""Kaldi's log-mel filterbank in JAX for batches on the device, and the model input from it.
 
-The steps are those of `ast_jax.audio.fbank`, arranged for float32. Within a frame loud and quiet
-frequencies lie up to 100 dB apart, so nothing may round at the level of the loud ones without
-need:
+Takes the steps of `ast_jax.audio.fbank_reference`, ordered for float32. Within a frame, loud and
+quiet frequencies are up to 100 dB apart, so rounding errors of loud ones must stay small:
 
-- Kaldi's (x[n] - m) - p·(x[n-1] - m), with m the frame's mean, is computed as
-  (x[n] - x[n-1]) + (1 - p)·(x[n-1] - m), as the difference of 16-bit integers is exact.
-- The spectrum is a product with a matrix, not an FFT. An FFT first adds samples that are far
-  apart, which lets loud frequencies into every intermediate result and their rounding into every
-  bin. A sum over neighbouring samples against one frequency cancels the others on its way.
-  On real recordings the log-mel has two thirds of the error.
-- Folding a frame about its middle into an even and an odd part leaves two real products of a
-  quarter of the size each. It shifts time by half a frame, which the power does not see.
+- Mean removal and pre-emphasis, (x[n] - m) - p·(x[n-1] - m), are computed as
+  (x[n] - x[n-1]) + (1 - p)·(x[n-1] - m): the difference of 16-bit integers is exact.
+- The spectrum is a matrix product instead of an FFT. An FFT first adds distant samples, which
+  spreads the rounding errors of loud frequencies over all bins; a sum over neighboring samples
+  against one frequency cancels the others. The error on recordings is two thirds of an FFT's.
+- Each frame is folded about its middle into an even and an odd part, which takes two real
+  products of a quarter of the size each. This shifts time by half a frame, to which the power
+  spectrum is invariant.
 """
 
 from collections.abc import Mapping
@@ -20,23 +19,24 @@ from functools import lru_cache
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32, Num
 
-from ast_jax.audio.fbank import LOG_FLOOR, frame_sizes, mel_bank, next_power_of_two, window
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.audio.kaldi import LOG_FLOOR, frame_sizes, mel_bank, next_power_of_two, window
 from ast_jax.errors import InputError
 
 
 def input_values(
-    waveforms: jax.Array, lengths: jax.Array, extractor: ASTFeatureExtractor
-) -> jax.Array:
-    """The model's input for a padded batch: what the extractor gives for each clip.
+    waveforms: Array, lengths: Array, extractor: ASTFeatureExtractor
+) -> Float[Array, "batch frames mel_bins"]:
+    """Computes the model input of a padded batch, as the extractor does for each clip.
 
-    A clip shorter than a frame, which the extractor refuses, is all padding.
+    A clip shorter than a frame, which the extractor rejects, is all padding.
 
     Args:
-        waveforms: int16 or floats (batch, samples), as for `fbank_jax`, at the extractor's
-            sampling rate. Samples that `max_length` frames do not take cost nothing.
-        lengths: integers (batch,), how many samples are each clip's own.
+        waveforms: int16 or float (batch, samples), as for `fbank_jax`, at the extractor's
+            sampling rate. Samples beyond `max_length` frames cost nothing.
+        lengths: integers (batch,), the number of samples in each clip before padding.
         extractor: a constant of the compiled function.
 
     Returns:
@@ -46,25 +46,26 @@ def input_values(
         InputError: the waveforms have a wrong shape or type.
     """
     rate, frames = extractor.sampling_rate, extractor.max_length
-    size, shift = frame_sizes(rate, frame_length=25.0, frame_shift=10.0)
+    size, shift = frame_sizes(rate)
     _check(waveforms)
     needed = size + (frames - 1) * shift
     fitted = _pad_or_cut(waveforms, min(max(waveforms.shape[1], size), needed))
     log_mel = fbank_jax(fitted, lengths, sampling_rate=rate, num_mel_bins=extractor.num_mel_bins)
-    # The padding is put there before normalisation, as in `feature_extractor.pad_or_cut`.
+    # Pad before normalization, as `feature_extractor.pad_or_cut` does.
     log_mel = _pad_or_cut(log_mel, frames)
     if not extractor.do_normalize:
         return log_mel
     return (log_mel - extractor.mean) / (2 * extractor.std)
 
 
-def batch_input_values(batch: Mapping[str, jax.Array], extractor: ASTFeatureExtractor) -> jax.Array:
-    """Returns a batch's model input, float32 (batch, max_length, num_mel_bins).
+def batch_input_values(
+    batch: Mapping[str, Array], extractor: ASTFeatureExtractor
+) -> Float[Array, "batch frames mel_bins"]:
+    """Returns the model input of a batch, computing it on the device if the host did not.
 
     Args:
-        batch: holds `input_values` that the host computed, or `waveforms` and `lengths`, from
-            which they are computed here, on the device.
-        extractor: of the model.
+        batch: has `input_values`, or `waveforms` and `lengths` to compute them from.
+        extractor: the model's.
     """
     if "input_values" in batch:
         return batch["input_values"]
@@ -72,8 +73,8 @@ def batch_input_values(batch: Mapping[str, jax.Array], extractor: ASTFeatureExtr
 
 
 def fbank_jax(
-    waveforms: jax.Array,
-    lengths: jax.Array | None = None,
+    waveforms: Array,
+    lengths: Array | None = None,
     *,
     sampling_rate: int = 16000,
     num_mel_bins: int = 128,
@@ -83,27 +84,28 @@ def fbank_jax(
     low_freq: float = 20.0,
     high_freq: float = 0.0,
     preemphasis: float = 0.97,
-) -> jax.Array:
-    """Log-mel energies of a batch of waveforms, as `ast_jax.fbank` computes them for one.
+) -> Float[Array, "batch frames mel_bins"]:
+    """Computes the log-mel energies of a batch of waveforms, as `ast_jax.fbank` does for one.
 
-    The options mean what they mean there, and are constants of the compiled function. All is
-    float32, on any backend and in a model of any precision.
+    The options are those of `ast_jax.fbank` and are constants of the compiled function. The
+    computation is in float32 on every backend and in models of every precision.
 
     Args:
-        waveforms: (batch, samples), floats in [-1, 1], or int16, of which 32768 is 1.
-        lengths: integers (batch,), how many samples are each clip's own; all, where not given.
+        waveforms: (batch, samples), floats in [-1, 1], or int16, where 32768 stands for 1.
+        lengths: integers (batch,), the number of samples in each clip before padding; None if
+            no clip is padded.
         sampling_rate: in Hz.
-        num_mel_bins: the number of filters.
+        num_mel_bins: the number of mel filters.
         frame_length: in ms.
         frame_shift: in ms.
         window_type: "hanning", "hamming", "povey", "blackman" or "rectangular".
         low_freq: in Hz.
-        high_freq: in Hz; 0 or less counts from the Nyquist frequency.
-        preemphasis: p in y[n] = x[n] - p·x[n-1].
+        high_freq: in Hz; 0 or less is relative to the Nyquist frequency.
+        preemphasis: p in y[n] = x[n] - p·x[n-1], from 0 to 1.
 
     Returns:
-        float32 (batch, frames, num_mel_bins). Frames that are not all of a clip's own samples
-        are 0, which is the padding of the model's input.
+        float32 (batch, frames, num_mel_bins); 0 in frames with padding samples, as in the padding
+        of the model input.
 
     Raises:
         InputError: the waveforms have a wrong shape or type or are shorter than a frame, or an
@@ -124,94 +126,104 @@ def fbank_jax(
 
     scale = 2.0**-15 if waveforms.dtype == jnp.int16 else 1.0
     frames = _frames(waveforms.astype(jnp.float32) * scale, size, shift)
-    # Without the barrier XLA cuts out each frame anew for each of its uses.
+    # Without the barrier, XLA recomputes the frames for each use.
     even, odd = _fold(jax.lax.optimization_barrier(frames), preemphasis)
     power = _product(even, cosines) ** 2 + _product(odd, sines) ** 2
     energy = _product(power, filters.T.astype(np.float32))
     log_mel = jnp.log(jnp.maximum(energy, LOG_FLOOR))
     if lengths is None:
         return log_mel
-    own = 1 + (lengths - size) // shift
-    is_own = jnp.arange(log_mel.shape[1]) < own[:, None]
-    return jnp.where(is_own[:, :, None], log_mel, 0)
+    num_frames = 1 + (lengths - size) // shift
+    mask = jnp.arange(log_mel.shape[1]) < num_frames[:, None]
+    return jnp.where(mask[:, :, None], log_mel, 0)
 
 
-def _check(waveforms: jax.Array) -> None:
-    """Raises an InputError unless the waveforms are int16 or floats (batch, samples)."""
+def _check(waveforms: Array) -> None:
+    """Raises InputError unless the waveforms are int16 or floats (batch, samples)."""
     if waveforms.ndim != 2:
         raise InputError(f"the waveforms have shape {waveforms.shape}: give (batch, samples)")
     if waveforms.dtype not in (jnp.int16, jnp.float32, jnp.float64):
         raise InputError(f"the waveforms are {waveforms.dtype}: give int16, or float32 in [-1, 1]")
 
 
-def _pad_or_cut(x: jax.Array, length: int) -> jax.Array:
-    """(batch, samples, …) → (batch, length, …), zeros at the end or the end cut off."""
+def _pad_or_cut(
+    x: Num[Array, "batch samples *rest"], length: int
+) -> Num[Array, "batch length *rest"]:
+    """Zero-pads or cuts axis 1 to a length, at its end."""
     x = x[:, :length]
     missing = [(0, 0)] * x.ndim
     missing[1] = (0, length - x.shape[1])
     return jnp.pad(x, missing)
 
 
-def _frames(waveforms: jax.Array, size: int, shift: int) -> jax.Array:
-    """(batch, samples) → (batch, frames, size), whole frames only (Kaldi's `snip_edges`).
+def _frames(
+    waveforms: Float[Array, "batch samples"], size: int, shift: int
+) -> Float[Array, "batch frames size"]:
+    """Cuts waveforms into frames, whole ones only (Kaldi's `snip_edges`).
 
-    Frames are cut out as rows of `shift` samples, of which each takes the next few: whole slices
-    are moved where indexing would gather samples one by one.
+    Reshapes to rows of `shift` samples and concatenates the consecutive rows of each frame: this
+    copies slices, where indexing would gather single samples.
     """
     batch, samples = waveforms.shape
     count = 1 + (samples - size) // shift
-    taken = -(-size // shift)
-    rows = _pad_or_cut(waveforms, (count + taken - 1) * shift).reshape(batch, -1, shift)
-    return jnp.concatenate([rows[:, i : i + count] for i in range(taken)], axis=2)[:, :, :size]
+    rows_per_frame = -(-size // shift)
+    rows = _pad_or_cut(waveforms, (count + rows_per_frame - 1) * shift).reshape(batch, -1, shift)
+    slices = [rows[:, i : i + count] for i in range(rows_per_frame)]
+    return jnp.concatenate(slices, axis=2)[:, :, :size]
 
 
-def _fold(frames: jax.Array, preemphasis: float) -> tuple[jax.Array, jax.Array]:
-    """Removes each frame's mean, pre-emphasises it and folds it about its middle.
+def _fold(
+    frames: Float[Array, "batch frames size"], preemphasis: float
+) -> tuple[Float[Array, "batch frames half"], Float[Array, "batch frames half"]]:
+    """Removes each frame's mean, pre-emphasizes it and folds it about its middle.
 
-    A frame's first sample is taken to follow itself. Each step is linear, so that they are
-    written in the order that rounds least.
+    All steps are linear; they are ordered for the smallest rounding error.
 
     Args:
         frames: (batch, frames, size).
         preemphasis: p in y[n] = x[n] - p·x[n-1].
 
     Returns:
-        y[middle + n] + y[middle - n] and y[middle + n] - y[middle - n], both
-        (batch, frames, ⌈size / 2⌉); the middle of an odd number of samples comes first, twice
-        in the one and as 0 in the other.
+        The even part, y[middle + n] + y[middle - n], and the odd part,
+        y[middle + n] - y[middle - n], with half = ⌈size / 2⌉. If the size is odd, the first value
+        is twice the middle sample in the even part and 0 in the odd part.
     """
     size = frames.shape[2]
     half = (size + 1) // 2
 
-    def halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def halves(x: Array) -> tuple[Array, Array]:
         return x[:, :, size - half :], x[:, :, :half][:, :, ::-1]
 
-    before = jnp.concatenate([frames[:, :, :1], frames[:, :, :-1]], axis=2)
-    (right, left), (right_before, left_before) = halves(frames - before), halves(before)
+    previous = jnp.concatenate([frames[:, :, :1], frames[:, :, :-1]], axis=2)
+    (right, left), (right_previous, left_previous) = halves(frames - previous), halves(previous)
     twice_mean = 2 * frames.mean(axis=2, keepdims=True)
     rest = 1 - preemphasis
-    even = (right + left) + rest * ((right_before + left_before) - twice_mean)
-    odd = (right - left) + rest * (right_before - left_before)
+    even = (right + left) + rest * ((right_previous + left_previous) - twice_mean)
+    odd = (right - left) + rest * (right_previous - left_previous)
     return even, odd
 
 
 @lru_cache
-def _folded_dft(window_type: str, size: int, fft_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """What turns folded frames into the parts of their spectrum, with the window in it.
+def _folded_dft(
+    window_type: str, size: int, fft_size: int
+) -> tuple[Float32[np.ndarray, "half fft_bins"], Float32[np.ndarray, "half fft_bins"]]:
+    """Returns the matrices of the windowed DFT of folded frames.
 
     Returns:
-        Cosines for the even parts and sines for the odd ones, float32 (⌈size / 2⌉, fft_size // 2);
-        the spectrum's last value, at the Nyquist frequency, has no column, as no filter has it.
+        Cosines for the even part and sines for the odd part, (⌈size / 2⌉, fft_size // 2). The bin
+        at the Nyquist frequency, where every mel filter is 0, is left out.
     """
     half = (size + 1) // 2
     taper = window(window_type, size)[size - half :, None].copy()
     from_middle = np.arange(half) + (0.5 if size % 2 == 0 else 0)
     if size % 2:
-        taper[0] /= 2  # the middle sample is folded onto itself
+        taper[0] /= 2  # the middle sample counts twice in the even part
     angle = 2 * np.pi / fft_size * np.outer(from_middle, np.arange(fft_size // 2))
     return (taper * np.cos(angle)).astype(np.float32), (taper * np.sin(angle)).astype(np.float32)
 
 
-def _product(x: jax.Array, matrix: np.ndarray) -> jax.Array:
-    """A matrix product in whole float32; accelerators would use fewer bits unless told."""
+def _product(
+    x: Float[Array, "batch frames n"], matrix: Float[np.ndarray, "n m"]
+) -> Float[Array, "batch frames m"]:
+    """Multiplies in full float32; by default accelerators use fewer bits."""
     return jnp.matmul(x, matrix, precision=jax.lax.Precision.HIGHEST)

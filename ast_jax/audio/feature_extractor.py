@@ -1,4 +1,4 @@
-"""The model's input from waveforms, with Hugging Face's names and file."""
+"""Computes the model input from waveforms, with Hugging Face's names and file format."""
 
 import difflib
 import json
@@ -10,32 +10,33 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import Float, Float32
 
 from ast_jax.audio.fbank import fbank
 from ast_jax.errors import InputError
 from ast_jax.io import read_json
 
 FILE_NAME = "preprocessor_config.json"
-LARGEST = 1e30  # of a mean or a standard deviation; beyond it float32 ends
+LARGEST = 1e30  # bound on |mean| and std, which keeps float32 from overflowing
 
 
 @dataclass(frozen=True)
 class ASTFeatureExtractor:
-    """Turns waveforms into normalised log-mel spectrograms of one length.
+    """Converts waveforms to normalized log-mel spectrograms of one length.
 
-    The fields mean what they mean in Hugging Face's class of this name. The last three are in
-    its file and have one value only.
+    The fields are those of Hugging Face's class of this name. The last three are in its file and
+    accept one value only.
 
     Attributes:
         sampling_rate: of the waveforms, in Hz.
         num_mel_bins: the number of mel filters.
-        max_length: frames a clip is padded or cut to.
+        max_length: the number of frames that each clip is padded or cut to.
         do_normalize: whether to apply (x - mean) / (2 · std).
-        mean: of the data set's log-mel values.
-        std: of the data set's log-mel values.
-        feature_size: channels of a waveform.
-        padding_value: the log-mel that fills up a short clip, before normalisation.
-        return_attention_mask: the model has no attention mask.
+        mean: the mean of the data set's log-mel values.
+        std: the standard deviation of the data set's log-mel values.
+        feature_size: the number of channels, 1.
+        padding_value: the log-mel value that pads short clips, before normalization; 0.
+        return_attention_mask: False, as the model has no attention mask.
 
     Raises:
         InputError: a field has a wrong type or value.
@@ -52,21 +53,21 @@ class ASTFeatureExtractor:
     return_attention_mask: bool = False
 
     def __post_init__(self) -> None:
-        """Checks every field."""
+        """Raises InputError if a field has a wrong type or value."""
         _check_fields(asdict(self), "ASTFeatureExtractor")
 
     def __call__(
         self, waveforms: npt.ArrayLike | Sequence[npt.ArrayLike], sampling_rate: int
-    ) -> np.ndarray:
-        """The model's input for one waveform or several.
+    ) -> Float32[np.ndarray, "batch max_length mel_bins"]:
+        """Computes the model input for one waveform or several.
 
         Args:
-            waveforms: one waveform, (samples,) in [-1, 1]; several of any lengths, in a list;
-                or several of one length, (batch, samples).
-            sampling_rate: of the waveforms, in Hz; must be the extractor's.
+            waveforms: one waveform, (samples,) in [-1, 1]; a list of waveforms of any lengths;
+                or waveforms of one length, (batch, samples).
+            sampling_rate: of the waveforms, in Hz; must equal the extractor's.
 
         Returns:
-            float32 (batch, max_length, num_mel_bins); one waveform makes a batch of one.
+            The model input; one waveform makes a batch of one.
 
         Raises:
             InputError: the sampling rates differ, or a waveform cannot be used.
@@ -74,8 +75,8 @@ class ASTFeatureExtractor:
         if sampling_rate != self.sampling_rate:
             raise InputError(
                 f"the waveforms have a sampling rate of {sampling_rate} Hz and the model takes "
-                f"{self.sampling_rate} Hz: read them by load_audio(path, {self.sampling_rate}), "
-                "which resamples"
+                f"{self.sampling_rate} Hz: resample them, as load_audio(path, "
+                f"{self.sampling_rate}) does"
             )
         clips = _as_clips(waveforms)
         inputs = np.empty((len(clips), self.max_length, self.num_mel_bins), np.float32)
@@ -88,9 +89,11 @@ class ASTFeatureExtractor:
         return inputs
 
     def fill(self, inputs: np.ndarray, waveform: npt.ArrayLike) -> None:
-        """Writes one waveform's input into `inputs`, float32 (max_length, num_mel_bins).
+        """Writes the input of one waveform into `inputs`.
 
-        The waveform, (samples,) in [-1, 1], must have the extractor's sampling rate.
+        Args:
+            inputs: float32 (max_length, num_mel_bins).
+            waveform: floats (samples,) in [-1, 1], at the extractor's sampling rate.
 
         Raises:
             InputError: the waveform cannot be used.
@@ -98,11 +101,16 @@ class ASTFeatureExtractor:
         log_mel = fbank(waveform, self.sampling_rate, num_mel_bins=self.num_mel_bins)
         self.normalize(pad_or_cut(log_mel, self.max_length, out=inputs), out=inputs)
 
-    def normalize(self, log_mel: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """(x - mean) / (2 · std) in the array's precision, or x itself without `do_normalize`.
+    def normalize(
+        self, log_mel: Float[np.ndarray, "*shape"], out: Float[np.ndarray, "*shape"] | None = None
+    ) -> Float[np.ndarray, "*shape"]:
+        """Returns (x - mean) / (2 · std), or x if `do_normalize` is False.
 
-        The factor of two is the original AST's: its inputs have a deviation of one half. `out`
-        is where the result goes, a new array if it is None; it may be `log_mel` itself.
+        The factor of two is the original AST's: its inputs have a standard deviation of 0.5.
+
+        Args:
+            log_mel: float32 or float64, which is kept.
+            out: the array to write to, which may be `log_mel`; None for a new one.
         """
         if not self.do_normalize:
             return log_mel
@@ -111,7 +119,7 @@ class ASTFeatureExtractor:
         return centred
 
     def to_dict(self) -> dict[str, Any]:
-        """What Hugging Face's file holds: the fields, and what tells the kind of extractor."""
+        """Returns the content of Hugging Face's file: the fields and the kind of extractor."""
         return {
             **asdict(self),
             "feature_extractor_type": "ASTFeatureExtractor",
@@ -122,17 +130,17 @@ class ASTFeatureExtractor:
     def from_dict(
         cls, entries: Mapping[str, Any], source: str = "the feature extractor's settings"
     ) -> "ASTFeatureExtractor":
-        """The extractor that `to_dict` describes.
+        """Returns the extractor that `to_dict` describes.
 
-        A field that is not there has its default. An entry that is not a field is left alone,
-        as Hugging Face's libraries add some, unless it looks like a field misspelt.
+        Missing fields have their defaults. Unknown entries are ignored, as Hugging Face's
+        libraries add some, unless they look like misspelt fields.
 
         Args:
             entries: the fields by name.
-            source: where they are from, for the messages.
+            source: the name of their source, for error messages.
 
         Raises:
-            InputError: a field is misspelt, or has a wrong type or value, or the entries
+            InputError: a field is misspelt or has a wrong type or value, or the entries
                 describe another kind of extractor.
         """
         if not isinstance(entries, Mapping):
@@ -158,14 +166,14 @@ class ASTFeatureExtractor:
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str]) -> "ASTFeatureExtractor":
-        """Reads a checkpoint's extractor: Hugging Face's `preprocessor_config.json`, or ours.
+        """Loads the extractor of a checkpoint, from `preprocessor_config.json` or our format.
 
         Raises:
-            InputError: there is no such file, or it is not JSON, or as for `from_dict`.
+            InputError: the file is missing or not JSON, or as for `from_dict`.
         """
         file = Path(path) / FILE_NAME
         if not file.exists():
-            # Imported here because checkpoints build on this class, not the other way round.
+            # The one import against the layering: checkpoints depend on this class.
             from ast_jax.checkpoint.load import find_checkpoint, load_checkpoint
 
             if ours := find_checkpoint(Path(path)):
@@ -176,7 +184,7 @@ class ASTFeatureExtractor:
         """Writes `preprocessor_config.json`, which Hugging Face's class reads too, to a folder.
 
         Raises:
-            InputError: the path is a file's.
+            InputError: the path is a file.
         """
         if Path(path).is_file():
             raise InputError(f"{path} is a file: give the path of a folder, new or old")
@@ -185,11 +193,19 @@ class ASTFeatureExtractor:
         (Path(path) / FILE_NAME).write_text(text + "\n", encoding="utf-8")
 
 
-def pad_or_cut(log_mel: np.ndarray, max_length: int, out: np.ndarray | None = None) -> np.ndarray:
-    """(frames, mel_bins) → (max_length, mel_bins), zeros at the end or the end cut off.
+def pad_or_cut(
+    log_mel: Float[np.ndarray, "frames mel_bins"],
+    max_length: int,
+    out: Float[np.ndarray, "max_length mel_bins"] | None = None,
+) -> Float[np.ndarray, "max_length mel_bins"]:
+    """Zero-pads or cuts a log-mel to `max_length` frames, at its end.
 
-    The zeros are log-mel zeros, put there *before* normalisation, as in the original AST: they
-    lie far above digital silence. `out` is where the result goes, a new array if it is None.
+    The original AST pads with zeros *before* normalization, far above digital silence.
+
+    Args:
+        log_mel: not normalized.
+        max_length: in frames.
+        out: the array to write to; None for a new one.
     """
     fitted = np.empty((max_length, log_mel.shape[1]), log_mel.dtype) if out is None else out
     fitted[: len(log_mel)] = log_mel[:max_length]
@@ -198,7 +214,7 @@ def pad_or_cut(log_mel: np.ndarray, max_length: int, out: np.ndarray | None = No
 
 
 def _as_clips(waveforms: npt.ArrayLike | Sequence[npt.ArrayLike]) -> list[np.ndarray]:
-    """Waveforms in any of the forms that the extractor takes, as a list of one array each."""
+    """Returns the waveforms, in any form that the extractor accepts, as a list of arrays."""
     is_list = isinstance(waveforms, list | tuple)
     if is_list and not waveforms:
         raise InputError("there are no waveforms: give at least one")
@@ -208,8 +224,8 @@ def _as_clips(waveforms: npt.ArrayLike | Sequence[npt.ArrayLike]) -> list[np.nda
         array = np.asarray(waveforms)
     except ValueError as error:
         raise InputError(
-            "the waveforms are lists of no even shape: give (samples,), (batch, samples) or a list "
-            "of (samples,)"
+            "the waveforms have no regular shape: give (samples,), (batch, samples) or a list of "
+            "(samples,)"
         ) from error
     if array.ndim not in (1, 2) or not len(array):
         raise InputError(
@@ -220,7 +236,7 @@ def _as_clips(waveforms: npt.ArrayLike | Sequence[npt.ArrayLike]) -> list[np.nda
 
 
 def _check_fields(values: Mapping[str, Any], source: str) -> None:
-    """Raises an InputError for the first of the fields whose value cannot be used."""
+    """Raises InputError for the first field with a wrong type or value."""
     for name, value in values.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         match name:
@@ -237,8 +253,11 @@ def _check_fields(values: Mapping[str, Any], source: str) -> None:
             case "return_attention_mask":
                 good, wanted = value is False, "false, as the model has no attention mask"
             case "feature_size":
-                good, wanted = is_number and value == 1, "1, as the model hears one channel"
+                good, wanted = is_number and value == 1, "1, as the model takes one channel"
             case "padding_value":
-                good, wanted = is_number and value == 0, "0, as the model was trained with"
+                good, wanted = (
+                    is_number and value == 0,
+                    "0, the padding that the model was trained with",
+                )
         if not good:
             raise InputError(f"{source} has {name} {value!r}: set it to {wanted}")

@@ -1,12 +1,15 @@
-"""Samples as 16-bit integers, as files and prepared sets hold them, and as float32 in [-1, 1]."""
+"""Converts samples between 16-bit integers, which prepared sets store, and float32 in [-1, 1]."""
 
 import numpy as np
+from jaxtyping import Float32, Int16
 
-FULL_SCALE = 32768  # 1.0 in 16 bits
+Waveform = Float32[np.ndarray, " samples"] | Int16[np.ndarray, " samples"]
+
+FULL_SCALE = 32768  # the int16 value of 1.0, one more than the largest
 
 
-def to_int16(waveform: np.ndarray) -> np.ndarray:
-    """float32 (samples,) in [-1, 1] → int16; what is beyond is clipped. int16 stays as it is."""
+def to_int16(waveform: Waveform) -> Int16[np.ndarray, " samples"]:
+    """Rounds float32 samples to int16 and clips them; returns int16 samples unchanged."""
     if waveform.dtype == np.int16:
         return waveform
     scaled = waveform * np.float32(FULL_SCALE)
@@ -16,8 +19,8 @@ def to_int16(waveform: np.ndarray) -> np.ndarray:
     return scaled.astype(np.int16)
 
 
-def to_float(waveform: np.ndarray) -> np.ndarray:
-    """int16 (samples,) → float32 in [-1, 1). float32 stays as it is."""
+def to_float(waveform: Waveform) -> Float32[np.ndarray, " samples"]:
+    """Scales int16 samples to float32 in [-1, 1); returns float32 samples unchanged."""
     if waveform.dtype != np.int16:
         return waveform
     samples = waveform.astype(np.float32)

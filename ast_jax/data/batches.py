@@ -1,55 +1,55 @@
-"""What a batch holds, as a function of its number alone.
+"""Makes batches, each as a function of its number alone.
 
-That makes any number of workers, of processes and of restarts give the same training.
+Training is therefore the same for any number of workers, processes and restarts.
 """
 
 from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Float32
 
-from ast_jax.audio.fbank import frame_sizes
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
-from ast_jax.audio.pcm import to_float, to_int16
+from ast_jax.audio.kaldi import frame_sizes
+from ast_jax.audio.pcm import Waveform, to_float, to_int16
 from ast_jax.data.clips import Clips
-from ast_jax.data.mixup import draw, mix
+from ast_jax.data.mixup import mixup, sample_mixup
 from ast_jax.data.sampler import balancing_weights, epoch_order, process_slice, step_position
 
 Batch = dict[str, np.ndarray]
 
 
 @dataclass
-class Inputs:
-    """How waveforms become the part of a batch that the model's input is made of.
+class InputBuilder:
+    """Builds the arrays of a batch from which the model input is computed.
 
     Attributes:
-        extractor: waveforms to model inputs.
-        on_device: False: `input_values` float32 (batch, max_length, num_mel_bins). True: what
-            `ast_jax.audio.fbank_jax.input_values` makes them of on the accelerator, `waveforms`
-            int16 (batch, samples), padded with zeros, and `lengths` int32 (batch,).
+        extractor: computes the model input of a waveform.
+        on_device: False: builds `input_values`, float32 (batch, max_length, num_mel_bins). True:
+            builds `waveforms`, int16 (batch, samples), zero-padded, and `lengths`, int32
+            (batch,), from which `ast_jax.audio.fbank_jax.input_values` computes the model input.
     """
 
     extractor: ASTFeatureExtractor
     on_device: bool = False
 
-    def empty(self, clips: int) -> Batch:
-        """The part of a batch for that many clips, to be filled."""
+    def empty(self, batch_size: int) -> Batch:
+        """Returns uninitialized arrays for a number of clips."""
         frames = self.extractor.max_length
         if not self.on_device:
-            return {
-                "input_values": np.empty((clips, frames, self.extractor.num_mel_bins), np.float32)
-            }
-        size, shift = frame_sizes(self.extractor.sampling_rate, frame_length=25.0, frame_shift=10.0)
+            shape = (batch_size, frames, self.extractor.num_mel_bins)
+            return {"input_values": np.empty(shape, np.float32)}
+        size, shift = frame_sizes(self.extractor.sampling_rate)
         samples = size + (frames - 1) * shift
         return {
-            "waveforms": np.empty((clips, samples), np.int16),
-            "lengths": np.empty(clips, np.int32),
+            "waveforms": np.empty((batch_size, samples), np.int16),
+            "lengths": np.empty(batch_size, np.int32),
         }
 
-    def fill(self, batch: Batch, row: int, waveform: np.ndarray) -> None:
-        """Puts one waveform (samples,), float32 or int16, into its row.
+    def fill(self, batch: Batch, row: int, waveform: Waveform) -> None:
+        """Writes one waveform into a row of the batch.
 
-        One by one, as the memory of each is then used again for the next: a batch of them at
-        once takes twice as long to read and mix.
+        One at a time, so that each reuses the memory of the one before: reading and mixing a
+        whole batch at once takes twice as long.
         """
         if not self.on_device:
             self.extractor.fill(batch["input_values"][row], to_float(waveform))
@@ -63,22 +63,22 @@ class Inputs:
 
 @dataclass
 class TrainBatches:
-    """The batch of each training step: inputs as `Inputs` has them and `targets`, float32.
+    """Makes the batch of each training step: inputs, and `targets` float32 (batch, classes).
 
     Attributes:
-        clips: those to train on.
-        inputs: waveforms to a part of a batch.
-        seed: of the order and of mixup.
-        batch_size: clips a step, of all processes together.
+        clips: the clips to train on.
+        input_builder: builds the inputs.
+        seed: of the sampling order and of mixup.
+        batch_size: the number of clips per step, over all processes.
         mixup: the share of clips that are mixed with another.
-        balanced: whether clips are drawn with replacement, rare classes more often, rather
-            than each once an epoch.
-        process: this process's number.
-        processes: how many there are; each makes an equal part of every batch.
+        balanced: whether clips are sampled with replacement, rare classes more often, instead of
+            each once per epoch.
+        process: the index of this process.
+        processes: the number of processes; each makes an equal part of every batch.
     """
 
     clips: Clips
-    inputs: Inputs
+    input_builder: InputBuilder
     seed: int
     batch_size: int
     mixup: float = 0.0
@@ -88,66 +88,70 @@ class TrainBatches:
     _orders: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Weighs the clips, and drops what no batch needs: each worker gets a copy."""
+        """Computes the sampling weights and drops what batches do not need: workers get copies."""
         self.clips = self.clips._replace(names=[], samples=None)
         self._weights = balancing_weights(self.clips.targets) if self.balanced else None
 
     def __call__(self, step: int, into: Batch | None = None) -> Batch:
-        """This process's part of the batch of training step `step`, counted from 0.
+        """Makes this process's part of the batch of a training step.
 
-        It is written into the arrays of `into`, a batch made before, or into new ones.
+        Args:
+            step: counted from 0.
+            into: a batch to overwrite; None for a new one.
         """
         part = process_slice(self.batch_size, self.process, self.processes)
-        batch = _empty(self.inputs, self.clips, part) if into is None else into
+        batch = _empty(self.input_builder, self.clips, part) if into is None else into
         indices = self.indices(step)
-        for row, place in enumerate(range(self.batch_size)[part]):
-            position = step * self.batch_size + place
-            waveform, batch["targets"][row] = self._example(indices[place], position)
-            self.inputs.fill(batch, row, waveform)
+        for row, i in enumerate(range(self.batch_size)[part]):
+            position = step * self.batch_size + i
+            waveform, batch["targets"][row] = self._example(indices[i], position)
+            self.input_builder.fill(batch, row, waveform)
         return batch
 
     def indices(self, step: int) -> list[int]:
-        """Which clips the step's batch is of, on all processes; partners in mixes not counted."""
+        """Returns the clips in a step's batch, of all processes, without mixup partners."""
         epoch, start = step_position(step, len(self.clips.waveforms), self.batch_size)
         return self._order(epoch)[start : start + self.batch_size].tolist()
 
-    def _example(self, index: int, position: int) -> tuple[np.ndarray, np.ndarray]:
+    def _example(
+        self, index: int, position: int
+    ) -> tuple[Waveform, Float32[np.ndarray, " classes"]]:
         clips = self.clips
         waveform, target = clips.waveforms[index], clips.target(index)
-        partner, share = draw(self.seed, position, self.mixup, len(clips.waveforms))
+        partner, lam = sample_mixup(self.seed, position, self.mixup, len(clips.waveforms))
         if partner is None:
             return waveform, target
-        mixed = mix(waveform, clips.waveforms[partner], share)
-        return mixed, share * target + (1 - share) * clips.target(partner)
+        mixed = mixup(waveform, clips.waveforms[partner], lam)
+        return mixed, lam * target + (1 - lam) * clips.target(partner)
 
     def _order(self, epoch: int) -> np.ndarray:
-        # Batches of two epochs may be under way at once, in several threads: the dict is
-        # replaced, never changed, and read once.
+        # Threads may make batches of two epochs at once: the dict is read once, and replaced
+        # instead of changed.
         orders = self._orders
         if epoch in orders:
             return orders[epoch]
         order = epoch_order(self.seed, epoch, len(self.clips.waveforms), self._weights)
-        near = {key: orders[key] for key in orders if abs(key - epoch) == 1}
-        self._orders = near | {epoch: order}
+        adjacent = {key: orders[key] for key in orders if abs(key - epoch) == 1}
+        self._orders = adjacent | {epoch: order}
         return order
 
 
 @dataclass
 class EvaluationBatches:
-    """Every clip once, in order: inputs, `targets` and `mask`, float32.
+    """Makes batches of every clip once, in order: inputs, `targets` and `mask`, float32.
 
-    The last batch is filled up with the first clip; `mask` (batch,) is 0 for those.
+    The last batch is padded with the first clip; `mask` (batch,) is 0 for the padding.
 
     Attributes:
-        clips: those to evaluate on.
-        inputs: waveforms to a part of a batch.
-        batch_size: clips a batch, of all processes together.
-        process: this process's number.
-        processes: how many there are.
+        clips: the clips to evaluate on.
+        input_builder: builds the inputs.
+        batch_size: the number of clips per batch, over all processes.
+        process: the index of this process.
+        processes: the number of processes; each makes an equal part of every batch.
     """
 
     clips: Clips
-    inputs: Inputs
+    input_builder: InputBuilder
     batch_size: int
     process: int = 0
     processes: int = 1
@@ -156,24 +160,24 @@ class EvaluationBatches:
         return -(-len(self.clips.waveforms) // self.batch_size)
 
     def __call__(self, number: int, into: Batch | None = None) -> Batch:
-        """This process's part of batch `number`, written into `into` or new arrays."""
+        """Makes this process's part of batch `number`, in `into` or in new arrays."""
         part = process_slice(self.batch_size, self.process, self.processes)
         batch = into
         if batch is None:
-            batch = _empty(self.inputs, self.clips, part)
+            batch = _empty(self.input_builder, self.clips, part)
             batch["mask"] = np.empty(part.stop - part.start, np.float32)
         count = len(self.clips.waveforms)
-        for row, place in enumerate(range(self.batch_size)[part]):
-            index = number * self.batch_size + place
+        for row, i in enumerate(range(self.batch_size)[part]):
+            index = number * self.batch_size + i
             batch["mask"][row] = index < count
             index = index if index < count else 0
             batch["targets"][row] = self.clips.target(index)
-            self.inputs.fill(batch, row, self.clips.waveforms[index])
+            self.input_builder.fill(batch, row, self.clips.waveforms[index])
         return batch
 
 
-def _empty(inputs: Inputs, clips: Clips, part: slice) -> Batch:
-    """Arrays for the rows `part` of a batch."""
+def _empty(input_builder: InputBuilder, clips: Clips, part: slice) -> Batch:
+    """Returns uninitialized arrays for the rows `part` of a batch."""
     rows = part.stop - part.start
     targets = np.empty((rows, clips.targets.shape[1]), np.float32)
-    return inputs.empty(rows) | {"targets": targets}
+    return input_builder.empty(rows) | {"targets": targets}

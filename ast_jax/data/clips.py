@@ -1,4 +1,4 @@
-"""Labelled recordings: a list of files, and the same in memory as waveforms."""
+"""Labeled recordings in memory, or read by index."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float32, Int
 from rich.progress import track
 from scipy.sparse import csr_array
 
 from ast_jax.audio.decode import load_audio
-from ast_jax.audio.fbank import frame_sizes
+from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.data.sources.manifest import Example
 from ast_jax.errors import InputError
 
@@ -20,9 +21,9 @@ class Clips(NamedTuple):
 
     Attributes:
         waveforms: (samples,) each, float32 in [-1, 1] or int16.
-        targets: float32 (clips, classes), 1 for a class that is heard; sparse in large sets.
-        names: a file name or another word for each clip, to speak of it.
-        samples: the length of each, where the waveforms are not in memory.
+        targets: float32 (clips, classes), 1 for each class of a clip; sparse in large sets.
+        names: the file name or id of each clip, for messages.
+        samples: the length of each clip if the waveforms are not in memory, else None.
     """
 
     waveforms: Sequence[np.ndarray]
@@ -30,8 +31,8 @@ class Clips(NamedTuple):
     names: Sequence[str] | np.ndarray
     samples: np.ndarray | None = None
 
-    def target(self, index: int) -> np.ndarray:
-        """The target of one clip, float32 (classes,)."""
+    def target(self, index: int) -> Float32[np.ndarray, " classes"]:
+        """Returns the target of one clip."""
         if isinstance(self.targets, np.ndarray):
             return self.targets[index]
         start, end = self.targets.indptr[index : index + 2]
@@ -39,32 +40,32 @@ class Clips(NamedTuple):
         target[self.targets.indices[start:end]] = 1
         return target
 
-    def all_targets(self) -> np.ndarray:
-        """The targets of all clips, float32 (clips, classes)."""
+    def all_targets(self) -> Float32[np.ndarray, "clips classes"]:
+        """Returns the targets of all clips."""
         return self.targets if isinstance(self.targets, np.ndarray) else self.targets.toarray()
 
-    def class_counts(self) -> np.ndarray:
-        """How many clips each class has, (classes,)."""
+    def class_counts(self) -> Int[np.ndarray, " classes"]:
+        """Returns the number of clips of each class."""
         return np.asarray(self.targets.sum(axis=0)).ravel().astype(int)
 
     def lengths(self) -> list[int]:
-        """Of all waveforms, in samples."""
+        """Returns the length of every clip, in samples."""
         if self.samples is not None:
             return self.samples.tolist()
         return [len(waveform) for waveform in self.waveforms]
 
 
 class DataSet(NamedTuple):
-    """Clips to train on and clips held out, of the same classes.
+    """Training, evaluation and test clips of the same classes.
 
     Attributes:
         labels: the names of the classes.
         train: clips to train on.
-        evaluation: clips held out.
-        statistics: mean and deviation of the training clips' log-mels by number of mel bins,
-            where they were measured before.
-        test: clips that the result is tested on at the end, if any.
-        digest: of the source of a prepared set; '' for others.
+        evaluation: held-out clips.
+        statistics: mean and standard deviation of the training clips' log-mels by number of mel
+            bins, if measured before.
+        test: clips to test the final parameters on; None for no test.
+        digest: the source digest of a prepared set; '' for other data.
     """
 
     labels: list[str]
@@ -76,27 +77,33 @@ class DataSet(NamedTuple):
 
 
 def classes_without(data: DataSet) -> list[str]:
-    """A sentence for each side that has no clips of some class, or one only."""
-    told = []
+    """Returns a sentence about the classes with no clip or one clip, per split and number."""
+    sentences = []
     for side, clips in (("to train on", data.train), ("held out", data.evaluation)):
         counts = clips.class_counts()
-        for number in (0, 1):
+        for number, words in enumerate(("no clip", "one clip only")):
             few = [label for label, n in zip(data.labels, counts, strict=True) if n == number]
             if few:
-                named = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
-                told.append(f"{('no clip', 'one clip only')[number]} {side} of {named}")
-    return told
+                names = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
+                sentences.append(f"{words} {side} of {names}")
+    return sentences
 
 
-def read_clips(entries: list[Example], num_labels: int, sampling_rate: int, what: str) -> Clips:
-    """Decodes and resamples recordings of one class each, on all cores, showing progress.
+def read_clips(examples: list[Example], num_labels: int, sampling_rate: int, what: str) -> Clips:
+    """Decodes recordings of one class each into memory, on all cores, with a progress bar.
 
-    Memory: 4 bytes a sample, 640 kB for ten seconds at 16 kHz.
+    Takes 4 bytes per sample, 640 kB for 10 s at 16 kHz.
+
+    Args:
+        examples: the recordings.
+        num_labels: the number of classes.
+        sampling_rate: the sampling rate to resample to, in Hz.
+        what: a word for the recordings, for the progress bar.
 
     Raises:
         InputError: a file cannot be used, or is shorter than one frame; the message names it.
     """
-    frame, _ = frame_sizes(sampling_rate, frame_length=25.0, frame_shift=10.0)
+    frame, _ = frame_sizes(sampling_rate)
 
     def read(path: str) -> np.ndarray:
         waveform = load_audio(path, sampling_rate)
@@ -107,11 +114,11 @@ def read_clips(entries: list[Example], num_labels: int, sampling_rate: int, what
             )
         return waveform
 
-    targets = np.eye(num_labels, dtype=np.float32)[[entry.labels[0] for entry in entries]]
-    paths = [entry.path for entry in entries]
+    targets = np.eye(num_labels, dtype=np.float32)[[example.labels[0] for example in examples]]
+    paths = [example.path for example in examples]
     with ThreadPoolExecutor() as pool:
         decoded = pool.map(read, paths)
         quiet = not sys.stdout.isatty()
-        shown = track(decoded, f"reading {what}", len(paths), transient=True, disable=quiet)
-        waveforms = list(shown)
+        bar = track(decoded, f"reading {what}", len(paths), transient=True, disable=quiet)
+        waveforms = list(bar)
     return Clips(waveforms, targets, paths)

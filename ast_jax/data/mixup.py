@@ -1,44 +1,50 @@
-"""Mixup of waveforms, as the original does it before the log-mel (src/dataloader.py)."""
+"""Mixup of waveforms before the log-mel, as in the original (src/dataloader.py)."""
 
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float32
 
-from ast_jax.audio.pcm import FULL_SCALE
+from ast_jax.audio.pcm import FULL_SCALE, Waveform
 
-ALPHA = 10.0  # of the Beta distribution that a mix's share is drawn from
+ALPHA = 10.0  # λ ~ Beta(ALPHA, ALPHA)
 
 
-class Draw(NamedTuple):
-    """Which clip to mix in, and how much of the first remains; no partner, no mix."""
+class MixupSample(NamedTuple):
+    """The random part of mixup for one clip.
+
+    Attributes:
+        partner: index of the clip to mix in; None for no mixup.
+        lam: λ, the weight of the clip itself.
+    """
 
     partner: int | None
-    share: float
+    lam: float
 
 
-def draw(seed: int, position: int, rate: float, num_clips: int) -> Draw:
-    """The mix of the clip at one position of a training, a function of (seed, position).
+def sample_mixup(seed: int, position: int, rate: float, num_clips: int) -> MixupSample:
+    """Samples partner and λ for one position of the training, as a function of (seed, position).
 
-    With probability `rate` a partner drawn uniformly over the whole set, and
-    λ ~ Beta(10, 10).
+    With probability `rate` the partner is uniform over the data set and λ ~ Beta(10, 10);
+    otherwise there is no partner.
     """
     rng = np.random.default_rng([seed, 1, position])
     if rng.random() >= rate:
-        return Draw(None, 1.0)
-    return Draw(int(rng.integers(num_clips)), float(rng.beta(ALPHA, ALPHA)))
+        return MixupSample(None, 1.0)
+    return MixupSample(int(rng.integers(num_clips)), float(rng.beta(ALPHA, ALPHA)))
 
 
-def mix(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
-    """`share` of the first waveform and the rest of the second, float32 (samples of the first,).
+def mixup(first: Waveform, second: Waveform, lam: float) -> Float32[np.ndarray, " samples"]:
+    """Returns λ · first + (1 - λ) · second, in the length of the first.
 
-    The second is zero-padded or cut to the first's length. Each has its mean removed before,
-    and the mix afterwards. int16 waveforms are taken as the floats they stand for.
+    Zero-pads or cuts the second to that length. Removes the mean of each waveform before mixing,
+    and of the mix. Scales int16 waveforms to [-1, 1].
     """
-    # Removing the mix's mean takes each clip's own with it, as far as both reach: the second's
-    # must go by itself only where it ends early.
+    # Removing the mix's mean removes both waveforms' means where both have samples. The second's
+    # has to be removed separately only if it is shorter.
     length = min(len(first), len(second))
-    mixed = _scaled(first, share)
-    rest = _scaled(second, 1 - share)
+    mixed = _scale(first, lam)
+    rest = _scale(second, 1 - lam)
     if length < len(first):
         rest -= rest.mean()
     mixed[:length] += rest[:length]
@@ -46,9 +52,9 @@ def mix(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
     return mixed
 
 
-def _scaled(waveform: np.ndarray, share: float) -> np.ndarray:
-    """A new float32 array of the waveform times `share`."""
+def _scale(waveform: Waveform, factor: float) -> Float32[np.ndarray, " scaled"]:
+    """Returns the waveform in [-1, 1] times a factor, as a new array."""
     unit = 1 / FULL_SCALE if waveform.dtype == np.int16 else 1
     scaled = waveform.astype(np.float32)
-    scaled *= np.float32(share * unit)
+    scaled *= np.float32(factor * unit)
     return scaled

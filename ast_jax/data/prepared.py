@@ -1,4 +1,4 @@
-"""Reads prepared sets: clips by index, without decoding."""
+"""Reads prepared sets: random access to clips without decoding."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +14,10 @@ from ast_jax.errors import InputError
 from ast_jax.io import read_json
 
 CLIPS_FILE = "clips.npz"
-PARTS = ("ids", "samples", "labels", "label_counts")  # of each split in it
-VERSION = "1.0.0"  # of what is stored and how; raised when either changes
+PARTS = ("ids", "samples", "labels", "label_counts")  # its arrays, for each split
+VERSION = "1.0.0"  # of the format
 
-# Splits to train on and to evaluate on where a configuration leaves them open.
+# Default splits to train on and to evaluate on.
 SPLITS = {
     "audioset": ("balanced+unbalanced", "eval"),
     "speech_commands": ("train", "validation"),
@@ -25,7 +25,7 @@ SPLITS = {
 
 
 class RecordedWaveforms(Sequence[np.ndarray]):
-    """The int16 waveforms of ArrayRecord files, read when asked for; copies go to processes.
+    """Reads int16 waveforms from ArrayRecord files by index. Can be pickled.
 
     Args:
         files: (path, number of clips) of each file.
@@ -40,10 +40,10 @@ class RecordedWaveforms(Sequence[np.ndarray]):
         return int(self._starts[-1])
 
     def __getitem__(self, index: Any) -> Any:
-        """The samples (samples,) of clip `index`; they cannot be written to.
+        """Returns the samples (samples,) of clip `index`, read-only.
 
         Raises:
-            InputError: the file is damaged or gone.
+            InputError: the file is damaged or missing.
         """
         from array_record.python.array_record_module import ArrayRecordReader
         from tensorflow_datasets.proto import tf_example_pb2
@@ -52,9 +52,9 @@ class RecordedWaveforms(Sequence[np.ndarray]):
         file = int(np.searchsorted(self._starts, index, side="right")) - 1
         path, _ = self.files[file]
         try:
-            # Threads may read at once, and may each make a reader: the last one stays.
+            # Concurrent threads may each open the file; the last reader is kept.
             if file not in self._readers:
-                # Small reads: by default each reader keeps 16 MB ahead, for reading in order.
+                # By default each reader buffers 16 MB for sequential reads.
                 self._readers[file] = ArrayRecordReader(path, options="readahead_buffer_size:0")
             record = self._readers[file].read([index - int(self._starts[file])])[0]
         except RuntimeError as error:
@@ -67,15 +67,15 @@ class RecordedWaveforms(Sequence[np.ndarray]):
 
 
 class PreparedSet(NamedTuple):
-    """A prepared set, unread.
+    """The metadata of a prepared set.
 
     Attributes:
-        folder: where it is.
-        name: of its builder.
-        labels: the names of its classes.
-        sampling_rate: of its clips, in Hz.
-        digest: of the source it was made from.
-        splits: (path, number of clips) of each split's files.
+        folder: the folder of the set.
+        name: the kind of source.
+        labels: the names of the classes.
+        sampling_rate: of the clips, in Hz.
+        digest: a digest of the source.
+        splits: (path, number of clips) of each file of each split.
     """
 
     folder: Path
@@ -86,12 +86,12 @@ class PreparedSet(NamedTuple):
     splits: dict[str, list[tuple[str, int]]]
 
     def clips(self, splits: str) -> Clips:
-        """The clips of one split, or of several as 'train+validation', one after another.
+        """Returns the clips of one split, or of several concatenated, as 'train+validation'.
 
         Raises:
-            InputError: there is no such split.
+            InputError: a split does not exist.
         """
-        names = _names(splits)
+        names = _split_names(splits)
         for name in names:
             if name not in self.splits:
                 raise InputError(
@@ -101,7 +101,7 @@ class PreparedSet(NamedTuple):
             ids, samples, labels, counts = (
                 np.concatenate([arrays[f"{name}/{part}"] for name in names]) for part in PARTS
             )
-        # A class a column, sparse: AudioSet's two million clips have 527 classes.
+        # Sparse: dense targets of AudioSet's two million clips take 4 GB.
         targets = csr_array(
             (np.ones(len(labels), np.float32), labels, np.concatenate([[0], np.cumsum(counts)])),
             shape=(len(ids), len(self.labels)),
@@ -111,14 +111,14 @@ class PreparedSet(NamedTuple):
 
 
 def open_prepared(folder: str | Path, name: str = "") -> PreparedSet:
-    """Finds the prepared set in a folder and checks that it is whole.
+    """Finds the prepared set in a folder and checks that it is complete.
 
     Args:
-        folder: the set's own, or the `--output` of `ast-jax prepare`.
-        name: of the set's builder, where the latter holds several.
+        folder: the folder of the set, or the `--output` of `ast-jax prepare`.
+        name: the set's kind of source, if the output has several sets.
 
     Raises:
-        InputError: there is none or there are several, or it is of another version or damaged.
+        InputError: there is no set or several, or it has another version or is damaged.
     """
     place = _find(Path(folder), name)
     info = read_json(place / "dataset_info.json")
@@ -126,8 +126,8 @@ def open_prepared(folder: str | Path, name: str = "") -> PreparedSet:
     try:
         if info["version"] != VERSION:
             raise InputError(
-                f"{place}: was prepared by version {info['version']} of the builders and this is "
-                f"{VERSION}; prepare it again"
+                f"{place}: has format version {info['version']} and this release reads {VERSION}; "
+                f"prepare it again"
             )
         splits = {}
         for split in info["splits"]:
@@ -137,7 +137,7 @@ def open_prepared(folder: str | Path, name: str = "") -> PreparedSet:
             size = sum(path.stat().st_size for path in paths)
             if size != int(split["numBytes"]):
                 raise InputError(
-                    f"{place}: split {split['name']} has {size} bytes and should have "
+                    f"{place}: split {split['name']} has {size} bytes instead of "
                     f"{split['numBytes']}; prepare it again"
                 )
             splits[split["name"]] = [
@@ -177,87 +177,92 @@ def read_prepared(
     fold: int,
     test: str = "",
 ) -> DataSet:
-    """The clips to train on and those held out.
+    """Returns the training, evaluation and test clips of a prepared set.
 
     Args:
         prepared: the set.
-        sampling_rate: what the model takes, in Hz.
-        train: splits to train on, as 'balanced+unbalanced'; '' for the benchmark's own.
-        evaluation: the split held out; '' for the benchmark's own.
-        fold: the fold of ESC-50 that is held out, where both are ''.
-        test: the split that the result is tested on at the end; '' for none.
+        sampling_rate: the model's, in Hz.
+        train: the splits to train on, as 'balanced+unbalanced'; '' for the benchmark's default.
+        evaluation: the split to evaluate on; '' for the benchmark's default.
+        fold: the held-out fold of ESC-50, if `train` or `evaluation` is ''.
+        test: the split to test the final parameters on; '' for none.
 
     Raises:
-        InputError: the sampling rates differ, or a split is not there or not said.
+        InputError: the sampling rates differ, a split does not exist, is used twice or has no
+            default.
     """
     if prepared.sampling_rate != sampling_rate:
         raise InputError(
-            f"{prepared.folder}: was prepared at {prepared.sampling_rate} Hz and "
+            f"{prepared.folder}: has a sampling rate of {prepared.sampling_rate} Hz and "
             f"frontend.sampling_rate is {sampling_rate}; prepare it with --sampling-rate "
             f"{sampling_rate}"
         )
     if not (train and evaluation):
         train_default, evaluation_default = default_splits(prepared, fold)
         train, evaluation = train or train_default, evaluation or evaluation_default
-    if set(_names(train)) & set(_names(evaluation)):
+    if set(_split_names(train)) & set(_split_names(evaluation)):
         raise InputError(
-            f"data.train is '{train}' and data.evaluation '{evaluation}'; no split may be both"
+            f"data.train is '{train}' and data.evaluation '{evaluation}'; no split may be in both"
         )
-    if set(_names(test)) & set(_names(f"{train}+{evaluation}")):
+    if set(_split_names(test)) & set(_split_names(f"{train}+{evaluation}")):
         raise InputError(
-            f"data.test is '{test}', which is trained on or held out already; no split may be both"
+            f"data.test is '{test}', which data.train or data.evaluation has; choose another split"
         )
     return DataSet(
         prepared.labels,
         prepared.clips(train),
         prepared.clips(evaluation),
-        read_statistics(prepared.folder, joined(train)),
+        read_statistics(prepared.folder, normalize_splits(train)),
         prepared.clips(test) if test else None,
         prepared.digest,
     )
 
 
 def classes_without_clips(folder: Path) -> list[str]:
-    """The classes of a prepared set that no clip of any split is of."""
+    """Returns the classes of a prepared set that have no clip in any split."""
     prepared = open_prepared(folder)
     counts = prepared.clips("+".join(prepared.splits)).class_counts()
     return [label for label, n in zip(prepared.labels, counts, strict=True) if n == 0]
 
 
-def joined(splits: str) -> str:
-    """The splits of 'b + a' in the one way that statistics are kept under: 'a+b'."""
-    return "+".join(sorted(_names(splits)))
+def normalize_splits(splits: str) -> str:
+    """Returns 'a+b' for 'b + a': the key of statistics."""
+    return "+".join(sorted(_split_names(splits)))
 
 
-def _names(splits: str) -> list[str]:
+def _split_names(splits: str) -> list[str]:
     return [name.strip() for name in splits.split("+")]
 
 
 def default_splits(prepared: PreparedSet, fold: int) -> tuple[str, str]:
-    """The benchmark's own splits to train on and to evaluate on.
+    """Returns the default splits to train on and to evaluate on.
+
+    They are the benchmark's, or `train` and the only other split.
 
     Raises:
-        InputError: it is no benchmark, and has more splits than `train` and another.
+        InputError: there is no default.
     """
     if prepared.name == "esc50":
         held_out = f"fold{fold}"
         return "+".join(split for split in prepared.splits if split != held_out), held_out
     if prepared.name in SPLITS:
         train, held_out = SPLITS[prepared.name]
-        # One may have the clips of AudioSet's balanced list alone.
-        return "+".join(split for split in _names(train) if split in prepared.splits), held_out
+        # A set of AudioSet may have the balanced list alone.
+        return "+".join(
+            split for split in _split_names(train) if split in prepared.splits
+        ), held_out
     others = [split for split in prepared.splits if split != "train"]
     if "train" in prepared.splits and len(others) == 1:
         return "train", others[0]
     if len(prepared.splits) == 1:
         raise InputError(
-            f"{prepared.folder}: has the split {next(iter(prepared.splits))} alone; prepare it "
-            f"again with another to evaluate on (by a CSV's column 'split', or a JSON file or a "
-            f"folder of each)"
+            f"{prepared.folder}: has only the split {next(iter(prepared.splits))}; prepare it "
+            f"again with another to evaluate on (a column 'split' in the CSV, or a JSON file or a "
+            f"folder for each split)"
         )
     raise InputError(
-        f"{prepared.folder}: has the splits {', '.join(prepared.splits)}; say which to train on "
-        f"and which to evaluate on with data.train and data.evaluation (of ast-jax stats: --splits)"
+        f"{prepared.folder}: has the splits {', '.join(prepared.splits)}; set data.train and "
+        f"data.evaluation to the ones to train and evaluate on (for ast-jax stats: --splits)"
     )
 
 
@@ -265,19 +270,21 @@ def _find(folder: Path, name: str) -> Path:
     if (folder / "dataset_info.json").is_file():
         found = folder.absolute().parent.name
         if name and name != found:
-            raise InputError(f"{folder}: is a prepared set '{found}' and data.name is '{name}'")
+            raise InputError(
+                f"{folder}: is a prepared set of '{found}' and data.name is '{name}'; clear it"
+            )
         return folder
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the --output of ast-jax prepare")
-    # By version: of a run that was cut off there may be an `incomplete.…` beside it.
+    # `[0-9]*` is the version: an interrupted `ast-jax prepare` may leave `incomplete.…` beside it.
     sets = sorted(info.parent for info in folder.glob(f"{name or '*'}/[0-9]*/dataset_info.json"))
     current = [place for place in sets if place.name == VERSION] or sets
     if not current:
         what = f"a prepared set '{name}'" if name else "a prepared set"
-        raise InputError(f"{folder}: does not hold {what}; make one with ast-jax prepare")
+        raise InputError(f"{folder}: does not contain {what}; make one with ast-jax prepare")
     if len(current) > 1:
         names = ", ".join(place.parent.name for place in current)
         raise InputError(
-            f"{folder}: holds several prepared sets; set data.name (or --name) to one of {names}"
+            f"{folder}: contains several prepared sets; set data.name (or --name) to one of {names}"
         )
     return current[0]

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of a set's log-mels, its durations and its classes."""
+"""Measures mean and standard deviation of log-mels, durations and class counts of a data set."""
 
 import math
 import sys
@@ -17,20 +17,20 @@ from ast_jax.errors import InputError
 from ast_jax.io import read_json, write_json
 
 STATISTICS_FILE = "statistics.json"
-BATCH = 1000  # clips of which the original's script takes mean and deviation together
+BATCH = 1000  # clips per batch in the original's script
 
 
 class Statistics(NamedTuple):
-    """What `ast-jax stats` tells of some clips.
+    """Statistics of a set of clips.
 
     Attributes:
-        mean: of the log-mels.
-        std: their standard deviation.
-        clips: how many.
-        hours: how long they last together.
-        shortest: the shortest clip, in seconds.
-        longest: the longest.
-        classes: clips of each class; a clip of several counts for each.
+        mean: the mean of the log-mels.
+        std: the standard deviation of the log-mels.
+        clips: the number of clips.
+        hours: the total duration, in hours.
+        shortest: the shortest duration, in seconds.
+        longest: the longest duration, in seconds.
+        classes: the number of clips of each class; a clip counts for all its classes.
     """
 
     mean: float
@@ -43,14 +43,14 @@ class Statistics(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Number, sum and sum of squares of log-mel values."""
+    """The number, sum and sum of squares of log-mel values."""
 
     number: int
     total: float
     squares: float
 
     def mean_and_std(self) -> tuple[float, float]:
-        """Of the values."""
+        """Returns mean and standard deviation of the values."""
         mean = self.total / self.number
         return mean, math.sqrt(max(0.0, self.squares / self.number - mean**2))
 
@@ -63,28 +63,26 @@ def measure(
     padded_to: int = 0,
     processes: int = 1,
 ) -> Statistics:
-    """Statistics of clips in one pass, without augmentation.
-
-    Without padding every log-mel value counts once. With `padded_to` they are taken as the
-    original's script does (src/get_norm_stats.py): clips are padded with zeros or cut to that
-    many frames, and the means and deviations of batches of 1000 clips are averaged. (The
-    script leaves mixup and SpecAugment on; this does not.)
+    """Measures clips in one pass, without augmentation.
 
     Args:
-        clips: those to measure.
+        clips: the clips to measure.
         labels: the names of the classes.
         sampling_rate: of the clips, in Hz.
         num_mel_bins: of the log-mels.
-        padded_to: in frames; 0 for no padding.
-        processes: how many compute at once.
+        padded_to: 0: every log-mel value counts once. Otherwise a number of frames, to measure
+            as the original's src/get_norm_stats.py: clips are zero-padded or cut to it, and means
+            and standard deviations of batches of 1000 clips are averaged. (That script leaves
+            mixup and SpecAugment on.)
+        processes: the number of processes that compute log-mels.
     """
     size = BATCH if padded_to else 50
     count = len(clips.waveforms)
     parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
     job = _Job(clips.waveforms, sampling_rate, num_mel_bins, padded_to)
-    made = _run(job, parts, processes)
+    results = _run(job, parts, processes)
     quiet = not sys.stdout.isatty()
-    sums = list(track(made, "measuring log-mels", len(parts), transient=True, disable=quiet))
+    sums = list(track(results, "measuring log-mels", len(parts), transient=True, disable=quiet))
     if padded_to:
         mean, std = np.mean([part.mean_and_std() for part in sums], axis=0)
     else:
@@ -126,7 +124,7 @@ def _run(job: _Job, parts: list[range], processes: int) -> Iterator[Sums]:
     if processes == 1:
         yield from map(job.sums, parts)
         return
-    died = "a process that measured clips died, perhaps for want of memory; try fewer --processes"
+    died = "a process that measured clips died, perhaps out of memory; try fewer --processes"
     with process_pool(processes, _Job.sums, job, died) as submit:
         for future in [submit(part) for part in parts]:
             yield future.result()
@@ -135,7 +133,7 @@ def _run(job: _Job, parts: list[range], processes: int) -> Iterator[Sums]:
 def write_statistics(
     folder: Path, splits: str, num_mel_bins: int, padded_to: int, statistics: Statistics
 ) -> Path:
-    """Puts statistics beside a prepared set, where training finds those without padding."""
+    """Writes statistics to a prepared set; training uses those measured without padding."""
     file = folder / STATISTICS_FILE
     content = read_json(file) if file.exists() else {}
     kind = f"padded to {padded_to}" if padded_to else "unpadded"
@@ -145,7 +143,9 @@ def write_statistics(
 
 
 def read_statistics(folder: Path, splits: str) -> dict[int, tuple[float, float]]:
-    """Mean and deviation of the splits' unpadded log-mels by number of mel bins, where known.
+    """Returns mean and standard deviation of the splits' unpadded log-mels by number of mel bins.
+
+    Empty if they have not been measured.
 
     Raises:
         InputError: the file is damaged.

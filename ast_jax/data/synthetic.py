@@ -1,10 +1,11 @@
-"""Synthetic sounds of ten kinds, for a first training that needs no data."""
+"""Synthesizes sounds of ten classes, for a first training without a data set."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import soundfile
+from jaxtyping import Float32
 from scipy import signal
 
 from ast_jax.data.clips import Clips, DataSet
@@ -80,10 +81,10 @@ SOUNDS: dict[str, Sound] = {
 }
 
 
-def synthesize(label: str, rng: Rng) -> np.ndarray:
-    """A clip of one of `SOUNDS`: float32 (20000,), at 16 kHz.
+def synthesize(label: str, rng: Rng) -> Float32[np.ndarray, "20000"]:
+    """Synthesizes a clip of one of `SOUNDS`, 1.25 s at 16 kHz.
 
-    Pitch, onset, length, level and the noise around it are random.
+    Pitch, onset, length, level and background noise are random.
     """
     samples = int(SECONDS * SAMPLING_RATE)
     length = int(samples * rng.uniform(0.6, 0.9))
@@ -97,21 +98,21 @@ def synthesize(label: str, rng: Rng) -> np.ndarray:
 
 
 def make_synthetic(train_clips: int, evaluation_clips: int, seed: int) -> DataSet:
-    """That many clips of each class; no clip of one side is on the other."""
+    """Synthesizes numbers of training and evaluation clips per class, all of them different."""
     labels = list(SOUNDS)
     sides = []
     for side, count in enumerate((train_clips, evaluation_clips)):
         rng = np.random.default_rng([seed, 2, side])
-        made = [(label, i) for i in range(count) for label in labels]
-        waveforms = [synthesize(label, rng) for label, _ in made]
-        targets = np.eye(len(labels), dtype=np.float32)[np.arange(len(made)) % len(labels)]
-        sides.append(Clips(waveforms, targets, [f"{label} {i}" for label, i in made]))
+        clips = [(label, i) for i in range(count) for label in labels]
+        waveforms = [synthesize(label, rng) for label, _ in clips]
+        targets = np.eye(len(labels), dtype=np.float32)[np.arange(len(clips)) % len(labels)]
+        sides.append(Clips(waveforms, targets, [f"{label} {i}" for label, i in clips]))
     train, evaluation = sides
     return DataSet(labels, train, evaluation)
 
 
 def write_unseen(folder: Path, seed: int) -> None:
-    """Writes one WAV of each class that `make_synthetic` did not make from the same seed."""
+    """Writes one WAV per class that is not among the clips of `make_synthetic` of this seed."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, 2, 2])
     for label in SOUNDS:

@@ -1,4 +1,4 @@
-"""The data set that a configuration names."""
+"""Loads the data set of a configuration."""
 
 from pathlib import Path
 
@@ -13,24 +13,26 @@ from ast_jax.errors import InputError
 
 
 def load_data(config: TrainConfig) -> DataSet:
-    """Reads or makes the clips of `config.data`.
+    """Loads or synthesizes the clips of `config.data`.
 
     Raises:
         InputError: the recordings cannot be used; the message names the file or field.
     """
     data, rate = config.data, config.frontend.sampling_rate
     if not data.fold:
-        raise InputError("data.fold is 0, of which train.py makes five runs; set it to 1 to 5")
+        raise InputError("data.fold is 0, which trains five runs; set it to 1 to 5 for one run")
     if data.kind == "synthetic":
         if rate != SAMPLING_RATE:
-            raise InputError(f"frontend.sampling_rate is {rate}; synthetic clips are at 16000 Hz")
+            raise InputError(
+                f"frontend.sampling_rate is {rate}; set it to 16000 for synthetic clips"
+            )
         return make_synthetic(data.train_clips, data.evaluation_clips, config.seed)
     if data.kind == "prepared":
         prepared = open_prepared(data.dir, data.name)
         if data.digest and data.digest != prepared.digest:
             raise InputError(
-                f"{prepared.folder}: was made from a source of digest {prepared.digest} and "
-                f"data.digest is {data.digest}; give the set that it is of, or leave it out"
+                f"{prepared.folder}: has the source digest {prepared.digest} and data.digest is "
+                f"{data.digest}; give the set with that digest, or clear data.digest"
             )
         return read_prepared(prepared, rate, data.train, data.evaluation, data.fold, data.test)
     if data.kind == "esc50":
@@ -39,33 +41,35 @@ def load_data(config: TrainConfig) -> DataSet:
 
 
 def read_esc50(folder: str | Path, fold: int, sampling_rate: int) -> DataSet:
-    """Holds `fold`, 1 to 5, out of what `list_esc50` finds and trains on the other four.
+    """Loads ESC-50 with fold `fold`, 1 to 5, held out and the other four to train on.
 
     Raises:
-        InputError: as `list_esc50`, or a recording is missing or cannot be used.
+        InputError: as for `list_esc50`, or a recording is missing or cannot be used.
     """
     if fold not in FOLDS:
         raise InputError(f"data.fold is {fold}; ESC-50 has folds 1 to 5")
     labels, splits, missing = list_esc50(Path(folder))
     if missing:
-        raise InputError(f"{missing[0]}; restore it or leave the line out")
+        raise InputError(f"{missing[0]}; restore it or remove the line")
     held_out = splits.pop(f"fold{fold}", [])
-    train = [entry for entries in splits.values() for entry in entries]
+    train = [example for examples in splits.values() for example in examples]
     if not held_out or not train:
-        raise InputError(f"{folder}: fold {fold} or the folds beside it have no recordings")
+        raise InputError(
+            f"{folder}: fold {fold} or all other folds are empty; add their recordings"
+        )
     return _read(labels, train, held_out, sampling_rate, f"fold {fold}")
 
 
 def read_folder(folder: str | Path, holdout: float, sampling_rate: int) -> DataSet:
-    """Reads what `list_folder` finds; of its splits there must be `train` and one other.
+    """Loads a folder of recordings, as `list_folder` lists it: `train` and one other split.
 
     Raises:
-        InputError: as `list_folder`, or a recording cannot be used.
+        InputError: as for `list_folder`, or a recording cannot be used.
     """
     labels, splits, _ = list_folder(Path(folder), holdout=holdout)
     if len(splits) != 2:
         raise InputError(
-            f"{folder}: has the splits {', '.join(splits)}; leave train and the one to evaluate on"
+            f"{folder}: has the splits {', '.join(splits)}; keep train and the one to evaluate on"
         )
     train, held_out = splits.values()
     return _read(labels, train, held_out, sampling_rate, "held-out recordings")

@@ -1,46 +1,37 @@
-"""The Audio Spectrogram Transformer (Gong, Chung, Glass; Interspeech 2021)."""
+"""The Audio Spectrogram Transformer (Gong, Chung, Glass; Interspeech 2021).
+
+Section 2 of the paper, in order: overlapping patches become tokens with positions (`Embeddings`),
+a ViT encoder of pre-norm layers (`Layer`, `Encoder`), and a linear head on the mean of the class
+and the distillation token (`ASTForAudioClassification`).
+"""
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float, Int
 
+from ast_jax.models.attention import (
+    attention,
+    attention_weights,
+    check_attn_implementation,
+    resolve_attn_implementation,
+)
 from ast_jax.models.config import ASTConfig
-from ast_jax.models.encoder import Encoder
-from ast_jax.models.int8 import quantized
-from ast_jax.models.layers import layer_norm
+from ast_jax.models.layers import gelu, layer_norm, linear, torch_uniform
+from ast_jax.models.remat import keep, rematerialize
 
 NUM_PREFIX_TOKENS = 2  # tokens before the patches: class and distillation
 
-
-class ASTOutput(NamedTuple):
-    """What `ASTModel` returns; names and order as Hugging Face's.
-
-    Attributes:
-        last_hidden_state: (batch, tokens, hidden), after the final layer norm.
-        pooler_output: (batch, hidden) float32, mean of class and distillation token.
-        hidden_states: (layers + 1, batch, tokens, hidden), the embeddings first, or None.
-        attentions: (layers, batch, heads, tokens, tokens), or None.
-    """
-
-    last_hidden_state: jax.Array
-    pooler_output: jax.Array
-    hidden_states: jax.Array | None = None
-    attentions: jax.Array | None = None
-
-
-def torch_uniform(fan_in: int) -> nnx.Initializer:
-    """PyTorch's default for a Linear's or Conv's weight and bias: U(-1/√fan_in, 1/√fan_in)."""
-    limit = fan_in**-0.5
-
-    def init(key: jax.Array, shape: Any, dtype: Any = jnp.float32, **_: Any) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -limit, limit)
-
-    return init
+InputValues = Float[Array | np.ndarray, "batch frames mel_bins"]
+KeepIndices = Int[Array | np.ndarray, "batch kept"]
+Tokens = Float[Array, "batch tokens hidden"]
 
 
 class Embeddings(nnx.Module):
@@ -48,7 +39,7 @@ class Embeddings(nnx.Module):
 
     def __init__(self, config: ASTConfig, *, rngs: nnx.Rngs):
         size = config.patch_size
-        # The original makes this convolution anew and leaves it at PyTorch's own default.
+        # The original replaces timm's convolution and leaves it at PyTorch's own default.
         init = torch_uniform(fan_in=size * size)
         self.patch_projection = nnx.Conv(
             1,
@@ -58,7 +49,7 @@ class Embeddings(nnx.Module):
             padding="VALID",
             kernel_init=init,
             bias_init=init,
-            dtype=jnp.dtype(config.activation_dtype),
+            dtype=jnp.dtype(config.dtype),
             rngs=rngs,
         )
         # timm's trunc_normal_(std=.02) cuts at ±2, a hundred deviations out: a plain normal.
@@ -69,10 +60,14 @@ class Embeddings(nnx.Module):
         self.position_embeddings = nnx.Param(normal(rngs.params(), (1, config.num_tokens, width)))
         self.input_shape = (config.max_length, config.num_mel_bins)
 
-    def __call__(self, input_values: jax.Array, kept: jax.Array | None = None) -> jax.Array:
-        """(batch, max_length, num_mel_bins) → (batch, tokens, hidden), frequency-major.
+    def __call__(
+        self, input_values: InputValues, keep_indices: KeepIndices | None = None
+    ) -> Tokens:
+        """Returns float32 tokens, patches in frequency-major order.
 
-        With `kept`, int (batch, some), of those patches alone, counted from 0.
+        Args:
+            input_values: normalized log-mels.
+            keep_indices: the patches of each clip to return, counted from 0; None for all.
         """
         if input_values.ndim != 3 or input_values.shape[1:] != self.input_shape:
             raise ValueError(
@@ -89,54 +84,204 @@ class Embeddings(nnx.Module):
             patches.reshape(batch, frequency * time, width),
         ]
         x = jnp.concatenate(tokens, axis=1) + self.position_embeddings[...]
-        if kept is not None:
-            if kept.ndim != 2 or len(kept) != batch:
-                raise ValueError(f"kept has shape {kept.shape}; give some patches of {batch} clips")
-            patches = jnp.take_along_axis(x[:, NUM_PREFIX_TOKENS:], kept[..., None], axis=1)
+        if keep_indices is not None:
+            if keep_indices.ndim != 2 or len(keep_indices) != batch:
+                raise ValueError(
+                    f"keep_indices has shape {keep_indices.shape}; give it the shape ({batch}, "
+                    f"patches kept)"
+                )
+            indices = jnp.asarray(keep_indices)[..., None]
+            patches = jnp.take_along_axis(x[:, NUM_PREFIX_TOKENS:], indices, axis=1)
             x = jnp.concatenate([x[:, :NUM_PREFIX_TOKENS], patches], axis=1)
-        return x.astype(jnp.float32)  # as PyTorch keeps what layers add to under autocast
+        return x.astype(jnp.float32)  # the residual stream, as in PyTorch under autocast
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention, with query, key and value from one product."""
+
+    def __init__(self, config: ASTConfig, attn_implementation: str, *, rngs: nnx.Rngs):
+        width = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.dtype = config.dtype
+        self.attn_implementation = attn_implementation
+        self.qkv = linear(config, width, 3 * width, rngs, use_bias=config.qkv_bias)
+        self.output = linear(config, width, width, rngs)
+
+    def __call__(
+        self, x: Tokens, num_output_tokens: int | None = None, output_attentions: bool = False
+    ) -> tuple[Tokens, jax.Array | None]:
+        """Returns attention of the first tokens to all, and (batch, heads, to, from) or None."""
+        batch, tokens, width = x.shape
+        qkv = keep(self.qkv(x).astype(self.dtype), "qkv")
+        qkv = qkv.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
+        query, key, value = (qkv[:, :, i] for i in range(3))  # (batch, tokens, heads, head width)
+        query = query[:, :num_output_tokens]
+        if output_attentions:
+            weights = attention_weights(query, key)
+            y = jnp.einsum("bhts,bshk->bthk", weights, value)
+        else:
+            weights = None
+            y = attention(query, key, value, self.attn_implementation)
+        return self.output(y.reshape(batch, -1, width)), weights
+
+
+class MLP(nnx.Module):
+    """Linear, exact GELU, linear."""
+
+    def __init__(self, config: ASTConfig, *, rngs: nnx.Rngs):
+        self.dtype = config.dtype
+        self.fc1 = linear(config, config.hidden_size, config.intermediate_size, rngs)
+        self.fc2 = linear(config, config.intermediate_size, config.hidden_size, rngs)
+
+    def __call__(self, x: Tokens) -> Tokens:
+        """Computes the MLP of each token."""
+        hidden = keep(self.fc1(x).astype(self.dtype), "mlp_hidden")
+        return self.fc2(gelu(hidden))
+
+
+class Layer(nnx.Module):
+    """One pre-norm encoder layer."""
+
+    def __init__(self, config: ASTConfig, attn_implementation: str, *, rngs: nnx.Rngs):
+        width, epsilon = config.hidden_size, config.layer_norm_eps
+        self.layernorm_before = layer_norm(width, epsilon, config.dtype, rngs)
+        self.attention = Attention(config, attn_implementation, rngs=rngs)
+        self.layernorm_after = layer_norm(width, epsilon, config.dtype, rngs)
+        self.mlp = MLP(config, rngs=rngs)
+
+    def __call__(
+        self, x: Tokens, num_output_tokens: int | None = None, output_attentions: bool = False
+    ) -> tuple[Tokens, jax.Array | None]:
+        """Returns the first `num_output_tokens` tokens, or all, and their attention weights."""
+        attended, weights = self.attention(
+            self.layernorm_before(x), num_output_tokens, output_attentions
+        )
+        x = keep(x[:, :num_output_tokens] + attended, "after_attention")
+        x = x + self.mlp(self.layernorm_after(x))
+        return x, weights
+
+
+class Encoder(nnx.Module):
+    """`num_hidden_layers` layers as one `Layer` with stacked parameters, without a final norm.
+
+    `jax.lax.scan` runs them: a layer is compiled once, and the optimizer and the gradient exchange
+    handle 16 arrays instead of 150.
+    """
+
+    def __init__(self, config: ASTConfig, attn_implementation: str, *, rngs: nnx.Rngs):
+        def new_layer(key: jax.Array) -> tuple[nnx.GraphDef, nnx.State]:
+            return nnx.split(Layer(config, attn_implementation, rngs=nnx.Rngs(params=key)))
+
+        keys = jax.random.split(rngs.params(), config.num_hidden_layers)
+        graphdef = new_layer(keys[0])[0]
+        stacked = jax.vmap(lambda key: new_layer(key)[1])(keys)
+        self.layers = nnx.merge(graphdef, stacked)
+
+    def __call__(
+        self, x: Tokens, num_output_tokens: int | None = None, remat: str = "none"
+    ) -> Tokens:
+        """Runs the layers.
+
+        Args:
+            x: the embeddings.
+            num_output_tokens: how many of the first tokens to return; None for all. The last layer
+                computes these alone, which saves a twelfth of the work of twelve layers.
+            remat: what the backward pass recomputes, see `rematerialize`.
+        """
+        graphdef, stacked = nnx.split(self.layers)
+
+        def layer(
+            x: jax.Array, params: nnx.State, num_output_tokens: int | None = None
+        ) -> jax.Array:
+            return nnx.merge(graphdef, params)(x, num_output_tokens)[0]
+
+        def step(x: jax.Array, params: nnx.State) -> tuple[jax.Array, None]:
+            return rematerialize(layer, remat)(x, params), None
+
+        x, _ = jax.lax.scan(step, x, jax.tree.map(lambda p: p[:-1], stacked))
+        last = functools.partial(layer, num_output_tokens=num_output_tokens)
+        return rematerialize(last, remat)(x, jax.tree.map(lambda p: p[-1], stacked))
+
+    def intermediates(
+        self, x: Tokens, output_attentions: bool
+    ) -> tuple[Float[Array, "states batch tokens hidden"], jax.Array | None]:
+        """Returns the embeddings and each layer's output, and attention weights or None."""
+        graphdef, stacked = nnx.split(self.layers)
+
+        def step(x: jax.Array, params: nnx.State) -> tuple[jax.Array, tuple]:
+            y, weights = nnx.merge(graphdef, params)(x, output_attentions=output_attentions)
+            return y, (y, weights)
+
+        _, (outputs, attentions) = jax.lax.scan(step, x, stacked)
+        return jnp.concatenate([x[None], outputs]), attentions
+
+
+class ASTOutput(NamedTuple):
+    """The result of `ASTModel`; names and order as Hugging Face's.
+
+    Attributes:
+        last_hidden_state: (batch, tokens, hidden), after the final layer norm.
+        pooler_output: (batch, hidden) float32, mean of class and distillation token.
+        hidden_states: (layers + 1, batch, tokens, hidden), the embeddings first, or None.
+        attentions: (layers, batch, heads, tokens, tokens), or None.
+    """
+
+    last_hidden_state: jax.Array
+    pooler_output: jax.Array
+    hidden_states: jax.Array | None = None
+    attentions: jax.Array | None = None
 
 
 class ASTModel(nnx.Module):
-    """Patch embedding, encoder and final layer norm: everything but the classifier."""
+    """Embeddings, encoder and final layer norm: everything but the classifier.
 
-    def __init__(self, config: ASTConfig, *, rngs: nnx.Rngs):
+    Arguments are those of `ASTForAudioClassification`.
+    """
+
+    def __init__(
+        self, config: ASTConfig, *, rngs: nnx.Rngs, attn_implementation: str | None = None
+    ):
         config.validate()
+        if attn_implementation is None:
+            attn_implementation = resolve_attn_implementation(config, [_default_device()])
+        check_attn_implementation(config, attn_implementation)
         self.embeddings = Embeddings(config, rngs=rngs)
-        self.encoder = Encoder(config, rngs=rngs)
+        self.encoder = Encoder(config, attn_implementation, rngs=rngs)
         self.layernorm = layer_norm(config.hidden_size, config.layer_norm_eps, "float32", rngs)
 
     def __call__(
         self,
-        input_values: jax.Array,
+        input_values: InputValues,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> ASTOutput:
-        """Normalised log-mels (batch, max_length, num_mel_bins) → `ASTOutput`."""
-        x, hidden_states, attentions = self.encoder(
-            self.embeddings(input_values), output_hidden_states, output_attentions
-        )
+        """Returns the tokens, and on request what each layer computes."""
+        x = self.embeddings(input_values)
+        hidden_states = attentions = None
+        if output_hidden_states or output_attentions:
+            hidden_states, attentions = self.encoder.intermediates(x, output_attentions)
+            x = hidden_states[-1]
+        else:
+            x = self.encoder(x)
         x = self.layernorm(x)
         pooled = x[:, :NUM_PREFIX_TOKENS].mean(axis=1)
-        return ASTOutput(x, pooled, hidden_states, attentions)
+        return ASTOutput(x, pooled, hidden_states if output_hidden_states else None, attentions)
 
     def pooled(
         self,
-        input_values: jax.Array,
-        kept: jax.Array | None = None,
-        training: bool = False,
-        remat: bool = False,
-    ) -> jax.Array:
-        """The `pooler_output` (batch, hidden), without what it does not need.
+        input_values: InputValues,
+        keep_indices: KeepIndices | None = None,
+        remat: str = "none",
+    ) -> Float[Array, "batch hidden"]:
+        """Computes `pooler_output` alone, for which the last layer need not compute the patches.
 
         Args:
-            input_values: (batch, max_length, num_mel_bins).
-            kept: patches of each clip to go by, int (batch, some), from 0, or None for all.
-            training: whether gradients will be taken, see `Encoder.of_first`, as is `remat`.
-            remat: whether training keeps of each layer its input alone.
+            input_values: normalized log-mels.
+            keep_indices: the patches of each clip to use, counted from 0; None for all.
+            remat: what the backward pass recomputes, see `rematerialize`.
         """
-        x = self.embeddings(input_values, kept)
-        x = self.encoder.of_first(x, NUM_PREFIX_TOKENS, training, remat)
+        x = self.embeddings(input_values, keep_indices)
+        x = self.encoder(x, NUM_PREFIX_TOKENS, remat)
         return self.layernorm(x).mean(axis=1)
 
 
@@ -151,43 +296,51 @@ class Classifier(nnx.Module):
             width, config.num_labels, kernel_init=init, bias_init=init, rngs=rngs
         )
 
-    def __call__(self, pooled: jax.Array) -> jax.Array:
-        """(batch, hidden) → logits (batch, num_labels)."""
+    def __call__(self, pooled: Float[Array, "batch hidden"]) -> Float[Array, "batch labels"]:
+        """Computes logits."""
         return self.dense(self.layernorm(pooled))
 
 
 class ASTForAudioClassification(nnx.Module):
     """AST with its classification head: log-mels in, logits out.
 
+    Args:
+        config: the architecture.
+        rngs: for the initial weights.
+        attn_implementation: "cudnn", "cpu" or "xla", see `ast_jax.models.attention.attention`;
+            None for the fastest on JAX's default device.
+
     Example:
         >>> model = ASTForAudioClassification(ASTConfig.from_size("tiny224"), rngs=nnx.Rngs(0))
         >>> logits = model(jnp.zeros((1, 1024, 128)))  # (1, 527)
     """
 
-    def __init__(self, config: ASTConfig, *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: ASTConfig, *, rngs: nnx.Rngs, attn_implementation: str | None = None
+    ):
         self.config = config
-        self.ast = ASTModel(config, rngs=rngs)
+        self.ast = ASTModel(config, rngs=rngs, attn_implementation=attn_implementation)
         self.classifier = Classifier(config, rngs=rngs)
 
     def __call__(
         self,
-        input_values: jax.Array,
-        kept: jax.Array | None = None,
-        training: bool = False,
-        remat: bool = False,
-    ) -> jax.Array:
-        """(batch, max_length, num_mel_bins) → float32 logits (batch, num_labels).
-
-        `kept`, `training` and `remat` are as for `ASTModel.pooled`.
-        """
-        return self.classifier(self.ast.pooled(input_values, kept, training, remat))
+        input_values: InputValues,
+        keep_indices: KeepIndices | None = None,
+        *,
+        remat: str = "none",
+    ) -> Float[Array, "batch labels"]:
+        """Computes float32 logits; arguments are those of `ASTModel.pooled`."""
+        return self.classifier(self.ast.pooled(input_values, keep_indices, remat))
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, **changes: Any) -> Self:
+    def from_pretrained(
+        cls, path: str | Path, attn_implementation: str | None = None, **changes: Any
+    ) -> Self:
         """Loads a checkpoint: ours, a Hugging Face folder, a `.safetensors` or an original `.pth`.
 
         Args:
             path: the folder or file.
+            attn_implementation: as for the class.
             **changes: fields of `ASTConfig` to change. A new input size or stride adapts the
                 positional embedding as the original does; a new `num_labels` makes a new head.
 
@@ -198,55 +351,69 @@ class ASTForAudioClassification(nnx.Module):
         from ast_jax.checkpoint.load import read_checkpoint
 
         checkpoint = read_checkpoint(path, **changes)
-        return cls.from_params(checkpoint.config, checkpoint.params)
+        return cls.from_params(checkpoint.config, checkpoint.params, attn_implementation)
 
     @classmethod
-    def from_params(cls, config: ASTConfig, params: dict[str, Any]) -> Self:
-        """The model of a configuration with the given nested dict of parameters.
+    def from_params(
+        cls, config: ASTConfig, params: dict[str, Any], attn_implementation: str | None = None
+    ) -> Self:
+        """Returns the model of a configuration with a nested dict of parameters.
 
-        NumPy arrays are put on the device here, once and not at every call; where `config.dtype`
-        is int8 they are rounded here as well.
+        NumPy arrays are put on the default device, once and not at every call. With
+        `attn_implementation` None the fastest on the parameters' devices is used.
         """
-        return nnx.merge(graphdef(config), computing_params(config, params))
+        params = jax.tree.map(jnp.asarray, params)
+        if attn_implementation is None:
+            attn_implementation = resolve_attn_implementation(config, _devices_of(params))
+        return nnx.merge(graphdef(config, attn_implementation), params)
 
 
-def graphdef(config: ASTConfig) -> nnx.GraphDef:
-    """The model without its parameters: `nnx.merge(graphdef(config), params)` is the model.
+def graphdef(config: ASTConfig, attn_implementation: str | None = None) -> nnx.GraphDef:
+    """Returns the model without its parameters: `nnx.merge(graphdef(config), params)` is the model.
 
-    Where `config.dtype` is int8 they are those of `computing_params`.
+    Arguments are those of `ASTForAudioClassification`.
     """
-    return nnx.split(_abstract(config))[0]
-
-
-def computing_params(config: ASTConfig, params: dict[str, Any]) -> dict[str, Any]:
-    """Float32 parameters, of NumPy or JAX, as the model of a configuration computes with them."""
-    params = jax.tree.map(jnp.asarray, params)
-    return jax.jit(quantized)(params) if config.dtype == "int8" else params
+    return nnx.split(_abstract(config, attn_implementation))[0]
 
 
 def init_params(config: ASTConfig, seed: int = 0) -> dict[str, Any]:
-    """Random parameters as the original initialises them: a nested dict of float32 arrays."""
-    config = dataclasses.replace(config, dtype="float32")
+    """Returns the original's random initial parameters: a nested dict of float32 arrays."""
 
     @jax.jit
     def init() -> dict[str, Any]:
-        model = ASTForAudioClassification(config, rngs=nnx.Rngs(seed))
+        rngs = nnx.Rngs(seed)
+        model = ASTForAudioClassification(config, rngs=rngs, attn_implementation="xla")
         return nnx.to_pure_dict(nnx.split(model)[1])
 
     return init()
 
 
 def param_shapes(config: ASTConfig) -> dict[str, Any]:
-    """The parameters' shapes and dtypes, without the arrays."""
-    # On the names of classes and on what is computed in they do not depend.
-    fields = dataclasses.astuple(dataclasses.replace(config, id2label=None, dtype="float32"))
+    """Returns the parameters' shapes and dtypes, without the arrays."""
+    fields = dataclasses.astuple(dataclasses.replace(config, id2label=None))  # hashable
     return jax.tree.map(lambda shape: shape, _param_shapes(fields))  # a dict of the caller's own
 
 
 @functools.lru_cache
 def _param_shapes(fields: tuple) -> dict[str, Any]:
-    return nnx.to_pure_dict(nnx.split(_abstract(ASTConfig(*fields)))[1])
+    return nnx.to_pure_dict(nnx.split(_abstract(ASTConfig(*fields), "xla"))[1])
 
 
-def _abstract(config: ASTConfig) -> ASTForAudioClassification:
-    return nnx.eval_shape(lambda: ASTForAudioClassification(config, rngs=nnx.Rngs(0)))
+def _abstract(config: ASTConfig, attn_implementation: str | None) -> ASTForAudioClassification:
+    def make() -> ASTForAudioClassification:
+        rngs = nnx.Rngs(0)
+        return ASTForAudioClassification(config, rngs=rngs, attn_implementation=attn_implementation)
+
+    return nnx.eval_shape(make)
+
+
+def _default_device() -> jax.Device:
+    """Returns the device on which JAX puts arrays, which may be configured by platform."""
+    device = jax.config.jax_default_device
+    return device if isinstance(device, jax.Device) else jax.local_devices(backend=device)[0]
+
+
+def _devices_of(params: dict[str, Any]) -> Sequence[jax.Device]:
+    """Returns the devices of the first array, or the default one while tracing."""
+    first = jax.tree.leaves(params)[0]
+    return [_default_device()] if isinstance(first, jax.core.Tracer) else list(first.devices())

@@ -1,99 +1,106 @@
-"""Multi-head self-attention."""
+"""Dot-product attention: one function, its implementations and the choice between them."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from jaxtyping import Array, Float
 
+from ast_jax.errors import InputError
 from ast_jax.models.attention_cpu import attention_by_head
 from ast_jax.models.config import ASTConfig
-from ast_jax.models.layers import linear, linear_of
+from ast_jax.models.remat import keep
+
+ATTN_IMPLEMENTATIONS = ("cudnn", "cpu", "xla")
 
 
-class Attention(nnx.Module):
-    """Self-attention with query, key and value from one product (timm's `Attention`)."""
+def attention(
+    query: Float[Array, "batch queries heads width"],
+    key: Float[Array, "batch tokens heads width"],
+    value: Float[Array, "batch tokens heads width"],
+    implementation: str,
+) -> Float[Array, "batch queries heads width"]:
+    """Computes softmax(q·k/√width)·v.
 
-    def __init__(self, config: ASTConfig, *, rngs: nnx.Rngs):
-        width = config.hidden_size
-        self.num_heads = config.num_attention_heads
-        self.dtype = config.attention_dtype
-        self.qkv = linear(config, width, 3 * width, rngs, use_bias=config.qkv_bias)
-        self.output = linear(config, width, width, rngs)
+    No implementation keeps the attention weights, tokens × tokens for each head, for the backward
+    pass.
 
-    def __call__(
-        self,
-        x: jax.Array,
-        normalize: Callable[[jax.Array], jax.Array],
-        with_weights: bool = False,
-        first: int | None = None,
-    ) -> tuple[jax.Array, jax.Array | None]:
-        """Attention among normalised tokens.
+    | implementation | runs on | takes                           | how                             |
+    | -------------- | ------- | ------------------------------- | ------------------------------- |
+    | "cudnn"        | GPUs    | half precision, head widths     | cuDNN's fused kernel; an odd    |
+    |                |         | that are multiples of 8 ≤ 128   | number of tokens is padded      |
+    | "cpu"          | CPUs    | everything                      | two heads at a time, in cache   |
+    | "xla"          | all     | everything                      | `jax.nn.dot_product_attention`  |
 
-        Args:
-            x: (batch, tokens, hidden).
-            normalize: the layer norm before it.
-            with_weights: whether the attention weights are wanted.
-            first: for how many of the tokens alone, which attend to all; None for all.
+    Fewer queries than tokens are left to "xla": the last layer's few are little work.
 
-        Returns:
-            (batch, tokens or first, hidden), and (batch, heads, to, from) or None.
-        """
-        batch, tokens, width = x.shape
-        qkv = linear_of(normalize, self.qkv)(x.reshape(batch * tokens, width))
-        qkv = qkv.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
-        qkv = qkv.astype(self.dtype)
-        query, key, value = (qkv[:, :, i] for i in range(3))  # (batch, tokens, heads, head width)
-        query = query[:, :first]
-        if with_weights:
-            weights = attention_weights(query, key)
-            y = jnp.einsum("bhts,bshk->bthk", weights, value)
-        else:
-            weights = None
-            y = dot_product_attention(query, key, value)
-        y = self.output(y.reshape(-1, width))
-        return y.reshape(batch, -1, width), weights
+    Args:
+        query: of the tokens that attend.
+        key: of the tokens that are attended to.
+        value: of the same.
+        implementation: as in the table; `resolve_attn_implementation` chooses it.
+    """
+    if query.shape[1] < key.shape[1]:
+        y = jax.nn.dot_product_attention(query, key, value, implementation="xla")
+    elif implementation == "cudnn":
+        y = _attention_by_cudnn(query, key, value)
+    elif implementation == "cpu":
+        return attention_by_head(query, key, value)
+    else:
+        y = _attention_by_xla(query, key, value)
+    return keep(y, "attention_output")
 
 
-def attention_weights(query: jax.Array, key: jax.Array) -> jax.Array:
-    """softmax(q·k/√width) in float32: (batch, tokens, heads, width) → (batch, heads, to, from)."""
+def attention_weights(
+    query: Float[Array, "batch queries heads width"], key: Float[Array, "batch tokens heads width"]
+) -> Float[Array, "batch heads queries tokens"]:
+    """Computes softmax(q·k/√width) in float32 and returns it in the query's dtype."""
     scores = jnp.einsum("bthk,bshk->bhts", query, key, preferred_element_type=jnp.float32)
     return jax.nn.softmax(scores * query.shape[-1] ** -0.5).astype(query.dtype)
 
 
-def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Attention of (batch, tokens, heads, width) arrays, by what is fastest on the backend."""
-    if query.shape[1] < key.shape[1]:  # a few tokens of the last layer: there is little to do
-        return jax.nn.dot_product_attention(query, key, value, implementation="xla")
-    if jax.default_backend() == "cpu":
-        return attention_by_head(query, key, value)
-    # cuDNN's fused kernel takes half precision and some widths only.
-    width = query.shape[3]
-    fused = (
-        jax.default_backend() == "gpu"
-        and query.dtype in (jnp.bfloat16, jnp.float16)
-        and width % 8 == 0
-        and width <= 128
-    )
-    if fused:
-        return _even_attention(query, key, value, "cudnn")
-    return _attention_by_xla(query, key, value)
+def resolve_attn_implementation(config: ASTConfig, devices: Sequence[jax.Device]) -> str:
+    """Returns the fastest attention implementation for a model on the devices of a program."""
+    platform = devices[0].platform
+    if platform == "gpu" and not _cudnn_limit(config):
+        return "cudnn"
+    return "cpu" if platform == "cpu" else "xla"
+
+
+def check_attn_implementation(config: ASTConfig, implementation: str) -> None:
+    """Raises `InputError` for an attention implementation that a model cannot use."""
+    if implementation not in ATTN_IMPLEMENTATIONS:
+        raise InputError(
+            f"attn_implementation must be one of {', '.join(ATTN_IMPLEMENTATIONS)}, "
+            f"not {implementation!r}"
+        )
+    if implementation == "cudnn" and (limit := _cudnn_limit(config)):
+        raise InputError(f"attn_implementation is 'cudnn', and {limit}; use 'xla'")
+
+
+def _cudnn_limit(config: ASTConfig) -> str:
+    """Why cuDNN's kernel does not take a model's attention, or ''."""
+    width = config.hidden_size // config.num_attention_heads
+    if config.dtype != "bfloat16":
+        return f"cuDNN takes dtype bfloat16, not {config.dtype}"
+    if width % 8 or width > 128:
+        return f"cuDNN takes head widths that are multiples of 8 up to 128, not {width}"
+    return ""
 
 
 @partial(jax.checkpoint, prevent_cse=False)
 def _attention_by_xla(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Attention whose weights, tokens x tokens for each head, are not kept for training."""
+    """XLA's attention, whose weights are recomputed in the backward pass."""
     return jax.nn.dot_product_attention(query, key, value, implementation="xla")
 
 
-def _even_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, implementation: Literal["cudnn", "xla"]
+def _attention_by_cudnn(
+    query: jax.Array, key: jax.Array, value: jax.Array, implementation: str = "cudnn"
 ) -> jax.Array:
-    """Attention for an implementation that may take no odd number of tokens, as cuDNN's kernels.
+    """cuDNN's attention, which takes even numbers of tokens only.
 
-    Of an odd number one more is added, to which none attends.
+    An odd number is padded by one token, which is masked.
     """
     batch, tokens = query.shape[:2]
     if tokens % 2 == 0:

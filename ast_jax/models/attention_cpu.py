@@ -1,96 +1,113 @@
 """Attention on a CPU: two heads of one clip at a time, so that their scores stay in the cache.
 
-The backward pass is written by hand, as flash attention's (Dao et al. 2022, appendix B): it
-computes the weights anew from the logarithm of each row's sum, rather than write them to memory
-and read them back. JAX's own would also repeat the softmax's sum and the product with the values.
+The backward pass is flash attention's (Dao et al. 2022, appendix B): it recomputes the weights from
+the logarithm of each row's sum rather than read them from memory. JAX's own would also recompute
+the softmax's sum and the product with the values.
+
+XLA:CPU multiplies fastest where both operands are row-major, and reduces along rows slowly. So
+operands are transposed before the loop over heads, and the sum of a row of weights is one more
+column of their product with the values.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from ast_jax.models.rows import LANES, row_max
+from ast_jax.models.remat import keep
 
-# What the backward pass is given: query, key, value and output (batch, tokens, heads, width), and
-# the logarithm of each row's sum of exponentials, float32 (batch * heads, tokens, 1).
-Kept = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+LANES = 16  # float32 numbers of a vector register, or of a few
+
+
+class Residuals(NamedTuple):
+    """The arrays that the backward pass needs.
+
+    Attributes:
+        query: (batch, tokens, heads, width), as are the next three.
+        key: see there.
+        value: see there.
+        output: see there.
+        log_sum: float32 (batch * heads, tokens, 1), the logarithm of each row's sum of exponentials.
+    """
+
+    query: jax.Array
+    key: jax.Array
+    value: jax.Array
+    output: jax.Array
+    log_sum: jax.Array
 
 
 @jax.custom_vjp
-def attention_by_head(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """softmax(q·k/√width)·v of (batch, tokens, heads, width) arrays, in their shape and dtype.
-
-    It can be differentiated backwards, not forwards (`jax.jvp`).
-    """
+def attention_by_head(
+    query: Float[Array, "batch tokens heads width"],
+    key: Float[Array, "batch tokens heads width"],
+    value: Float[Array, "batch tokens heads width"],
+) -> Float[Array, "batch tokens heads width"]:
+    """Computes softmax(q·k/√width)·v. Supports reverse-mode differentiation only."""
     return _forward(query, key, value)[0]
 
 
-def _forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The output and the logarithm of each row's sum.
-
-    The weights' sum is one more column of their product with the values, as XLA's CPU compiler is
-    slow to add along rows, and the keys are turned before, as it is slow to multiply by what it
-    must turn.
-    """
+def _forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, Residuals]:
     batch, tokens, _, width = query.shape
     padding = -tokens % LANES
 
     def one_head(qkv: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         q, k, v = qkv  # (tokens, width), (width, tokens + padding), (tokens + padding, width + 1)
         scores = _product(q * width**-0.5, k)
-        largest = row_max(scores)
+        largest = _row_max(scores)
         y = _product(jnp.exp(scores - largest).astype(v.dtype), v)
         total = y[:, width:]
         return (y[:, :width] / total).astype(v.dtype), largest + jnp.log(total)
 
-    # For whole lanes the last key once more, whose value and part of the sum are zero.
-    keys = _turned(jnp.pad(_by_head(key), ((0, 0), (0, padding), (0, 0)), "edge"))
+    # Padding repeats the last key, and its value and its part of the sum are zero.
+    keys = _transpose(jnp.pad(_by_head(key), ((0, 0), (0, padding), (0, 0)), "edge"))
     values = jnp.pad(_by_head(value), ((0, 0), (0, 0), (0, 1)), constant_values=1)
     values = jnp.pad(values, ((0, 0), (0, padding), (0, 0)))
-    y, log_sum = _two_by_two(one_head, (_by_head(query), keys, values))
-    return _by_clip(y, batch), log_sum
+    output, log_sum = _scan_heads(one_head, (_by_head(query), keys, values))
+    output = keep(_by_clip(output, batch), "attention_output")
+    return output, Residuals(query, key, value, output, keep(log_sum, "attention_log_sum"))
 
 
-def _forward_and_kept(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, Kept]:
-    y, log_sum = _forward(query, key, value)
-    return y, (query, key, value, y, log_sum)
-
-
-def _backward(kept: Kept, dy: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _backward(residuals: Residuals, dy: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The gradients of query, key and value from that of the output.
 
-    Weights stand turned in it, from key to query, as then no product is by what must be turned; the
-    loop over heads is given its matrices as they lie, row by row.
+    Weights are (key, query) here, so that no product needs them transposed.
     """
-    query, key, value, y, log_sum = kept
+    query, key, value, y, log_sum = residuals
     batch, _, _, width = query.shape
 
-    def one_head(of_head: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
-        q, qt, k, kt, v, dy, dyt, yt, log_sum = of_head  # (tokens, width); with a t (width, tokens)
-        # Behind a barrier, or the exponentials would be computed for each of their two uses.
+    def one_head(head: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        q, qt, k, kt, v, dy, dyt, yt, log_sum = head  # (tokens, width); with a t (width, tokens)
+        # The barrier keeps XLA from computing the exponentials for each of their two uses.
         weights = jax.lax.optimization_barrier(jnp.exp(_product(k, qt) - log_sum))
         mean = jnp.sum(dyt.astype(jnp.float32) * yt.astype(jnp.float32), axis=0, keepdims=True)
-        d_scores = (weights * (_product(v, dyt) - mean)).astype(q.dtype)
-        dqt = _product(kt, d_scores) * width**-0.5
-        dk = _product(d_scores, q)
+        dscores = (weights * (_product(v, dyt) - mean)).astype(q.dtype)
+        dqt = _product(kt, dscores) * width**-0.5
+        dk = _product(dscores, q)
         dv = _product(weights.astype(v.dtype), dy)
         return dqt.astype(q.dtype), dk.astype(q.dtype), dv.astype(q.dtype)
 
     q, k, v, dy, y = (_by_head(x) for x in (query * width**-0.5, key, value, dy, y))
-    of_heads = (q, _turned(q), k, _turned(k), v, dy, _turned(dy), _turned(y), _turned(log_sum))
-    dqt, dk, dv = _two_by_two(one_head, of_heads)
-    dq, dk, dv = (_by_clip(x, batch) for x in (_turned(dqt), dk, dv))
+    heads = (q, _transpose(q), k, _transpose(k), v, dy, *map(_transpose, (dy, y, log_sum)))
+    dqt, dk, dv = _scan_heads(one_head, heads)
+    dq, dk, dv = (_by_clip(x, batch) for x in (_transpose(dqt), dk, dv))
     return dq, dk, dv
 
 
-attention_by_head.defvjp(_forward_and_kept, _backward)
+attention_by_head.defvjp(_forward, _backward)
 
 
-def _two_by_two(of_head: Callable[[Any], Any], heads: Any) -> Any:
-    """`of_head` of each head, two in a turn of the loop: one fills the pauses of the other."""
-    return jax.lax.scan(lambda _, head: (None, of_head(head)), None, heads, unroll=2)[1]
+def _scan_heads(one_head: Callable[[Any], Any], heads: Any) -> Any:
+    """Maps a function over heads, two in each iteration: products of one overlap the other's."""
+    return jax.lax.scan(lambda _, head: (None, one_head(head)), None, heads, unroll=2)[1]
+
+
+def _row_max(x: jax.Array) -> jax.Array:
+    """The maximum of each row, (rows, columns) → (rows, 1), that vectorizes on XLA:CPU."""
+    lanes = x.reshape(len(x), -1, LANES)
+    return lanes.max(axis=1).max(axis=1, keepdims=True)
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -98,7 +115,7 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.dot(a, b, preferred_element_type=jnp.float32)
 
 
-def _turned(x: jax.Array) -> jax.Array:
+def _transpose(x: jax.Array) -> jax.Array:
     """(heads, a, b) → (heads, b, a)."""
     return jnp.swapaxes(x, 1, 2)
 

@@ -16,7 +16,7 @@ SIZES = {
     "base384": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
 }
 
-DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "bfloat16")
 
 LARGEST = 10**6  # of a whole number; beyond it lies a mistake, not a model
 
@@ -103,19 +103,6 @@ class ASTConfig:
         """Tokens the encoder sees: class, distillation, then the patches."""
         frequency, time = self.grid
         return 2 + frequency * time
-
-    @property
-    def activation_dtype(self) -> str:
-        """The dtype of what the encoder's layers add to and normalise."""
-        return "float32" if self.dtype == "int8" else self.dtype
-
-    @property
-    def attention_dtype(self) -> str:
-        """The dtype of queries, keys and values, and of the weights that values are added with.
-
-        Between int8's products bfloat16 takes half of float32's time and rounds no coarser.
-        """
-        return "bfloat16" if self.dtype == "int8" else self.dtype
 
     @property
     def labels(self) -> list[str]:

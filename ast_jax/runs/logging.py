@@ -5,6 +5,7 @@ import os
 import platform
 import socket
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -70,8 +71,10 @@ class ScalarWriter:
         from tensorboardX import SummaryWriter
 
         self._folder = folder
+        # By default two writers that start within a second share a file name.
+        suffix = f".{os.getpid()}.{time.time_ns()}"
         with self._one_sentence():
-            self._writer = SummaryWriter(str(folder))
+            self._writer = SummaryWriter(str(folder), filename_suffix=suffix)
 
     def write(self, step: int, scalars: Mapping[str, float | None]) -> None:
         """Adds values by name at a step; None and non-finite values are omitted.

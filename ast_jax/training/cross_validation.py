@@ -121,8 +121,8 @@ def check_folds(config: TrainConfig) -> None:
     for field in ("train", "evaluation", "test"):
         if getattr(data, field):
             raise InputError(
-                f"data.fold is 0 and data.{field} '{getattr(data, field)}'; the folds decide what is "
-                f"trained on and held out, leave --config.data.{field} out"
+                f"data.fold is 0 and data.{field} '{getattr(data, field)}'; the folds decide "
+                f"what is trained on and held out, leave --config.data.{field} out"
             )
     for fold in FOLDS:
         if f"fold{fold}" not in splits:

@@ -61,8 +61,29 @@ def fit(
         InputError: a field, a recording or the folder cannot be used, or training diverged.
         KeyboardInterrupt: SIGINT or SIGTERM was received; progress is saved.
     """
+    run, state = set_up(config, data, devices)
+    print_overview(run)
+    extractor = run.start.feature_extractor
+    with acquire_workdir(run.workdir, run.saved_run, config, run.data, extractor):
+        return train(run, state)
+
+
+def set_up(
+    config: TrainConfig,
+    data: DataSet | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> tuple[Run, TrainState]:
+    """Loads the data, builds the model and the step; returns the run and its initial state.
+
+    Args:
+        config: the experiment.
+        data: see `fit`.
+        devices: see `fit`.
+
+    Raises:
+        InputError: as `fit`.
+    """
     config.validate()
-    console = Console(soft_wrap=True, markup=False, highlight=False, quiet=jax.process_index() > 0)
     parallel = DataParallel(config.parallel, devices)
     parallel.check_batch(config.batch_size, config.grad_accum_steps)
     workdir, saved_run = open_workdir(config)
@@ -74,17 +95,25 @@ def fit(
     else:
         check_data(workdir, saved_run, data)
         extractor = ASTFeatureExtractor.from_dict(saved_run["feature_extractor"], str(workdir))
+
     start = initial_checkpoint(config, data, extractor)
     functions, state = build_step_functions(config, start, parallel, length)
     run = Run(
-        config, workdir, data, start, parallel, length, functions,
-        train_batches(config, data.train, extractor),
-        partial(evaluation_batches, config, extractor=extractor),
-        console,
-    )  # fmt: skip
-    print_overview(run)
-    with acquire_workdir(workdir, saved_run, config, data, extractor):
-        return train(run, state)
+        config=config,
+        workdir=workdir,
+        saved_run=saved_run,
+        data=data,
+        start=start,
+        parallel=parallel,
+        length=length,
+        functions=functions,
+        train_batches=train_batches(config, data.train, extractor),
+        evaluation_batches=partial(evaluation_batches, config, extractor=extractor),
+        console=Console(
+            soft_wrap=True, markup=False, highlight=False, quiet=jax.process_index() > 0
+        ),
+    )
+    return run, state
 
 
 def train(run: Run, state: TrainState) -> Metrics:

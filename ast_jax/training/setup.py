@@ -1,6 +1,7 @@
 """Builds what a run consists of, before the first step."""
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -231,15 +232,30 @@ def update_average(average: Any, params: Any, count: jax.Array) -> Any:
 
 
 class Run(NamedTuple):
-    """What stays the same during a run."""
+    """What stays the same during a run.
+
+    Attributes:
+        config: the experiment.
+        workdir: its folder.
+        saved_run: content of the folder's run.json; None for a new run.
+        data: the recordings.
+        start: what training starts from.
+        parallel: the devices.
+        length: in steps.
+        functions: that run on the devices.
+        train_batches: step → this process's share of its batch.
+        evaluation_batches: clips → this process's share of their batches.
+        console: prints in the first process alone.
+    """
 
     config: TrainConfig
     workdir: Path
+    saved_run: dict[str, Any] | None
     data: DataSet
     start: Checkpoint
     parallel: DataParallel
     length: RunLength
     functions: StepFunctions
-    train_batches: Any
-    evaluation_batches: Any
+    train_batches: TrainBatches
+    evaluation_batches: Callable[[Clips], EvaluationBatches]
     console: Console

@@ -11,9 +11,11 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from ast_jax.audio.decode import load_audio
-from ast_jax.audio.fbank import LOG_FLOOR, fbank
+from ast_jax.audio.fbank import fbank
 from ast_jax.audio.fbank_jax import fbank_jax, input_values
+from ast_jax.audio.fbank_reference import fbank_reference
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor, pad_or_cut
+from ast_jax.audio.kaldi import LOG_FLOOR, frame_sizes
 from ast_jax.errors import InputError
 
 FLOOR = np.log(LOG_FLOOR)
@@ -32,7 +34,7 @@ def noise(samples, seed=0, scale=0.1):
 
 def exact(waveform, *args, **options):
     """The log-mel of int16 samples in float64."""
-    return fbank(waveform / 32768, *args, dtype=np.float64, **options)
+    return fbank_reference(waveform / 32768, *args, **options)
 
 
 # ---- equal to the original, and to our NumPy frontend
@@ -199,10 +201,10 @@ def test_has_a_gradient_that_is_finite():
 
 def as_extracted(clip, extractor):
     """What the extractor gives for a clip of int16, in float64; a clip too short is padding."""
-    try:
-        log_mel = exact(clip, extractor.sampling_rate, num_mel_bins=extractor.num_mel_bins)
-    except InputError:
+    if len(clip) < frame_sizes(extractor.sampling_rate)[0]:
         log_mel = np.zeros((0, extractor.num_mel_bins))
+    else:
+        log_mel = exact(clip, extractor.sampling_rate, num_mel_bins=extractor.num_mel_bins)
     return extractor.normalize(pad_or_cut(log_mel, extractor.max_length))
 
 

@@ -8,13 +8,13 @@ from scipy.sparse import csr_array
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.audio.pcm import to_float, to_int16
-from ast_jax.data.batches import EvaluationBatches, Inputs, TrainBatches
+from ast_jax.data.batches import EvaluationBatches, InputBuilder, TrainBatches
 from ast_jax.data.clips import Clips
-from ast_jax.data.mixup import draw, mix
+from ast_jax.data.mixup import mixup, sample_mixup
 from ast_jax.data.sampler import balancing_weights, epoch_order
 
 EXTRACTOR = ASTFeatureExtractor(max_length=32, num_mel_bins=16, mean=-6.0, std=5.0)
-INPUTS = Inputs(EXTRACTOR)
+INPUTS = InputBuilder(EXTRACTOR)
 
 
 def filled(inputs, waveforms):
@@ -58,7 +58,7 @@ def test_inputs_are_each_waveforms_features_whether_int16_or_float():
 
 
 def test_inputs_for_the_device_are_int16_samples_of_the_frames_and_their_number():
-    batch = filled(Inputs(EXTRACTOR, on_device=True), CLIPS.waveforms)
+    batch = filled(InputBuilder(EXTRACTOR, on_device=True), CLIPS.waveforms)
     assert batch["waveforms"].shape == (10, SAMPLES)
     assert batch["waveforms"].dtype == np.int16
     assert batch["lengths"].dtype == np.int32
@@ -70,7 +70,7 @@ def test_inputs_for_the_device_are_int16_samples_of_the_frames_and_their_number(
 
 
 def test_inputs_for_the_device_hold_all_that_the_features_are_made_of():
-    batch = filled(Inputs(EXTRACTOR, on_device=True), CLIPS.waveforms)
+    batch = filled(InputBuilder(EXTRACTOR, on_device=True), CLIPS.waveforms)
     cut = [row[:length] for row, length in zip(*batch.values(), strict=True)]
     ours, theirs = (
         filled(INPUTS, waveforms)["input_values"] for waveforms in (cut, CLIPS.waveforms)
@@ -80,7 +80,7 @@ def test_inputs_for_the_device_hold_all_that_the_features_are_made_of():
 
 def test_floats_for_the_device_are_rounded_to_int16():
     waveform = np.random.default_rng(0).uniform(-1.1, 1.1, 900).astype(np.float32)
-    batch = filled(Inputs(EXTRACTOR, on_device=True), [waveform])
+    batch = filled(InputBuilder(EXTRACTOR, on_device=True), [waveform])
     np.testing.assert_array_equal(batch["waveforms"][0, :900], to_int16(waveform))
 
 
@@ -165,13 +165,13 @@ def test_mixup_mixes_the_share_of_clips_it_is_told_to_and_their_targets():
 
 @pytest.mark.parametrize("on_device", [False, True])
 def test_a_mixed_clip_is_the_mix_of_both_waveforms_and_of_both_targets(on_device):
-    inputs = Inputs(EXTRACTOR, on_device)
+    inputs = InputBuilder(EXTRACTOR, on_device)
     batch = TrainBatches(CLIPS, inputs, seed=2, batch_size=5, mixup=1.0)(3)
     waveforms, targets = [], []
     for place, index in enumerate(epoch_order(2, 1, 10)[5:]):
-        partner, share = draw(2, 3 * 5 + place, 1.0, 10)
-        waveforms.append(mix(CLIPS.waveforms[index], CLIPS.waveforms[partner], share))
-        targets.append(share * CLIPS.targets[index] + (1 - share) * CLIPS.targets[partner])
+        partner, lam = sample_mixup(2, 3 * 5 + place, 1.0, 10)
+        waveforms.append(mixup(CLIPS.waveforms[index], CLIPS.waveforms[partner], lam))
+        targets.append(lam * CLIPS.targets[index] + (1 - lam) * CLIPS.targets[partner])
     assert_equal(batch, filled(inputs, waveforms) | {"targets": np.float32(targets)})
 
 

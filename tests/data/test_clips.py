@@ -48,15 +48,15 @@ def test_clips_go_to_another_process():
 
 def test_recordings_are_read_in_order_and_resampled(tmp_path):
     rng = np.random.default_rng(0)
-    entries = []
+    examples = []
     for i in range(6):
         soundfile.write(tmp_path / f"{i}.wav", rng.uniform(-1, 1, 800 * (i + 1)), 8000)
-        entries.append(Example(str(i), str(tmp_path / f"{i}.wav"), (i % 3,)))
-    clips = read_clips(entries, 4, 16000, "clips")
+        examples.append(Example(str(i), str(tmp_path / f"{i}.wav"), (i % 3,)))
+    clips = read_clips(examples, 4, 16000, "clips")
     assert clips.lengths() == [1600 * (i + 1) for i in range(6)]
     assert clips.all_targets().argmax(axis=1).tolist() == [0, 1, 2, 0, 1, 2]
     assert clips.all_targets().shape == (6, 4)
-    assert clips.names == [entry.path for entry in entries]
+    assert clips.names == [example.path for example in examples]
 
 
 def test_a_recording_that_cannot_be_used_is_named(tmp_path):

@@ -7,14 +7,14 @@ import pytest
 import soundfile
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
-from ast_jax.data.batches import EvaluationBatches, Inputs, TrainBatches
+from ast_jax.data.batches import EvaluationBatches, InputBuilder, TrainBatches
 from ast_jax.data.clips import Clips
 from ast_jax.data.loader import stream
 from ast_jax.data.prepare.prepare import prepare
 from ast_jax.data.prepared import open_prepared
 from ast_jax.errors import InputError
 
-INPUTS = Inputs(ASTFeatureExtractor(max_length=32, num_mel_bins=16, mean=-6.0, std=5.0))
+INPUTS = InputBuilder(ASTFeatureExtractor(max_length=32, num_mel_bins=16, mean=-6.0, std=5.0))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def assert_equal(first, second):
 
 @pytest.mark.parametrize("on_device", [False, True])
 def test_threads_give_the_batches_that_are_made_one_by_one(clips, on_device):
-    inputs = Inputs(INPUTS.extractor, on_device)
+    inputs = InputBuilder(INPUTS.extractor, on_device)
     make = TrainBatches(clips, inputs, seed=3, batch_size=4, mixup=0.5, balanced=True)
     assert_equal(stream(make, range(2, 30, 3)), map(make, range(2, 30, 3)))
 

@@ -72,7 +72,7 @@ def test_a_set_is_what_was_prepared(made):
             np.testing.assert_array_equal(waveform, clip)
 
 
-def test_several_splits_follow_one_another_as_they_are_named(made):
+def test_several_splits_are_concatenated_in_the_order_given(made):
     folder, samples = made
     clips = open_prepared(folder).clips("c + a")
     expected = samples["c"] + samples["a"]
@@ -84,13 +84,13 @@ def test_several_splits_follow_one_another_as_they_are_named(made):
         clips.waveforms[8]
 
 
-def test_a_split_that_is_not_there_is_named_with_those_that_are(made):
+def test_a_missing_split_is_named_with_the_existing_ones(made):
     for splits in ("a+d", "d", "a+", "a b"):
         with pytest.raises(InputError, match=r"has no split '.*'; it has a, b, c$"):
             open_prepared(made[0]).clips(splits)
 
 
-def test_files_without_clips_are_passed_over(made):
+def test_files_without_clips_are_skipped(made):
     (path, count), *_ = open_prepared(made[0]).splits["a"]
     waveforms = RecordedWaveforms([("none", 0), (path, count), ("none", 0), (path, count)])
     assert len(waveforms) == 4
@@ -99,7 +99,7 @@ def test_files_without_clips_are_passed_over(made):
     assert len(RecordedWaveforms([])) == 0
 
 
-def test_waveforms_go_to_another_process_and_cannot_be_written_to(made):
+def test_waveforms_can_be_pickled_and_are_read_only(made):
     waveforms = open_prepared(made[0]).clips("b").waveforms
     waveforms[3]  # opens a file
     other = pickle.loads(pickle.dumps(waveforms))
@@ -110,7 +110,7 @@ def test_waveforms_go_to_another_process_and_cannot_be_written_to(made):
         waveforms[0][0] = 1
 
 
-def test_hundreds_of_threads_read_what_one_does(made):
+def test_hundreds_of_threads_read_the_same_as_one(made):
     folder, samples = made
     expected = [clip for split in samples.values() for clip in split]
     start = threading.Barrier(200)
@@ -129,12 +129,12 @@ def test_hundreds_of_threads_read_what_one_does(made):
 # ---- sets that cannot be used
 
 
-def test_what_holds_no_set_is_refused(made, tmp_path):
+def test_a_folder_without_a_set_is_rejected(made, tmp_path):
     with pytest.raises(InputError, match=r"none: no such folder; give the --output of"):
         open_prepared(tmp_path / "none")
-    with pytest.raises(InputError, match=r"does not hold a prepared set; make one with"):
+    with pytest.raises(InputError, match=r"does not contain a prepared set; make one with"):
         open_prepared(tmp_path)
-    with pytest.raises(InputError, match=r"does not hold a prepared set 'esc50'; make one"):
+    with pytest.raises(InputError, match=r"does not contain a prepared set 'esc50'; make one"):
         open_prepared(made[0], "esc50")
 
 
@@ -147,11 +147,11 @@ def test_of_several_sets_one_must_be_named(copy, tmp_path):
     assert open_prepared(tmp_path, "csv").folder == copy
 
 
-def test_what_a_run_that_was_cut_off_left_is_no_set(copy, tmp_path):
+def test_the_folder_of_an_interrupted_run_is_no_set(copy, tmp_path):
     shutil.copytree(copy, copy.parent / f"incomplete.ABC123_{VERSION}")
     assert open_prepared(tmp_path).folder == copy
     shutil.rmtree(copy)
-    with pytest.raises(InputError, match="does not hold a prepared set"):
+    with pytest.raises(InputError, match="does not contain a prepared set"):
         open_prepared(tmp_path)
 
 
@@ -160,13 +160,13 @@ def change(file, **fields):
     file.write_text(json.dumps(content | fields))
 
 
-def test_a_set_of_another_version_is_refused(copy, tmp_path):
+def test_a_set_of_another_version_is_rejected(copy, tmp_path):
     old = copy.rename(copy.parent / "0.9.0")
     change(old / "dataset_info.json", version="0.9.0")
     with pytest.raises(InputError) as caught:
         open_prepared(tmp_path)
-    said = f"{old}: was prepared by version 0.9.0 of the builders and this is {VERSION}; "
-    assert str(caught.value) == said + "prepare it again"
+    expected = f"{old}: has format version 0.9.0 and this release reads {VERSION}; prepare it again"
+    assert str(caught.value) == expected
     shutil.copytree(old, copy)
     change(copy / "dataset_info.json", version=VERSION)
     assert open_prepared(tmp_path).folder == copy
@@ -174,7 +174,7 @@ def test_a_set_of_another_version_is_refused(copy, tmp_path):
 
 @pytest.mark.parametrize("file", ["dataset_info.json", "metadata.json", CLIPS_FILE])
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b"null", b"{}", b"PK\x03\x04junk"])
-def test_a_set_with_a_damaged_list_is_refused_by_name(copy, file, content):
+def test_a_set_with_a_damaged_list_is_rejected_by_name(copy, file, content):
     (copy / file).unlink()
     if content is not None:
         (copy / file).write_bytes(content)
@@ -192,18 +192,18 @@ def test_a_set_with_a_damaged_list_is_refused_by_name(copy, file, content):
         ("metadata.json", {"sampling_rate": "fast"}),
     ],
 )
-def test_a_set_with_fields_of_another_kind_is_refused(copy, file, fields):
+def test_a_set_with_fields_of_a_wrong_type_is_rejected(copy, file, fields):
     change(copy / file, **fields)
     with pytest.raises(InputError, match=r"damaged or incomplete \(.*\); prepare it again$"):
         open_prepared(copy)
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_set_that_lacks_a_file_or_its_end_is_refused(copy, split):
+def test_a_set_that_lacks_a_file_or_its_end_is_rejected(copy, split):
     file = sorted(copy.glob(f"csv-{split}.array_record-*"))[-1]
     content = file.read_bytes()
     file.write_bytes(content[:-1])
-    with pytest.raises(InputError, match=rf"split {split} has \d+ bytes and should have \d+; prep"):
+    with pytest.raises(InputError, match=rf"split {split} has \d+ bytes instead of \d+; prep"):
         open_prepared(copy)
     file.unlink()
     with pytest.raises(InputError, match=rf"incomplete \(FileNotFoundError.*{file.name}"):
@@ -211,14 +211,14 @@ def test_a_set_that_lacks_a_file_or_its_end_is_refused(copy, split):
 
 
 @pytest.mark.parametrize("size", [0, 40, 300, -100, -1])
-def test_a_list_of_clips_that_is_cut_short_is_refused(copy, size):
+def test_a_truncated_list_of_clips_is_rejected(copy, size):
     content = (copy / CLIPS_FILE).read_bytes()
     (copy / CLIPS_FILE).write_bytes(content[:size])
     with pytest.raises(InputError, match="damaged or incomplete"):
         open_prepared(copy)
 
 
-def test_a_list_of_clips_with_changed_bytes_is_refused(copy):
+def test_a_list_of_clips_with_changed_bytes_is_rejected(copy):
     content = bytearray((copy / CLIPS_FILE).read_bytes())
     position = content.index(b"\x93NUMPY") + 200
     content[position] ^= 1
@@ -228,7 +228,7 @@ def test_a_list_of_clips_with_changed_bytes_is_refused(copy):
 
 
 @pytest.mark.parametrize("part", ["ids", "samples", "labels", "label_counts"])
-def test_a_list_of_other_clips_than_the_files_is_refused(copy, part):
+def test_a_list_of_other_clips_than_the_files_is_rejected(copy, part):
     with np.load(copy / CLIPS_FILE) as arrays:
         content = dict(arrays)
     content[f"b/{part}"] = content[f"b/{part}"][:-1]
@@ -237,7 +237,7 @@ def test_a_list_of_other_clips_than_the_files_is_refused(copy, part):
         open_prepared(copy)
 
 
-def test_a_file_that_is_damaged_or_goes_away_is_named_when_it_is_read(copy):
+def test_a_damaged_or_removed_file_is_named_when_it_is_read(copy):
     prepared = open_prepared(copy)
     path = Path(prepared.splits["a"][1][0])
     content = bytearray(path.read_bytes())
@@ -269,7 +269,7 @@ def with_splits(prepared, name, *splits):
         ("speech_commands", ["train", "validation", "test"], ("train", "validation")),
     ],
 )
-def test_benchmarks_and_sets_of_two_splits_say_themselves_what_is_held_out(
+def test_benchmarks_and_sets_of_two_splits_have_default_splits(
     made, monkeypatch, name, splits, expected
 ):
     monkeypatch.setattr(PreparedSet, "clips", lambda self, splits: splits)
@@ -278,45 +278,47 @@ def test_benchmarks_and_sets_of_two_splits_say_themselves_what_is_held_out(
     assert (data.train, data.evaluation) == expected
 
 
-def test_splits_that_are_said_are_taken(made):
+def test_given_splits_are_used(made):
     data = read_prepared(open_prepared(made[0]), 16000, "a+b", "c", fold=1)
     assert data.labels == ["x", "y", "z"]
     assert (len(data.train.waveforms), len(data.evaluation.waveforms)) == (12, 3)
 
 
 @pytest.mark.parametrize(("train", "evaluation"), [("", ""), ("a", ""), ("", "a")])
-def test_splits_that_no_one_says_are_asked_for(made, train, evaluation):
-    said = r"has the splits a, b, c; say which to train on and which"
-    with pytest.raises(InputError, match=said):
+def test_splits_without_a_default_must_be_given(made, train, evaluation):
+    message = r"has the splits a, b, c; set data\.train and data\.evaluation to the ones"
+    with pytest.raises(InputError, match=message):
         read_prepared(open_prepared(made[0]), 16000, train, evaluation, fold=1)
 
 
 def test_a_set_of_one_split_asks_for_another(made):
     prepared = with_splits(open_prepared(made[0]), "csv", "train")
-    with pytest.raises(InputError, match=r"has the split train alone; prepare it again with anot"):
+    with pytest.raises(InputError, match=r"has only the split train; prepare it again with anot"):
         read_prepared(prepared, 16000, "", "", fold=1)
 
 
 @pytest.mark.parametrize(("train", "evaluation"), [("a", "a"), ("a + b", "b"), ("a+b", "c+ a")])
 def test_a_split_to_train_on_cannot_be_held_out_too(made, train, evaluation):
-    with pytest.raises(InputError, match=r"data\.train is '.*'; no split may be both"):
+    with pytest.raises(InputError, match=r"data\.train is '.*'; no split may be in both"):
         read_prepared(open_prepared(made[0]), 16000, train, evaluation, fold=1)
 
 
-def test_a_set_at_another_rate_than_the_models_is_refused(made):
-    with pytest.raises(InputError, match=r"prepared at 16000 Hz and .* with --sampling-rate 8000$"):
+def test_a_set_at_another_rate_than_the_models_is_rejected(made):
+    with pytest.raises(
+        InputError, match=r"has a sampling rate of 16000 Hz and .* with --sampling-rate 8000$"
+    ):
         read_prepared(open_prepared(made[0]), 8000, "a", "b", fold=1)
 
 
-def test_audiosets_own_splits_are_those_that_are_there(made):
+def test_default_splits_of_audioset_are_the_existing_ones(made):
     prepared = with_splits(open_prepared(made[0]), "audioset", "balanced", "eval")
     assert default_splits(prepared, 1) == ("balanced", "eval")
     prepared = with_splits(prepared, "audioset", "balanced", "unbalanced", "eval")
     assert default_splits(prepared, 1) == ("balanced+unbalanced", "eval")
 
 
-def test_a_set_of_another_name_is_refused(made):
+def test_a_set_of_another_name_is_rejected(made):
     folder = open_prepared(made[0]).folder
     assert open_prepared(folder, folder.parent.name).folder == folder
-    with pytest.raises(InputError, match=r"is a prepared set '.*' and data\.name is 'audioset'"):
+    with pytest.raises(InputError, match=r"is a prepared set of '.*' and data\.name is 'audioset'"):
         open_prepared(folder, "audioset")

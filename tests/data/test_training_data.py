@@ -144,11 +144,11 @@ def test_sound_files_of_many_kinds_count(folder, name):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda path: None, "holds 0 class folders"),
-        (lambda path: write_sound(path / "dog" / "1.wav"), "holds 1 class folders"),
+        (lambda path: None, "has 0 class folders"),
+        (lambda path: write_sound(path / "dog" / "1.wav"), "has 1 class folders"),
         (
             lambda path: [write_sound(path / x / "1.wav") for x in ("dog", "cat")],
-            "cat: holds 1 sound files",
+            "cat: has 1 sound files",
         ),
     ],
 )

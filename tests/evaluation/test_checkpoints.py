@@ -4,13 +4,6 @@ import jax
 import numpy as np
 import pytest
 import soundfile
-from ast_jax.evaluation.evaluate import (
-    ensemble,
-    evaluate,
-    evaluate_checkpoints,
-    match_classes,
-    predict,
-)
 from flax import nnx
 from scipy import signal
 from sklearn.metrics import accuracy_score, average_precision_score, log_loss, roc_auc_score
@@ -20,10 +13,17 @@ from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
 from ast_jax.data.clips import Clips
 from ast_jax.data.prepare.prepare import prepare
 from ast_jax.errors import InputError
+from ast_jax.evaluation import checkpoints as module
+from ast_jax.evaluation.checkpoints import (
+    ensemble,
+    evaluate,
+    evaluate_checkpoints,
+    match_classes,
+    predict,
+)
 from ast_jax.evaluation.evaluation_set import read_evaluation_set
 from ast_jax.models.ast import ASTForAudioClassification, param_shapes
 from ast_jax.models.config import ASTConfig
-from ast_jax.training import evaluate as module
 
 LABELS = ["bark", "meow", "owl"]
 RATE = 16000
@@ -118,12 +118,12 @@ def test_scores_are_scikit_learns_of_each_clips_logits_and_padding_does_not_coun
     assert found.probabilities.shape == (11, 3)
     assert found.probabilities.dtype == np.float32
     np.testing.assert_allclose(found.probabilities, probabilities, atol=1e-5)
-    check_scores(found.scores, logits, clips.targets)
+    check_scores(found.metrics, logits, clips.targets)
     expected = loss_by_hand(probabilities, clips.targets, problem_type)
-    assert found.scores.loss == pytest.approx(expected, rel=1e-4)
-    np.testing.assert_array_equal(found.by_class.clips, clips.targets.sum(axis=0))
+    assert found.metrics.loss == pytest.approx(expected, rel=1e-4)
+    np.testing.assert_array_equal(found.per_class.clips, clips.targets.sum(axis=0))
     np.testing.assert_allclose(
-        found.by_class.average_precision,
+        found.per_class.average_precision,
         average_precision_score(clips.targets, logits, average=None),
     )
 
@@ -134,7 +134,7 @@ def test_batch_sizes_workers_and_the_device_frontend_give_the_same():
     for options in ({"batch_size": 1}, {"batch_size": 9}, {"batch_size": 3, "workers": 1}):
         found = evaluate(checkpoint, clips, LABELS, RATE, **options)
         np.testing.assert_allclose(found.probabilities, whole.probabilities, atol=1e-6)
-        assert found.scores._replace(loss=0) == whole.scores._replace(loss=0)
+        assert found.metrics._replace(loss=0) == whole.metrics._replace(loss=0)
     on_device = evaluate(checkpoint, clips, LABELS, RATE, on_device=True)
     # It hears the waveforms in 16 bits.
     np.testing.assert_allclose(on_device.probabilities, whole.probabilities, atol=5e-3)
@@ -165,8 +165,8 @@ def test_classes_in_another_order_give_the_same_scores_in_the_datas_order():
     expected = evaluate(checkpoint, clips, LABELS, RATE)
     found = evaluate(Checkpoint(config, checkpoint.feature_extractor, params), clips, LABELS, RATE)
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
-    assert found.scores.loss == pytest.approx(expected.scores.loss)
-    assert found.scores._replace(loss=0) == expected.scores._replace(loss=0)
+    assert found.metrics.loss == pytest.approx(expected.metrics.loss)
+    assert found.metrics._replace(loss=0) == expected.metrics._replace(loss=0)
 
 
 @pytest.mark.parametrize(
@@ -217,17 +217,17 @@ def test_an_ensembles_probabilities_are_the_mean_and_its_scores_theirs(problem_t
     expected = np.mean([probabilities_by_hand(model, clips) for model in models], axis=0)
     np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
     assert found.probabilities.dtype == np.float32
-    check_scores(found.scores, expected, clips.targets)
+    check_scores(found.metrics, expected, clips.targets)
     loss = loss_by_hand(expected, clips.targets, problem_type)
-    assert found.scores.loss == pytest.approx(loss, rel=1e-4)
+    assert found.metrics.loss == pytest.approx(loss, rel=1e-4)
 
 
 @pytest.mark.parametrize("problem_type", [SINGLE, MULTI])
 def test_an_ensemble_that_is_sure_and_wrong_has_a_finite_loss(problem_type):
     targets = np.eye(3, dtype=np.float32)
     found = ensemble([np.roll(targets, 1, axis=0)] * 2, targets, problem_type)
-    assert 10 < found.scores.loss < 100
-    assert found.scores.accuracy == 0
+    assert 10 < found.metrics.loss < 100
+    assert found.metrics.accuracy == 0
 
 
 # ---- data and checkpoints from disk
@@ -354,7 +354,7 @@ def test_each_checkpoint_hears_the_clips_its_own_way(saved, sounds):
         found = results.evaluations[path]
         expected = probabilities_by_hand(model, clips)
         np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
-        check_scores(found.scores, logits_by_hand(model, clips), clips.targets)
+        check_scores(found.metrics, logits_by_hand(model, clips), clips.targets)
     each = [evaluation.probabilities for evaluation in results.evaluations.values()]
     np.testing.assert_allclose(results.ensemble.probabilities, np.mean(each, axis=0), atol=1e-7)
     assert results.unnamed == []

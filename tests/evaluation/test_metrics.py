@@ -10,7 +10,7 @@ from scipy.stats import norm
 from sklearn import metrics as sklearn_metrics
 
 from ast_jax.errors import InputError
-from ast_jax.training import metrics
+from ast_jax.evaluation import metrics
 
 TOLERANCE = 1e-9
 

@@ -6,12 +6,12 @@ import json
 
 import numpy as np
 import pytest
-from ast_jax.evaluation.evaluate import Results, ensemble
 from rich.console import Console
 from sklearn.metrics import average_precision_score
 
 from ast_jax.data.clips import Clips
 from ast_jax.errors import InputError
+from ast_jax.evaluation.checkpoints import Results, ensemble
 from ast_jax.evaluation.evaluation_set import EvaluationSet
 from ast_jax.evaluation.report import results_json, results_table, write_results
 
@@ -42,7 +42,7 @@ def test_the_files_hold_what_others_need_to_go_on(results, tmp_path):
     written = json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
     assert written == results_json(results)
     assert [one["checkpoint"] for one in written["checkpoints"]] == ["runs/0", "runs/1"]
-    assert written["ensemble"]["accuracy"] == results.ensemble.scores.accuracy
+    assert written["ensemble"]["accuracy"] == results.ensemble.metrics.accuracy
     assert (written["split"], written["clips"], written["classes"]) == ("test", 11, 3)
 
     with (folder / "per_class.csv").open(newline="") as file:
@@ -64,8 +64,8 @@ def test_the_files_hold_what_others_need_to_go_on(results, tmp_path):
         np.testing.assert_array_equal(arrays["targets"], targets)
         assert arrays["probabilities"].dtype == np.float32
         again = ensemble(list(arrays["probabilities"]), arrays["targets"], MULTI)
-    assert again.scores.loss == pytest.approx(results.ensemble.scores.loss)
-    assert again.scores._replace(loss=0) == results.ensemble.scores._replace(loss=0)
+    assert again.metrics.loss == pytest.approx(results.ensemble.metrics.loss)
+    assert again.metrics._replace(loss=0) == results.ensemble.metrics._replace(loss=0)
 
 
 def test_results_are_written_whole_or_not_at_all(results, tmp_path, monkeypatch):
@@ -83,7 +83,7 @@ def test_results_are_written_whole_or_not_at_all(results, tmp_path, monkeypatch)
 
 
 def test_the_table_has_a_line_each_and_says_what_is_not_defined(results):
-    scores = results.ensemble.scores
+    scores = results.ensemble.metrics
     nothing = scores._replace(mean_average_precision=None, mean_auc=None, d_prime=None)
     perfect = scores._replace(mean_auc=1.0, d_prime=None)
     evaluations = {

@@ -24,16 +24,16 @@ from ast_jax.config import (
 from ast_jax.data.prepare.prepare import prepare
 from ast_jax.errors import InputError
 from ast_jax.models.config import ASTConfig
-from ast_jax.training import folds, report
+from ast_jax.training import cross_validation, loop
 from ast_jax.training.cross_validation import (
     CrossValidation,
     check_folds,
     cross_validate,
     draw,
+    fold_config,
     gather,
-    of_fold,
 )
-from ast_jax.training.loop import Training, fit
+from ast_jax.training.loop import fit
 
 ROOT = Path(__file__).parents[2]
 STEPS = 36
@@ -44,8 +44,9 @@ RUNS = [f"fold{fold}" for fold in range(1, 6)]
 def without_pictures():
     """Of each run by itself: they are half of its time, and tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw_loss", "draw_confusion", "draw_class_precisions"):
-            patch.setattr(report, name, lambda *arguments: None)
+        patch.setattr("ast_jax.runs.history.draw_loss", lambda *arguments: None)
+        for name in ("draw_confusion", "draw_class_precisions"):
+            patch.setattr(f"ast_jax.runs.results.{name}", lambda *arguments: None)
         yield
 
 
@@ -143,8 +144,8 @@ def test_the_best_epoch_is_the_first_of_the_best_means_and_no_folds_own():
     accuracy = [[0.9, 0.5, 0.7], [0.1, 0.6, 0.5], [0.2, 0.6, 0.5], [0.2, 0.4, 0.5], [0.2, 0.4, 0.3]]
     found = gather(
         [
-            [{"epoch": 5 * i + 5, "accuracy": value} for i, value in enumerate(of_fold)]
-            for of_fold in accuracy
+            [{"epoch": 5 * i + 5, "accuracy": value} for i, value in enumerate(fold_config)]
+            for fold_config in accuracy
         ]
     )
     assert found.epochs == [5, 10, 15]
@@ -165,12 +166,12 @@ def test_a_cross_validation_asked_to_end_goes_on_to_the_same_result(
     workdir = copy(finished, tmp_path / "run", ["fold1", "fold3", "fold4", "fold5"])
     steps = []
 
-    def stop_in_the_fold_that_is_left(self):
-        steps.append(self)
+    def stop_in_the_fold_that_is_left(*arguments):
+        steps.append(arguments)
         return len(steps) == 5
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_is_asked_to_end", stop_in_the_fold_that_is_left)
+        patch.setattr(loop, "is_stop_requested", stop_in_the_fold_that_is_left)
         with pytest.raises(KeyboardInterrupt):
             cross_validate(small(workdir, esc))
         assert not (workdir / "folds.json").exists()
@@ -203,7 +204,7 @@ def test_a_prepared_esc50_is_taken_by_folds_too(finished, esc, tmp_path):
     config = small(tmp_path / "run", tmp_path / "prepared")
     config.data.kind = "prepared"
     check_folds(config)
-    fit(of_fold(config, 3))
+    fit(fold_config(config, 3))
     history = read(tmp_path / "run" / "fold3" / "history.json")
     for mine, theirs in zip(history, histories(finished[0])[2], strict=True):
         assert mine["training_loss"] == pytest.approx(theirs["training_loss"], rel=1e-3)
@@ -258,7 +259,7 @@ def test_a_fold_without_clips_and_another_prepared_set_are_refused(esc, tmp_path
 def test_a_folder_of_something_else_is_refused_before_anything_is_trained(
     finished, esc, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(folds, "fit", lambda config: pytest.fail("training began"))
+    monkeypatch.setattr(cross_validation, "fit", lambda config: pytest.fail("training began"))
     single = finished[0] / "fold1"
     with pytest.raises(InputError, match=r"fold1: holds 'checkpoints', which is no run of a fold"):
         cross_validate(small(single, esc))
@@ -282,7 +283,7 @@ def test_a_picture_is_drawn_of_a_single_epoch_too(tmp_path):
 
 def test_train_py_takes_fold_0_for_all_folds(finished, esc, tmp_path):
     workdir = copy(finished, tmp_path / "run")
-    config = of_fold(small("", esc), 1)
+    config = fold_config(small("", esc), 1)
     (tmp_path / "config.py").write_text(
         "from ast_jax.config import *\n"
         "from ast_jax.models.config import ASTConfig\n"

@@ -77,14 +77,14 @@ def tell(folder):
     from ast_jax.data.batches import EvaluationBatches
     from ast_jax.runs.progress import EpochBar
 
-    wait, make = EpochBar.wait, EvaluationBatches.__call__
+    add_wait, make = EpochBar.add_wait, EvaluationBatches.__call__
     steps = []
 
-    def slow_wait(self, batches):
+    def slow_wait(self, seconds):
         (folder / f"step {len(steps)}").touch()
         steps.append(None)
         time.sleep(0.2)
-        return wait(self, batches)
+        add_wait(self, seconds)
 
     def slow_make(self, *args):
         (folder / "evaluation").touch()
@@ -93,7 +93,7 @@ def tell(folder):
             full_disk(50)
         return make(self, *args)
 
-    EpochBar.wait, EvaluationBatches.__call__ = slow_wait, slow_make
+    EpochBar.add_wait, EvaluationBatches.__call__ = slow_wait, slow_make
 
 
 def full_disk(size):
@@ -289,7 +289,7 @@ def test_a_run_killed_at_five_random_moments_ends_as_if_it_had_not_been(
     survive(runs, whole, tmp_path / "here" / "run", rounds)
 
 
-STOPPED = re.compile(r"\s*train\.py: stopped; the same command goes on in (\S+)\n")
+STOPPED = re.compile(r"\s*train\.py: stopped; run the same command again to resume in (\S+)\n")
 
 
 class Disturbed:

@@ -25,15 +25,14 @@ from ast_jax.config import (
 )
 from ast_jax.data.synthetic import SOUNDS, make_synthetic
 from ast_jax.errors import InputError
-from ast_jax.evaluation.predict import score
 from ast_jax.io import read_json
 from ast_jax.models.config import ASTConfig
 from ast_jax.runs.progress import EpochBar
 from ast_jax.runs.workdir import check_data, open_workdir
-from ast_jax.training import loop, report
-from ast_jax.training.loop import Training, fit
+from ast_jax.training import held_out, loop
+from ast_jax.training.loop import fit
 from ast_jax.training.preemption import PreemptionHandler
-from ast_jax.training.setup import make_extractor, make_functions, train_batches
+from ast_jax.training.setup import build_step_functions, make_extractor, train_batches
 from ast_jax.training.step import StepMetrics
 
 
@@ -71,8 +70,9 @@ def finished(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def without_pictures(finished, monkeypatch):
     """But for the run of `finished`: they take long, and one test looks at them."""
-    for name in ("draw_loss", "draw_confusion", "draw_class_precisions"):
-        monkeypatch.setattr(report, name, lambda *arguments: None)
+    monkeypatch.setattr("ast_jax.runs.history.draw_loss", lambda *arguments: None)
+    for name in ("draw_confusion", "draw_class_precisions"):
+        monkeypatch.setattr(f"ast_jax.runs.results.{name}", lambda *arguments: None)
 
 
 def params_of(workdir):
@@ -82,7 +82,7 @@ def params_of(workdir):
 def stop_after(count, monkeypatch):
     """The run is asked to end after so many steps."""
     steps = iter(range(1, count + 1))
-    monkeypatch.setattr(Training, "_is_asked_to_end", lambda self: next(steps) == count)
+    monkeypatch.setattr(loop, "is_stop_requested", lambda *arguments: next(steps) == count)
 
 
 def test_a_run_leaves_a_history_pictures_and_a_checkpoint_that_loads_as_it_is(finished):
@@ -153,7 +153,7 @@ def test_a_step_is_not_waited_for_before_the_next_is_under_way(tmp_path, monkeyp
             return 0.0
 
     def with_such_metrics(*arguments):
-        functions = make_functions(*arguments)
+        functions, state = build_step_functions(*arguments)
         steps = itertools.count()
 
         def train_step(state, batch):
@@ -161,9 +161,9 @@ def test_a_step_is_not_waited_for_before_the_next_is_under_way(tmp_path, monkeyp
             told.append(f"began {step}")
             return state, StepMetrics(*[Metric(step)] * len(StepMetrics._fields))
 
-        return functions._replace(train_step=train_step)
+        return functions._replace(train_step=train_step), state
 
-    monkeypatch.setattr(loop, "make_functions", with_such_metrics)
+    monkeypatch.setattr(loop, "build_step_functions", with_such_metrics)
     data = DataConfig(kind="synthetic", train_clips=3, evaluation_clips=1)  # three steps
     fit(small(tmp_path / "run", data=data, num_epochs=1))
     expected = ["began 0", "began 1", "waited for 0", "began 2", "waited for 1"]
@@ -174,7 +174,13 @@ def test_a_step_is_not_waited_for_before_the_next_is_under_way(tmp_path, monkeyp
 @pytest.mark.slow
 def test_everything_a_run_may_keep_goes_on_too(tmp_path, monkeypatch):
     def everything(workdir):
-        config = small(workdir, checkpoint_every_steps=1, average_from=2, final_params="average", cumulative=True)
+        config = small(
+            workdir,
+            checkpoint_every_steps=1,
+            average_from=2,
+            final_params="average",
+            cumulative=True,
+        )
         config.augment.mixup = 0.5
         config.optimizer.ema_decay = 0.5
         config.optimizer.grad_clip_norm = 1.0
@@ -222,13 +228,15 @@ def test_the_cumulative_ensemble_is_of_the_mean_prediction(tmp_path):
 
 def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path, monkeypatch):
     made = iter([0.2, 0.9, 0.4, 0.9, 0.1])
-    scored = score
+    scored = held_out.score
 
     def pretend(*args):
         return scored(*args)._replace(accuracy=next(made, 0.1))
 
-    monkeypatch.setattr("ast_jax.training.loop.score", pretend)
-    fit(small(tmp_path / "run", num_epochs=5, max_to_keep=2, metric="accuracy", final_params="best"))
+    monkeypatch.setattr(held_out, "score", pretend)
+    fit(
+        small(tmp_path / "run", num_epochs=5, max_to_keep=2, metric="accuracy", final_params="best")
+    )
     assert [folder.name for folder in step_folders(tmp_path / "run")] == ["4", "8", "10"]
     best = load_checkpoint(step_folders(tmp_path / "run")[0]).params
     jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "run"), best)
@@ -244,7 +252,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_clips_and_checkp
     assert message.startswith("step 3: the loss is not finite, on the clips ")
     assert sum(message.count(label) for label in SOUNDS) == 8
     assert f"(the last good checkpoint is {tmp_path}/run/checkpoints/2; another rate" in message
-    # What is wrong being mended, the same command goes on.
+    # Once the cause is fixed, the same command resumes.
     monkeypatch.undo()
     fit(small(tmp_path / "run"))
 
@@ -303,11 +311,10 @@ def test_training_starts_from_a_checkpoint_with_a_new_head_and_size(
 ):
     data = make_synthetic(2, 1, seed=0)
     renamed = data._replace(labels=[f"my {label}" for label in data.labels])
-    monkeypatch.setattr("ast_jax.training.loop.load_data", lambda config: renamed)
     config = small(tmp_path / "run", init_from=str(finished[0]), num_epochs=1)
     config.model.max_length = 96
     config.optimizer = OptimizerConfig(learning_rate=1e-9)
-    fit(config)
+    fit(config, data=renamed)
     before, after = params_of(finished[0]), params_of(tmp_path / "run")
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
@@ -329,7 +336,7 @@ def test_a_run_of_another_configuration_is_not_overwritten(finished):
 
 def test_a_folder_that_is_no_run_is_not_written_to(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(InputError, match="exists and is no run of ours"):
+    with pytest.raises(InputError, match="exists and is not a run of ast_jax"):
         fit(small(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -347,14 +354,12 @@ def test_a_diverging_run_stops_in_one_sentence(tmp_path, batch_size):
 def test_a_run_does_not_go_on_with_other_recordings(finished, monkeypatch):
     data = make_synthetic(2, 1, seed=0)
     more = data._replace(train=data.train._replace(names=[*data.train.names[:-1], "another"]))
-    monkeypatch.setattr("ast_jax.training.loop.load_data", lambda config: more)
-    with pytest.raises(InputError, match=r"began with other recordings \(train.digest"):
-        fit(small(finished[0]))
+    with pytest.raises(InputError, match=r"started with other recordings \(train.digest"):
+        fit(small(finished[0]), data=more)
     # Prepared again, from files of the same names and lengths.
     again = data._replace(digest="another")
-    monkeypatch.setattr("ast_jax.training.loop.load_data", lambda config: again)
-    with pytest.raises(InputError, match=r"began with other recordings \(source"):
-        fit(small(finished[0]))
+    with pytest.raises(InputError, match=r"started with other recordings \(source"):
+        fit(small(finished[0]), data=again)
     run = read_json(finished[0] / "run.json")
     del run["data"]["source"]
     check_data(finished[0], run, again)
@@ -369,7 +374,7 @@ def cut_short(checkpoint):
 def test_a_damaged_checkpoint_of_a_run_is_named(finished, tmp_path):
     run = shutil.copytree(finished[0], tmp_path / "run")
     cut_short(step_folders(run)[-1])
-    with pytest.raises(InputError, match=r"checkpoints/6: damaged or incomplete.*remove it and"):
+    with pytest.raises(InputError, match=r"checkpoints/6: damaged or incomplete.*remove it, and"):
         fit(small(run))
 
 
@@ -443,15 +448,15 @@ def test_a_field_that_cannot_be_used_is_named(tmp_path, field, value, said):
 def test_a_person_is_told_that_a_signal_was_heard(monkeypatch):
     reading, writing = os.pipe()
     terminal = SimpleNamespace(isatty=lambda: True, fileno=lambda: writing)
-    with PreemptionHandler() as interruption:
+    with PreemptionHandler() as preemption:
         monkeypatch.setattr("sys.stderr", terminal)
         os.kill(os.getpid(), signal.SIGINT)
-        while not interruption.heard:
+        while not preemption.requested:
             time.sleep(0.01)
         monkeypatch.undo()
     os.close(writing)
     with os.fdopen(reading) as said:
-        assert "stopping after the step under way" in said.read()
+        assert "stopping after the current step" in said.read()
 
 
 def test_a_run_of_a_version_that_had_fewer_fields_goes_on(finished, tmp_path):
@@ -461,7 +466,9 @@ def test_a_run_of_a_version_that_had_fewer_fields_goes_on(finished, tmp_path):
     del run["config"]["augment"]["patchout_time"], run["config"]["loss"]
     (workdir / "run.json").write_text(json.dumps(run))
     assert open_workdir(small(workdir))[1] is not None
-    assert open_workdir(small(workdir, remat=True))[1] is not None  # which changes rounding alone
+    assert (
+        open_workdir(small(workdir, remat="everything"))[1] is not None
+    )  # which changes rounding alone
     for name, changed in (
         ("augment", AugmentConfig(frequency_mask=8, time_mask=16, patchout_time=1)),
         ("loss", "binary_cross_entropy"),

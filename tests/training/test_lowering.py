@@ -6,6 +6,7 @@ for a model whose attention cuDNN takes: heads of width 64, an even number of to
 
 import re
 from collections import Counter
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,21 +19,25 @@ from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.config import AugmentConfig, FrontendConfig, OptimizerConfig, TrainConfig
 from ast_jax.inference.classifier import AudioClassifier
 from ast_jax.models.ast import param_shapes
+from ast_jax.models.attention import resolve_attn_implementation
 from ast_jax.models.config import ASTConfig
 from ast_jax.sharding import DataParallel
-from ast_jax.training.setup import Length, make_functions
+from ast_jax.training.setup import RunLength, build_step_functions
 from tests.programs import equations
 
 CLASSES = 7  # as no other axis, so that the classifier's products are known by it
 
 
 def make_step(
-    dtype="bfloat16", on_device=False, grad_accum_steps=1, frames=64, bins=32, remat=False, patchout=0
+    dtype="bfloat16",
+    on_device=False,
+    grad_accum_steps=1,
+    frames=64,
+    bins=32,
+    remat="norms_and_activations",
+    patchout=0,
 ):
-    """The step over eight devices, its state and a batch, made anew, as JAX keeps what it traced.
-
-    The batch has the flag of a run in several processes.
-    """
+    """The step over eight devices, its state and a batch, made anew, as JAX caches traces."""
     model = ASTConfig(
         hidden_size=128,
         num_hidden_layers=2,
@@ -67,18 +72,15 @@ def make_step(
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), param_shapes(model))
     start = Checkpoint(model, extractor, params)
     parallel = DataParallel()
-    functions = make_functions(config, start, parallel, Length(epoch=4, run=8))
+    functions, state = build_step_functions(config, start, parallel, RunLength(4, 8))
     clips = 4 * len(parallel.devices)
-    batch = {
-        "targets": np.full((clips, CLASSES), 1 / CLASSES, np.float32),
-        "stop": np.zeros(clips, np.float32),
-    }
+    batch = {"targets": np.full((clips, CLASSES), 1 / CLASSES, np.float32)}
     if on_device:
         batch["waveforms"] = np.zeros((clips, 400 + (frames - 1) * 160), np.int16)
         batch["lengths"] = np.full(clips, batch["waveforms"].shape[1], np.int32)
     else:
         batch["input_values"] = np.zeros((clips, frames, bins), np.float32)
-    return functions.train_step, functions.state, parallel.shard_batch(batch), model
+    return functions.train_step, state, parallel.shard_batch(batch), model
 
 
 def traced(**options):
@@ -93,8 +95,13 @@ def for_cuda(function):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """What is traced goes the way of a machine that has a GPU and a cuDNN."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    """Programs are built as for GPUs with cuDNN."""
+    devices = [SimpleNamespace(platform="gpu")]
+    for module in ("training.setup", "models.ast"):
+        monkeypatch.setattr(
+            f"ast_jax.{module}.resolve_attn_implementation",
+            lambda config, _: resolve_attn_implementation(config, devices),
+        )
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91300)
 
 
@@ -148,7 +155,7 @@ def test_what_cudnn_does_not_take_is_left_to_xla(gpu):
 
 def test_cudnn_attends_where_layers_are_computed_anew(gpu):
     # Forward for the loss, then forward and backward for the gradients.
-    text = for_cuda(traced(remat=True))
+    text = for_cuda(traced(remat="everything"))
     forward = "__cudnn$fmhaSoftmax"
     assert calls(text) == [forward, forward, f"{forward}Backward"]
 
@@ -164,8 +171,7 @@ def test_devices_exchange_each_gradient_and_the_loss_once_a_step_in_float32(gpu,
             exchanged += [(name, x.aval.shape, x.aval.dtype.name) for x in equation.invars]
     shapes = [(), *(x.shape for x in jax.tree.leaves(state.params))]
     gradients_and_loss = [("psum", shape, "float32") for shape in shapes]
-    flag = ("pmax", (), "float32")  # whether a process was asked to end
-    assert Counter(exchanged) == Counter([flag, *gradients_and_loss])
+    assert Counter(exchanged) == Counter(gradients_and_loss)
 
 
 @pytest.fixture(scope="module")
@@ -181,9 +187,8 @@ def test_the_compiled_step_has_one_all_reduce_of_all_gradients_and_the_loss(comp
     step, state, _ = compiled
     reduced = re.findall(r"= (\(.*?\)|\S+) all-reduce(?:-start)?\(", step.as_text())
     arrays = [re.findall(r"(\w+)\[[\d,]*\]", types) for types in reduced]
-    flag = ["f32"]  # whether a process was asked to end, of which the largest counts
     gradients_and_loss = ["f32"] * (len(jax.tree.leaves(state.params)) + 1)
-    assert sorted(arrays) == [flag, gradients_and_loss]
+    assert arrays == [gradients_and_loss]
 
 
 def test_every_product_of_the_bfloat16_step_is_of_bfloat16_but_the_classifiers(gpu):
@@ -198,15 +203,15 @@ def test_every_product_of_the_bfloat16_step_is_of_bfloat16_but_the_classifiers(g
     assert all(shapes[0] == (4, 2, 2, 1, 10) for shapes in shapes if shapes not in of_classes)
     # The four linear maps, of the loop's layers and of the last, have three each as well; the
     # patch embedding has no gradient of its input; attention is within cuDNN's calls, but for
-    # the last layer's other four.
-    assert len(products(step)) - len(shapes) == 2 * 4 * 3 + 2 + 4
+    # the last layer's other four and its scores, which are recomputed.
+    assert len(products(step)) - len(shapes) == 2 * 4 * 3 + 2 + 5
 
 
 def test_in_a_float32_step_every_product_is_found_to_be_of_float32(gpu):
     step = traced(dtype="float32")
     assert {x.dtype.name for operands, _ in products(step) for x in operands} == {"float32"}
-    # Attention's two as well, and in the loop its weights anew for the backward pass.
-    assert len(not_bfloat16(step)) == 2 * (4 * 3 + 2 * 3) + 1 + 2 + 3
+    # Attention's two as well, and the scores recomputed for the backward pass.
+    assert len(not_bfloat16(step)) == 2 * (4 * 3 + 2 * 3 + 1) + 2 + 3
 
 
 def test_the_device_frontend_adds_three_products_all_in_whole_float32(gpu):
@@ -229,7 +234,7 @@ def on_host(function):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"on_device": True}, {"patchout": 1, "remat": True}],
+    [{}, {"on_device": True}, {"patchout": 1, "remat": "everything"}],
     ids=["host frontend", "device frontend", "patchout"],
 )
 def test_the_step_does_not_turn_to_the_host(gpu, options):

@@ -14,7 +14,7 @@ from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
 from ast_jax.training.optimizer import (
     make_optimizer,
     make_schedule,
-    split_over_devices,
+    shard_over_devices,
     state_specs,
 )
 
@@ -151,7 +151,7 @@ def test_the_full_audioset_recipe_has_the_rates_that_the_original_logged():
 
 
 @pytest.mark.parametrize("kind", ["adam", "adamw"])
-def test_a_state_split_over_devices_gives_the_same_updates(kind):
+def test_a_state_shard_over_devices_gives_the_same_updates(kind):
     config = OptimizerConfig(kind=kind, weight_decay=0.1, grad_clip_norm=0.5, layer_decay=0.75)
     params = init_params(MODEL)
     whole, split = make_optimizer(config), make_optimizer(config, devices=8)
@@ -179,6 +179,6 @@ def test_a_state_split_over_devices_gives_the_same_updates(kind):
 
 
 def test_a_state_that_splits_nowhere_is_kept_whole():
-    optimizer = split_over_devices(optax.scale_by_adam(), 7)
+    optimizer = shard_over_devices(optax.scale_by_adam(), 7)
     state = optimizer.init({"kernel": jnp.zeros((3, 5))})
     assert set(jax.tree.leaves(state_specs(state, 7))) <= {REPLICATED}

@@ -128,7 +128,11 @@ def test_any_way_of_spreading_a_run_is_the_run(pod, alone, name, processes, devi
 @pytest.mark.slow
 def test_sigterm_to_one_process_ends_all_at_a_step_and_the_run_goes_on_elsewhere(pod, alone):
     workdir = pod.folder / "cut"
-    more = ["--config.num_epochs=60", "--config.evaluate_every=60", "--config.checkpoint_every_steps=30"]
+    more = [
+        "--config.num_epochs=60",
+        "--config.evaluate_every=60",
+        "--config.checkpoint_every_steps=30",
+    ]
     started = pod.start(workdir, 2, 2, *more)
     while not step_folders(workdir) and all(process.poll() is None for process in started):
         time.sleep(0.1)

@@ -1,8 +1,10 @@
 """The original's training, step by step, through this project's loop, step and optimizer."""
 
+from functools import partial
+
 import jax
-import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import rule
 import torch
@@ -10,23 +12,21 @@ import transformers
 from flax import nnx
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
-from ast_jax.checkpoint.format import Checkpoint, load_checkpoint
+from ast_jax.checkpoint.format import Checkpoint, load_checkpoint, save_checkpoint
 from ast_jax.checkpoint.torch_names import params_from_tensors, tensors_from_params
 from ast_jax.checkpoint.torch_write import write_huggingface
 from ast_jax.config import DataConfig, FrontendConfig, OptimizerConfig, TrainConfig
 from ast_jax.data.clips import Clips, DataSet
+from ast_jax.losses import LOSSES
 from ast_jax.models.ast import graphdef
 from ast_jax.models.config import ASTConfig
 from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
-from ast_jax.training import step
-from ast_jax.training.loop import Training, fit
+from ast_jax.training.loop import set_up, train
+from ast_jax.training.step import StepSpec, loss_and_gradients
 
-LOSSES = {"bce": step.binary_cross_entropy, "ce": step.cross_entropy}
+CRITERIA = {"bce": "binary_cross_entropy", "ce": "cross_entropy"}
 CONFIG = ASTConfig.from_size("tiny224", max_length=256, num_labels=10)
-
-
-def no_augmentation(key, input_values):
-    return input_values
+EXTRACTOR = ASTFeatureExtractor(max_length=256)
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +47,16 @@ def batch(golden_training, number):
 
 @pytest.mark.parametrize("criterion", ["bce", "ce"])
 def test_gradient_norms_at_step_0_are_the_originals(golden_training, start, within, criterion):
-    parallel = DataParallel(devices=jax.devices()[:1])
-    gradient_fn = parallel.map(
-        step.make_gradient_fn(graphdef(CONFIG), LOSSES[criterion], no_augmentation),
-        (REPLICATED, SPLIT, REPLICATED),
+    spec = StepSpec(
+        graphdef(CONFIG),
+        EXTRACTOR,
+        LOSSES[CRITERIA[criterion]],
+        optax.identity(),
+        lambda step: 0.0,
+        jax.random.key(0),
     )
+    parallel = DataParallel(devices=jax.devices()[:1])
+    gradient_fn = parallel.map(partial(loss_and_gradients, spec), (REPLICATED, SPLIT, REPLICATED))
     _, gradients = gradient_fn(start, batch(golden_training, 0), jax.random.key(0))
     ours = tensors_from_params(gradients, "original")
     names = golden_training["grad_norm_names"]
@@ -67,8 +72,8 @@ def test_gradient_norms_at_step_0_are_the_originals(golden_training, start, with
 
 
 @pytest.fixture
-def follow(golden_training, start, tmp_path, monkeypatch):
-    """Runs the golden training through the project's own loop; gives losses and final logits."""
+def follow(golden_training, start, tmp_path):
+    """Runs the golden training through the project's own loop; returns losses and final logits."""
 
     def run(criterion, dtype="float32"):
         settings = golden_training["optimizer"]
@@ -84,40 +89,32 @@ def follow(golden_training, start, tmp_path, monkeypatch):
                 weight_decay=settings["weight_decay"],
             ),
             data=DataConfig(kind="synthetic"),
-            loss={"bce": "binary_cross_entropy", "ce": "cross_entropy"}[criterion],
+            loss=CRITERIA[criterion],
             batch_size=4,
             num_epochs=12,
             evaluate_every=12,
         )
-        # Eight clips, two batches an epoch: the loop is told that they come from these.
+        labels = [f"class {i}" for i in range(10)]
+        named = CONFIG.replace(id2label=dict(enumerate(labels)))  # so that the head is kept
+        save_checkpoint(tmp_path / "start", Checkpoint(named, EXTRACTOR, start))
+        config.init_from = str(tmp_path / "start")
+        # Eight clips, two batches an epoch. Their inputs are the golden ones, not log-mels.
         targets = np.eye(10, dtype=np.float32)[golden_training["arrays"]["classes"]]
         clips = Clips([np.zeros(400, np.float32)] * 8, targets, [str(i) for i in range(8)])
-        data = DataSet([f"class {i}" for i in range(10)], clips, clips)
-        monkeypatch.setattr("ast_jax.training.loop.load_data", lambda config: data)
-        monkeypatch.setattr("ast_jax.training.loop.DataParallel", one_device)
-        monkeypatch.setattr(
-            "ast_jax.training.loop.initial_checkpoint",
-            lambda config, data, extractor: Checkpoint(
-                config.model, extractor, jax.tree.map(jnp.array, start)
-            ),
-        )
-        monkeypatch.setattr(
-            "ast_jax.training.loop.train_batches",
-            lambda config, clips, extractor: GoldenBatches(golden_training, order=True),
-        )
-        monkeypatch.setattr(
-            "ast_jax.evaluation.predict.evaluation_batches",
-            lambda config, clips, extractor: GoldenBatches(golden_training, order=False),
-        )
-        losses, read = [], Training._read_metrics
+        data = DataSet(labels, clips, clips)
+        run, state = set_up(config, data, jax.devices()[:1])
+        losses = []
 
-        def note(training, made):
-            if training._pending:
-                losses.append(float(training._pending[1].loss))
-            read(training, made)
+        def noted(state, batch):
+            state, metrics = run.functions.train_step(state, batch)
+            losses.append(float(metrics.loss))
+            return state, metrics
 
-        monkeypatch.setattr(Training, "_read_metrics", note)
-        fit(config)
+        run = run._replace(
+            train_batches=GoldenBatches(golden_training, order=True),
+            evaluation_batches=lambda clips: GoldenBatches(golden_training, order=False),
+        )
+        train(run._replace(functions=run.functions._replace(train_step=noted)), state)
         assert len(losses) == 24
         predict = jax.jit(lambda params, x: nnx.merge(graphdef(config.model), params)(x))
         params = load_checkpoint(tmp_path / "run" / "model").params
@@ -146,10 +143,6 @@ class GoldenBatches:
         }
 
 
-def one_device(how):
-    return DataParallel(how, jax.devices()[:1])
-
-
 @pytest.mark.parametrize("criterion", ["bce", pytest.param("ce", marks=pytest.mark.slow)])
 def test_24_steps_through_the_loop_follow_the_original(golden_training, follow, within, criterion):
     losses, logits = follow(criterion)
@@ -164,7 +157,7 @@ def test_24_steps_through_the_loop_follow_the_original(golden_training, follow, 
 def losses_of_pytorch(golden_training, start, tmp_path):
     """The golden training with cross-entropy by Hugging Face's model, in float32 if not told."""
     folder = tmp_path / "huggingface"
-    write_huggingface(folder, Checkpoint(CONFIG, ASTFeatureExtractor(max_length=256), start))
+    write_huggingface(folder, Checkpoint(CONFIG, EXTRACTOR, start))
 
     def run(autocast=False, rounded=False):
         model = transformers.ASTForAudioClassification.from_pretrained(folder).train()

@@ -1,10 +1,10 @@
-"""The TFDS builder of audio data sets, of every kind of source.
+"""The TFDS builder of prepared sets.
 
     builder = AudioBuilder("esc50", source="ESC-50-master", data_dir="prepared")
     builder.download_and_prepare()
     builder.as_data_source("fold1")[0]  # {"id": …, "audio": int16 (samples,), "labels": [0]}
 
-With `DownloadConfig(beam_runner=…)` Apache Beam writes the files instead, one task for each.
+With `DownloadConfig(beam_runner=…)` Apache Beam writes the files, one task per file.
 """
 
 import csv
@@ -30,11 +30,11 @@ from ast_jax.errors import InputError
 
 SKIPPED_FILE = "skipped.csv"
 
-# A split's files: of 256 clips (80 MB if they last ten seconds), or 512 files of more, as a
-# reader holds each of them open.
+# A file has 256 clips (80 MB at 10 s each), or more in splits that would need over 512 files:
+# readers keep all files open.
 CLIPS_PER_SHARD, MAX_SHARDS = 256, 512
 
-# How the shards are written: (shards, class names) → their reports, in any order.
+# Writes shards: (shards, class names) → their reports, in any order.
 WriteShards = Callable[[list[Shard], list[str]], Iterable[Report]]
 
 
@@ -45,7 +45,7 @@ def write_one_by_one(shards: list[Shard], labels: list[str]) -> Iterable[Report]
 
 
 class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Builds a set of int16 clips at one sampling rate from a source, named after its kind."""
+    """Builds a prepared set from a source; the set is named after the kind of source."""
 
     VERSION = tfds.core.Version(VERSION)
 
@@ -65,12 +65,11 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         Args:
             kind: a key of `SOURCES`.
             source: the folder or file, see `ast_jax.data.sources`.
-            classes: the class CSV of a source that has none itself.
-            sampling_rate: of the clips in the set, in Hz.
-            max_damaged: how many sound files that cannot be read are left out; one more is an
-                error.
-            write_shards: how the files are written where Beam does not.
-            **options: TFDS's own, such as `data_dir`.
+            classes: the class CSV of a source without a class list.
+            sampling_rate: of the prepared clips, in Hz.
+            max_damaged: the number of unreadable sound files to skip; one more is an error.
+            write_shards: writes the files, unless Beam does.
+            **options: TFDS's options, such as `data_dir`.
 
         Raises:
             InputError: the source cannot be used.
@@ -78,23 +77,23 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         self.name = kind
         self.source = os.path.abspath(source)
         class_list = Path(classes) if classes else None
-        self.listing: Manifest = SOURCES[kind](Path(source), class_list)
+        self.manifest: Manifest = SOURCES[kind](Path(source), class_list)
         self.sampling_rate = sampling_rate
         self.max_damaged = max_damaged
-        self.damaged: list[str] = []  # a sentence for each file left out, once it is prepared
+        self.damaged: list[str] = []  # a sentence for each skipped file, set at the end
         self.write_shards = write_shards
-        self.digest = source_digest(self.listing)
+        self.digest = source_digest(self.manifest)
         super().__init__(file_format=tfds.core.FileFormat.ARRAY_RECORD, **options)
-        # Beside the finished set, so that a run that was cut off finds its files again.
+        # Survives an interrupted run, which TFDS's own temporary folder does not.
         self.work = epath.Path(self.data_dir).parent / f".{VERSION}.unfinished"
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
             description=f"Clips of {self.name}, mono int16 at {self.sampling_rate} Hz.",
-            features=make_features(self.listing.labels),
+            features=make_features(self.manifest.labels),
             metadata=tfds.core.MetadataDict(
-                labels=self.listing.labels,
+                labels=self.manifest.labels,
                 sampling_rate=self.sampling_rate,
                 source_digest=self.digest,
             ),
@@ -110,9 +109,9 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         del dl_manager
         work = os.fspath(self.work)
         splits = {}
-        for split, entries in self.listing.splits.items():
-            size = max(CLIPS_PER_SHARD, -(-len(entries) // MAX_SHARDS))
-            parts = [entries[i : i + size] for i in range(0, len(entries), size)]
+        for split, examples in self.manifest.splits.items():
+            size = max(CLIPS_PER_SHARD, -(-len(examples) // MAX_SHARDS))
+            parts = [examples[i : i + size] for i in range(0, len(examples), size)]
             splits[split] = [
                 Shard(split, number, part, self.sampling_rate, work)
                 for number, part in enumerate(parts)
@@ -131,8 +130,10 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             infos = [self.info.splits[split] for split in splits]
         else:
             infos = self._write_files(splits)
-        reports = {split: [s.report() for s in of_split] for split, of_split in splits.items()}
-        # What TFDS counted under Beam is in the order 0, 1, 10, 11, …, 2: a fault of its own.
+        reports = {
+            split: [s.report() for s in split_shards] for split, split_shards in splits.items()
+        }
+        # With Beam, TFDS sorts the lengths as 0, 1, 10, 11, …, 2 (a bug).
         infos = [
             info.replace(shard_lengths=[len(r.clips) for r in reports[info.name]]) for info in infos
         ]
@@ -144,35 +145,35 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         self._write_skipped()
 
     def _log_download_bytes(self) -> None:
-        """Says nothing: nothing is downloaded."""
+        """Prints nothing, as nothing is downloaded."""
 
     _log_download_done = _log_download_bytes
 
     def _write_files(self, splits: dict[str, list[Shard]]) -> list[tfds.core.splits.SplitInfo]:
-        """Writes the files, those apart that are there already, and moves them to TFDS."""
-        shards = [shard for of_split in splits.values() for shard in of_split]
+        """Writes the files that are not up to date and moves all to TFDS's folder."""
+        shards = [shard for split_shards in splits.values() for shard in split_shards]
         damaged: list[str] = []
-        for report in self.write_shards(shards, self.listing.labels):
+        for report in self.write_shards(shards, self.manifest.labels):
             damaged += report.damaged
             self._check_damaged(damaged)
-        return [self._take(split, of_split) for split, of_split in splits.items()]
+        return [self._take(split, split_shards) for split, split_shards in splits.items()]
 
     def _write_skipped(self) -> None:
         text = io.StringIO(newline="")
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(["kind", "what"])
-        rows.writerows(["missing", line] for line in self.listing.missing)
+        rows.writerows(["missing", line] for line in self.manifest.missing)
         rows.writerows(["damaged", line] for line in self.damaged)
         file = epath.Path(self.data_dir) / SKIPPED_FILE
         file.write_text(text.getvalue(), encoding="utf-8")
 
     def _open_work(self) -> None:
-        """Makes the folder of the unfinished files, and empties it of another source's."""
-        # Other recordings may have the same names and sizes: the digest alone does not tell.
+        """Makes the folder of unfinished files and removes those of another source."""
+        # The digest has ids and sizes; different recordings may agree in both.
         paths = hashlib.sha256()
-        for entries in self.listing.splits.values():
-            for entry in entries:
-                paths.update(os.fsencode(entry.path) + b"\n")
+        for examples in self.manifest.splits.values():
+            for example in examples:
+                paths.update(os.fsencode(example.path) + b"\n")
         content = [self.source, paths.hexdigest(), self.digest, self.sampling_rate]
         plan = json.dumps([VERSION, CLIPS_PER_SHARD, MAX_SHARDS, *content])
         file = self.work / "plan.json"
@@ -182,7 +183,7 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         file.write_text(plan)
 
     def _take(self, split: str, shards: list[Shard]) -> tfds.core.splits.SplitInfo:
-        """Moves a split's files to where TFDS has them; their lengths are yet to be told."""
+        """Moves a split's files to TFDS's folder; the caller sets the shard lengths."""
         template = self._get_filename_template(split_name=split)
         size = 0
         for shard in shards:
@@ -194,16 +195,16 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
     def _check_damaged(self, damaged: list[str]) -> None:
         if len(damaged) > self.max_damaged:
             raise InputError(
-                f"{damaged[-1]}, or leave such files out: --max-damaged is "
-                f"{self.max_damaged} and {len(damaged)} cannot be used"
+                f"{damaged[-1]}, or skip such files: --max-damaged is {self.max_damaged} and "
+                f"{len(damaged)} cannot be used"
             )
 
     def _write_clips(self, reports: dict[str, list[Report]]) -> None:
         arrays: dict[str, np.ndarray] = {}
-        for split, of_split in reports.items():
-            clips = [clip for report in of_split for clip in report.clips]
+        for split, split_reports in reports.items():
+            clips = [clip for report in split_reports for clip in report.clips]
             if not clips:
-                raise InputError(f"split {split} has no clip that can be read; mend its files")
+                raise InputError(f"split {split} has no clip that can be read; repair its files")
             arrays[f"{split}/ids"] = np.array([i for i, _, _ in clips])
             arrays[f"{split}/samples"] = np.array([n for _, _, n in clips], np.int64)
             arrays[f"{split}/labels"] = np.array([c for _, of, _ in clips for c in of], np.int32)
@@ -212,11 +213,11 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             np.savez(file, allow_pickle=False, **arrays)
 
 
-def source_digest(listing: Manifest) -> str:
-    """A digest of the classes, and of each clip's id, classes and size in bytes."""
-    digest = hashlib.sha256(json.dumps(listing.labels).encode())
-    for split, entries in listing.splits.items():
-        for entry in entries:
-            size = os.stat(entry.path).st_size
-            digest.update(json.dumps([split, entry.id, entry.labels, size]).encode())
+def source_digest(manifest: Manifest) -> str:
+    """Returns a digest of the classes and of each clip's id, classes and size in bytes."""
+    digest = hashlib.sha256(json.dumps(manifest.labels).encode())
+    for split, examples in manifest.splits.items():
+        for example in examples:
+            size = os.stat(example.path).st_size
+            digest.update(json.dumps([split, example.id, example.labels, size]).encode())
     return digest.hexdigest()

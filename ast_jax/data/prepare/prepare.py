@@ -1,4 +1,4 @@
-"""`ast-jax prepare`: a builder run in several processes, or by Beam, where a person watches."""
+"""Prepares a data set, in several processes or with Beam, showing progress."""
 
 import multiprocessing
 import os
@@ -19,7 +19,15 @@ from ast_jax.errors import InputError
 
 
 class Prepared(NamedTuple):
-    """What `prepare` made: the folder, clips of each split, what was left out, its digest."""
+    """The result of `prepare`.
+
+    Attributes:
+        folder: the folder of the prepared set.
+        splits: the number of clips of each split.
+        missing: a sentence for each clip without a sound file.
+        damaged: a sentence for each sound file that could not be read.
+        digest: the digest of the source.
+    """
 
     folder: Path
     splits: dict[str, int]
@@ -40,32 +48,32 @@ def prepare(
     beam_runner: str = "",
     beam_options: Iterable[str] = (),
 ) -> Prepared:
-    """Prepares a source as `output/name/version`; what was cut off before is gone on with.
+    """Prepares a source as `output/name/version`, resuming an interrupted run.
 
     Args:
         name: the kind of source, a key of `SOURCES`.
-        source: its folder or file.
+        source: the folder or file of the source.
         output: the folder of prepared sets.
-        classes: the class CSV of a source that has none itself.
-        sampling_rate: of the clips, in Hz.
-        processes: how many decode at once.
-        max_damaged: how many sound files that cannot be read are left out.
-        beam_runner: Apache Beam's runner to write the files with, such as `DirectRunner`.
+        classes: the class CSV of a source without a class list.
+        sampling_rate: of the prepared clips, in Hz.
+        processes: the number of decoding processes.
+        max_damaged: the number of unreadable sound files to skip; one more is an error.
+        beam_runner: the Apache Beam runner that writes the files, such as `DirectRunner`.
         beam_options: Beam's pipeline options, as on its command line.
 
     Raises:
         InputError: the source or the output cannot be used, or too many files are damaged.
     """
-    for place in (source, output):
-        if "://" in str(place):
+    for path in (source, output):
+        if "://" in str(path):
             raise InputError(
-                f"{place}: is remote; mount it, and give the folder that every machine sees it as"
+                f"{path}: is remote; mount it at the same path on every machine and give that path"
             )
     folder = Path(output).absolute() / name / VERSION
     if folder.exists():
         raise InputError(f"{folder}: exists; remove it or choose another --output")
-    for left in folder.parent.glob(f"incomplete.*_{VERSION}"):  # TFDS's, of a killed process
-        shutil.rmtree(left)
+    for leftover in folder.parent.glob(f"incomplete.*_{VERSION}"):  # TFDS's, of a killed run
+        shutil.rmtree(leftover)
     builder = AudioBuilder(
         name,
         source=source,
@@ -80,20 +88,20 @@ def prepare(
         config.beam_runner, config.beam_options = _beam(beam_runner, beam_options)
     builder.download_and_prepare(download_config=config, download_dir=builder.work / "no downloads")
     builder.work.rmtree()
-    for left in folder.glob("*.shard_infos.json"):  # TFDS's own notes under Beam
-        left.unlink()
+    for leftover in folder.glob("*.shard_infos.json"):  # TFDS writes them with Beam
+        leftover.unlink()
     splits = {split: info.num_examples for split, info in builder.info.splits.items()}
-    return Prepared(folder, splits, builder.listing.missing, builder.damaged, builder.digest)
+    return Prepared(folder, splits, builder.manifest.missing, builder.damaged, builder.digest)
 
 
 class _InProcesses:
-    """Writes shards in several processes and shows how far they are."""
+    """Writes shards in several processes and shows a progress bar."""
 
     def __init__(self, processes: int):
         self.processes = processes
 
     def __call__(self, shards: list[Shard], labels: list[str]) -> Iterator[Report]:
-        total = sum(len(shard.entries) for shard in shards)
+        total = sum(len(shard.examples) for shard in shards)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -108,8 +116,8 @@ class _InProcesses:
                 return
             count = multiprocessing.get_context("spawn").Value("q", 0)
             died = (
-                "a process that decoded clips died, perhaps for want of memory; the same command "
-                "goes on, with fewer --processes"
+                "a process that decoded clips died, perhaps out of memory; repeat the command to "
+                "resume, with fewer --processes"
             )
             try:
                 with process_pool(self.processes, _write, (count, labels), died) as submit:
@@ -119,14 +127,14 @@ class _InProcesses:
                         progress.update(task, completed=count.value)
                         for future in done:
                             yield future.result()
-            finally:  # what processes that were ended were at
+            finally:  # incomplete files of processes that were killed
                 for folder in {shard.folder for shard in shards}:
-                    for left in Path(folder).glob(f"*.{os.getpid()}-*.part"):
-                        left.unlink(missing_ok=True)
+                    for leftover in Path(folder).glob(f"*.{os.getpid()}-*.part"):
+                        leftover.unlink(missing_ok=True)
 
 
 def _write(shared: tuple[Any, list[str]], shard: Shard) -> Report:
-    count, labels = shared  # `count` is of the clips written by all processes
+    count, labels = shared  # the number of clips that all processes have written
 
     def add_one() -> None:
         with count.get_lock():
@@ -136,7 +144,7 @@ def _write(shared: tuple[Any, list[str]], shard: Shard) -> Report:
 
 
 def _beam(runner: str, options: Iterable[str]) -> tuple[object, object]:
-    """Beam's runner and options."""
+    """Returns Beam's runner and pipeline options."""
     try:
         from apache_beam.options.pipeline_options import PipelineOptions
         from apache_beam.runners.runner import create_runner

@@ -1,4 +1,4 @@
-"""What a clip is in a prepared set: a TFDS example of id, int16 samples and classes."""
+"""Defines and writes the records of a prepared set: id, int16 samples and classes of a clip."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,11 +12,11 @@ from ast_jax.errors import InputError, first_line
 
 
 def make_features(labels: list[str]) -> tfds.features.FeaturesDict:
-    """The features of a clip, `labels` being the names of the classes."""
+    """Returns the TFDS features of a clip, for the given class names."""
     return tfds.features.FeaturesDict(
         {
             "id": tfds.features.Text(),
-            # Bytes and not a list of numbers: a tenth of the time to read.
+            # Reading bytes takes a tenth of the time of reading a list of numbers.
             "audio": tfds.features.Tensor(
                 shape=(None,), dtype=np.int16, encoding=tfds.features.Encoding.BYTES
             ),
@@ -28,15 +28,14 @@ def make_features(labels: list[str]) -> tfds.features.FeaturesDict:
 def make_serializer(
     features: tfds.features.FeaturesDict,
 ) -> example_serializer.ExampleSerializer:
-    """From an encoded example to the bytes of a record."""
+    """Returns the serializer from an encoded example to the bytes of a record."""
     return example_serializer.ExampleSerializer(features.get_serialized_info())
 
 
 class RecordWriter(writer.ExampleWriter):
-    """Writes ArrayRecord files that any record can be read from alone, uncompressed.
+    """Writes uncompressed ArrayRecord files of one record per group, for random access.
 
-    TFDS's own writer compresses: the files become a tenth smaller and take several times as
-    long to read.
+    TFDS's own writer compresses, which makes files 10 % smaller and several times slower to read.
     """
 
     def __init__(self) -> None:
@@ -46,7 +45,7 @@ class RecordWriter(writer.ExampleWriter):
         """Writes (key, record) pairs to the file `path`.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: the file cannot be written.
         """
         try:
             file = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
@@ -55,7 +54,7 @@ class RecordWriter(writer.ExampleWriter):
                     file.write(record)
             finally:
                 file.close()
-        except RuntimeError as error:  # what ArrayRecord makes of a disk that is full
+        except RuntimeError as error:  # such as a full disk
             raise InputError(
                 f"{path}: cannot be written ({first_line(error)}); free some space or choose "
                 f"another --output"

@@ -1,4 +1,4 @@
-"""One file of a prepared set: some of a split's clips, in order."""
+"""Decodes the clips of one file of a prepared set and writes it."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from ast_jax.audio.decode import load_audio
-from ast_jax.audio.fbank import frame_sizes
+from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.audio.pcm import to_int16
 from ast_jax.data.prepare.records import RecordWriter, make_features, make_serializer
 from ast_jax.data.sources.manifest import Example
@@ -18,11 +18,11 @@ from ast_jax.errors import InputError
 
 
 class Report(NamedTuple):
-    """What became of a shard's clips.
+    """The outcome of writing a shard.
 
     Attributes:
-        clips: (id, classes, samples) of each that is in the file, in order.
-        damaged: a sentence for each that could not be read.
+        clips: (id, classes, number of samples) of each clip in the file, in order.
+        damaged: a sentence for each clip that could not be read.
     """
 
     clips: list[tuple[str, tuple[int, ...], int]]
@@ -31,51 +31,51 @@ class Report(NamedTuple):
 
 @dataclass(frozen=True)
 class Shard:
-    """The clips of one file, read when it is called; nothing in it is bound to a machine.
+    """Consecutive clips of a split, for one file; decodes them when called. Can be pickled.
 
     Attributes:
-        split: the split they are of.
-        number: the file's, from 0.
-        entries: the clips.
-        sampling_rate: what they are resampled to, in Hz.
-        folder: where the report goes, and the file if `write_shard` writes it.
+        split: the name of the split.
+        number: the index of the file, from 0.
+        examples: the clips.
+        sampling_rate: the sampling rate to resample to, in Hz.
+        folder: the folder of the report, and of the file if `write_shard` writes it.
     """
 
     split: str
     number: int
-    entries: list[Example]
+    examples: list[Example]
     sampling_rate: int
     folder: str
 
     def __call__(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """TFDS's (key, example) of each clip that can be read; reports once all are read."""
+        """Yields TFDS's (key, example) of each readable clip, then writes the report."""
         report = Report([], [])
-        shortest, _ = frame_sizes(self.sampling_rate, frame_length=25.0, frame_shift=10.0)
-        for entry in self.entries:
+        shortest, _ = frame_sizes(self.sampling_rate)
+        for example in self.examples:
             try:
-                samples = to_int16(load_audio(entry.path, self.sampling_rate))
+                samples = to_int16(load_audio(example.path, self.sampling_rate))
                 if len(samples) < shortest:
-                    raise InputError(f"{entry.path}: is shorter than one frame of 25 ms")
+                    raise InputError(f"{example.path}: is shorter than one frame of 25 ms")
             except InputError as error:
                 report.damaged.append(str(error))
             except OSError as error:
-                report.damaged.append(f"{entry.path}: {error.strerror or error}")
+                report.damaged.append(f"{example.path}: {error.strerror or error}")
             else:
-                report.clips.append((entry.id, entry.labels, len(samples)))
-                example = {"id": entry.id, "audio": samples, "labels": entry.labels}
-                yield entry.id, example
-                # TFDS's writer under Beam keeps all that was yielded until the file is whole.
-                example.clear()
+                report.clips.append((example.id, example.labels, len(samples)))
+                record = {"id": example.id, "audio": samples, "labels": example.labels}
+                yield example.id, record
+                # With Beam, TFDS keeps references to all records until the file is complete.
+                record.clear()
         self._report_path.write_text(json.dumps(report), encoding="utf-8")
 
     @property
     def name(self) -> str:
-        """Of its files, without an ending."""
+        """The name of the shard's files, without suffix."""
         return f"{self.split}-{self.number:05d}"
 
     @property
     def records(self) -> Path:
-        """The file that `write_shard` writes."""
+        """The path of the file that `write_shard` writes."""
         return Path(self.folder) / f"{self.name}.array_record"
 
     @property
@@ -83,7 +83,7 @@ class Shard:
         return epath.Path(self.folder) / f"{self.name}.json"
 
     def report(self) -> Report:
-        """What became of its clips, once they are read."""
+        """Reads the report, which exists once the clips have been decoded."""
         clips, damaged = json.loads(self._report_path.read_text(encoding="utf-8"))
         return Report([(i, tuple(labels), samples) for i, labels, samples in clips], damaged)
 
@@ -91,9 +91,9 @@ class Shard:
 def write_shard(
     shard: Shard, labels: list[str], on_clip: Callable[[], None] = lambda: None
 ) -> Report:
-    """Writes the shard's file unless it is there already; it is there only whole.
+    """Writes the shard's file, atomically, unless it is up to date.
 
-    `on_clip` is called for each of the shard's clips, written now, before or never.
+    Calls `on_clip` for each clip of the shard, whether written now, before, or damaged.
     """
     if not _is_written(shard):
         shard.records.unlink(missing_ok=True)
@@ -105,7 +105,7 @@ def write_shard(
                 yield key, serializer.serialize_example(features.encode_example(example))
                 on_clip()
 
-        # A name of this process's own, should two of them be at the same shard.
+        # Named after this process, as two runs may write the same shard.
         part = shard.records.with_suffix(f".{os.getppid()}-{os.getpid()}.part")
         try:
             RecordWriter().write(part, records())
@@ -116,14 +116,14 @@ def write_shard(
         for _ in report.damaged:
             on_clip()
         return report
-    for _ in shard.entries:
+    for _ in shard.examples:
         on_clip()
     return shard.report()
 
 
 def _is_written(shard: Shard) -> bool:
-    """Whether the shard's file is there and no sound file has changed since, or been mended."""
+    """Returns whether the shard's file exists and no sound file has changed since."""
     if not shard.records.exists():
         return False
     written = shard.records.stat().st_mtime_ns
-    return all(os.stat(entry.path).st_ctime_ns <= written for entry in shard.entries)
+    return all(os.stat(example.path).st_ctime_ns <= written for example in shard.examples)

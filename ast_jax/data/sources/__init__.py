@@ -1,7 +1,7 @@
-"""Sources of labelled recordings: each is listed by a function of its own, nothing is decoded.
+"""Lists labeled recordings without decoding them, one module per kind of source.
 
-A function takes the source (a folder or a file) and the class CSV, None if there is none, and
-returns a `Manifest`. A source that has a class list of its own refuses a second.
+A function of `SOURCES` takes the source (a folder or a file) and the class CSV or None, and returns
+a `Manifest`. Sources that have a class list accept None only.
 """
 
 from collections.abc import Callable

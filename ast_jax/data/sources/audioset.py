@@ -1,4 +1,4 @@
-"""AudioSet (Gemmeke et al. 2017): the official segment lists, over the sound files one has."""
+"""Lists AudioSet (Gemmeke et al. 2017): the official segment lists and existing sound files."""
 
 import os
 import re
@@ -24,7 +24,7 @@ SECONDS = re.compile(NUMBER)
 
 
 class Segment(NamedTuple):
-    """A line of a list: a part of a video, in seconds, and its classes."""
+    """A line of a segment list: part of a video, in seconds, and its classes."""
 
     line: int
     video: str
@@ -34,15 +34,15 @@ class Segment(NamedTuple):
 
 
 class Files:
-    """The sound files of a folder and those within, by the segment that their names tell.
+    """Finds the sound file of a segment by name, anywhere under a folder.
 
-    Of several files for a segment the first by folder and name counts. A link to a folder is
-    followed: sound often lies on another disk than the lists.
+    Of several files for a segment, takes the first by folder and name. Follows links to folders,
+    as sound files are often on another disk than the lists.
     """
 
     def __init__(self, folder: Path):
         self._by_stem: dict[str, str] = {}
-        # Video → (times, path) of the files named by times: `_30`, or `_30_40`.
+        # Video → (times, path) of the files with times in their names: `_30` or `_30_40`.
         self._by_video: dict[str, list[tuple[tuple[float, ...], str]]] = {}
         endings = [re.compile(f"(.+)_({NUMBER})"), re.compile(f"(.+)_({NUMBER})_({NUMBER})")]
         for stem, path in _sound_files(folder):
@@ -53,14 +53,14 @@ class Files:
                     self._by_video.setdefault(match[1], []).append((times, path))
 
     def find(self, segment: Segment) -> str | None:
-        """The segment's file, or None."""
+        """Returns the path of the segment's file, or None."""
         names = (segment.video, f"Y{segment.video}")
         for name in names:
             if name in self._by_stem:
                 return self._by_stem[name]
         for name in names:
             for times, path in self._by_video.get(name, ()):
-                # Either both in seconds or both in milliseconds.
+                # Times are in seconds or in milliseconds.
                 bounds = (segment.start, segment.end)[: len(times)]
                 for unit in (1, 1000):
                     if all(
@@ -74,27 +74,26 @@ class Files:
 def list_audioset(source: Path, classes: Path | None = None) -> Manifest:
     """Lists the segments of the official lists: splits `balanced`, `unbalanced`, `eval`.
 
-    Those are there of which a list is, `balanced_train_segments.csv` and so on, and one clip at
-    least. A list has comments, and lines of `YTID, start_seconds, end_seconds, "/m/a,/m/b"`. A
-    segment's file is anywhere under `source`, of any ending in `reading.SUFFIXES`, and is named
-    `YTID`, `YTID_start` or `YTID_start_end`, times in seconds or milliseconds, with or without
-    a `Y` before it all.
-    Classes are the published 527; a clip's id is its YTID.
+    A split exists if its list (`balanced_train_segments.csv` and so on) does and it has a clip.
+    A list has comments and lines of `YTID, start_seconds, end_seconds, "/m/a,/m/b"`. A segment's
+    sound file is anywhere under `source`, has a suffix of `manifest_io.SUFFIXES` and is named
+    `YTID`, `YTID_start` or `YTID_start_end`, with times in seconds or milliseconds and an
+    optional `Y` in front. Classes are the published 527; a clip's id is its YTID.
 
     Source: https://research.google.com/audioset/download.html
 
     Args:
-        source: the folder that holds the lists and the sound files.
-        classes: must be None; AudioSet has its classes.
+        source: the folder of the lists and the sound files.
+        classes: must be None, as AudioSet has its own classes.
 
     Raises:
-        InputError: there is no list, a line of one cannot be used, or no clip is there.
+        InputError: there is no list, a line cannot be used, or no sound file exists.
     """
     refuse_classes(classes, "AudioSet")
     source = Path(source).absolute()
     lists = {split: source / name for split, name in LISTS.items() if (source / name).is_file()}
     if not lists:
-        raise InputError(f"{source}: holds none of {', '.join(LISTS.values())}; put one there")
+        raise InputError(f"{source}: has none of {', '.join(LISTS.values())}; add one")
     with resources.as_file(resources.files("ast_jax") / "class_lists") as folder:
         names, mids = read_classes(folder / f"{AUDIOSET.class_list}.csv")
     index = {mid: i for i, mid in enumerate(mids)}
@@ -118,7 +117,7 @@ def list_audioset(source: Path, classes: Path | None = None) -> Manifest:
 
 def _read_segments(file: Path, index: dict[str, int]) -> Iterator[Segment]:
     lines: dict[str, int] = {}
-    # Two million lines: what many have in common is parsed once.
+    # Two million lines share few combinations of labels.
     parsed: dict[str, tuple[int, ...]] = {}
     for line, fields in parse_csv(file, _without_comments(read_lines(file, "CSV")), spaces=True):
         try:
@@ -128,7 +127,7 @@ def _read_segments(file: Path, index: dict[str, int]) -> Iterator[Segment]:
             if not VIDEO.fullmatch(video):
                 raise ValueError(f"{quoted(video)} is not a YouTube id")
             if video in lines:
-                raise ValueError(f"'{video}' stands in line {lines[video]} already")
+                raise ValueError(f"'{video}' is in line {lines[video]} already")
             if not SECONDS.fullmatch(start) or not SECONDS.fullmatch(end):
                 raise ValueError(f"{quoted(start)} and {quoted(end)} must be seconds")
             if not float(start) < float(end):
@@ -136,17 +135,16 @@ def _read_segments(file: Path, index: dict[str, int]) -> Iterator[Segment]:
         except ValueError as error:
             what = error if len(fields) == 4 else f"has {len(fields)} fields, not 4"
             raise InputError(
-                f"{file}, line {line}: {what}; make the line YTID, start, end and labels, these "
-                f"in quotes"
+                f"{file}, line {line}: {what}; write YTID, start, end and the labels, in quotes"
             ) from None
         lines[video] = line
         yield Segment(line, video, float(start), float(end), parsed[labels])
 
 
 def _without_comments(lines: Iterator[str]) -> Iterator[str]:
-    """Blank lines in place of comments, so that lines keep their numbers."""
+    """Replaces comments by blank lines, which keeps line numbers."""
     for line in lines:
-        # YouTube's ids have no '#'.
+        # YouTube ids have no '#'.
         yield "\n" if line.startswith("#") else line
 
 
@@ -154,12 +152,12 @@ def _indices(labels: str, index: dict[str, int]) -> tuple[int, ...]:
     mids = [mid.strip() for mid in labels.split(",")]
     for mid in mids:
         if mid not in index:
-            raise ValueError(f"label {quoted(mid)} is none of AudioSet's 527")
+            raise ValueError(f"label {quoted(mid)} is not one of AudioSet's 527")
     return tuple(sorted({index[mid] for mid in mids}))
 
 
 def _sound_files(folder: Path) -> Iterator[tuple[str, str]]:
-    """Stem and path of every sound file, by folder and name."""
+    """Yields stem and path of every sound file, in the order of folder and name."""
 
     def refuse(error: OSError) -> None:
         raise InputError(
@@ -168,7 +166,7 @@ def _sound_files(folder: Path) -> Iterator[tuple[str, str]]:
 
     seen = set()
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        # A link may lead back to where it stands.
+        # Links may form cycles.
         if (real := os.path.realpath(parent)) in seen:
             folders.clear()
             continue

@@ -1,4 +1,4 @@
-"""Class lists that come with a source."""
+"""Reads class lists."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -8,17 +8,17 @@ from ast_jax.errors import InputError
 
 
 class Classes(NamedTuple):
-    """A class list: names and machine identifiers, each in the order of the indices."""
+    """A class list: display names and machine identifiers, in the order of the indices."""
 
     names: list[str]
     mids: list[str]
 
 
 def read_classes(file: Path) -> Classes:
-    """A class list as the original repository has it, with columns index, mid, display_name.
+    """Reads a class list in the original repository's format: index, mid, display_name.
 
     Raises:
-        InputError: a row cannot be used, indices are not 0, 1, 2, …, or a class stands twice.
+        InputError: a row cannot be used, indices are not 0, 1, 2, …, or a class is repeated.
     """
     rows: dict[str, tuple[str, str]] = {}
     seen: dict[tuple[str, str], str] = {}
@@ -28,18 +28,18 @@ def read_classes(file: Path) -> Classes:
         rows[row["index"]] = (row["mid"], row["display_name"])
         last = where
     if not rows:
-        raise InputError(f"{file}: lists no classes; give each a line")
+        raise InputError(f"{file}: lists no classes; write one per line")
     for index in range(len(rows)):
         if str(index) not in rows:
             raise InputError(
-                f"{last}: the list ends here and has {len(rows)} classes but none of index "
-                f"{index}; number them 0, 1, 2, …"
+                f"{last}: the list ends here with {len(rows)} classes and without index {index}; "
+                f"number them 0, 1, 2, …"
             )
     ordered = [rows[str(index)] for index in range(len(rows))]
     return Classes([name for _, name in ordered], [mid for mid, _ in ordered])
 
 
 def refuse_classes(classes: Path | None, source: str) -> None:
-    """Raises InputError if there is a class CSV for a source that needs none."""
+    """Raises InputError if a class CSV is given for a source that has its own classes."""
     if classes is not None:
-        raise InputError(f"{classes}: {source} has its own classes; leave the class CSV out")
+        raise InputError(f"{classes}: {source} has its own classes; give no class CSV")

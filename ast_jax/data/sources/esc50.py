@@ -1,4 +1,4 @@
-"""ESC-50 and ESC-10 (Piczak 2015), in the layout of the ESC-50 repository."""
+"""Lists ESC-50 and ESC-10 (Piczak 2015), in the layout of the ESC-50 repository."""
 
 import os
 from pathlib import Path
@@ -13,26 +13,26 @@ COLUMNS = ("filename", "fold", "target", "category")
 
 
 def list_esc50(source: Path, classes: Path | None = None) -> Manifest:
-    """Lists `audio/` by `meta/esc50.csv`: splits `fold1` to `fold5`, those that have clips.
+    """Lists the clips of `meta/esc50.csv`: splits `fold1` to `fold5`, without empty ones.
 
-    Classes are those that occur, in the order of their targets: fifty, or ESC-10's ten. A clip's
-    id is its file name.
+    Classes are those of the list, in the order of their targets: 50, or the 10 of ESC-10. A
+    clip's id is its file name.
 
     Source: https://github.com/karolpiczak/ESC-50
 
     Args:
-        source: the folder that holds `audio` and `meta`.
-        classes: must be None; the list has the classes.
+        source: the folder of `audio` and `meta`.
+        classes: must be None, as the list has the classes.
 
     Raises:
-        InputError: the folder or a line of the list cannot be used, or no clip is there.
+        InputError: the folder or a line of the list cannot be used, or no sound file exists.
     """
     refuse_classes(classes, "ESC-50")
     source = Path(source).absolute()
     file = source / "meta" / "esc50.csv"
     if not file.is_file():
         raise InputError(
-            f"{file}: no such file; give a folder that is laid out as the ESC-50 repository"
+            f"{file}: no such file; give a folder in the layout of the ESC-50 repository"
         )
     rows = [(where, *_read_row(row, where)) for where, row in read_table(file, COLUMNS)]
     categories = _categories(file, [row[3:] for row in rows])
@@ -41,25 +41,25 @@ def list_esc50(source: Path, classes: Path | None = None) -> Manifest:
     missing = []
     seen: dict[tuple[str, str], str] = {}
     for where, name, fold, target, _ in rows:
-        # One list for all folds: a clip in two of them would be trained on and held out.
+        # Across folds: a clip in two folds would be trained on and held out.
         claim(seen, "filename", name, where)
         path = str(source / "audio" / name)
         if os.path.isfile(path):
             splits[f"fold{fold}"].append(Example(name, path, (order[target],)))
         else:
             missing.append(f"{where}: {path} does not exist")
-    splits = {split: entries for split, entries in splits.items() if entries}
+    splits = {split: examples for split, examples in splits.items() if examples}
     if not splits:
         raise none_found(file, missing)
     return Manifest([categories[target] for target in order], splits, missing)
 
 
 def _read_row(row: dict[str, str], where: str) -> tuple[str, int, int, str]:
-    """File name, fold, target and category."""
+    """Returns file name, fold, target and category of a row."""
     name = row["filename"]
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise InputError(
-            f"{where}: filename {quoted(name)} leads out of the folder audio; name a file within it"
+            f"{where}: filename {quoted(name)} is outside of the folder audio; name a file in it"
         )
     try:
         fold, target = int(row["fold"]), int(row["target"])
@@ -74,7 +74,7 @@ def _read_row(row: dict[str, str], where: str) -> tuple[str, int, int, str]:
 
 
 def _categories(file: Path, rows: list[tuple[int, str]]) -> dict[int, str]:
-    """The category of each target."""
+    """Returns the category of each target."""
     categories: dict[int, str] = {}
     targets: dict[str, int] = {}
     for target, category in rows:

@@ -1,4 +1,4 @@
-"""Lists of one's own: the original repository's JSON, and CSV."""
+"""Lists clips of JSON manifests in the original repository's format, and of CSV files."""
 
 import os
 import re
@@ -20,30 +20,30 @@ from ast_jax.io import read_json
 
 
 def list_json(source: Path, classes: Path | None = None) -> Manifest:
-    """Lists `{"data": [{"wav": "a.wav", "labels": "/m/09x0r,/m/05zppz"}, …]}`, a file a split.
+    """Lists `{"data": [{"wav": "a.wav", "labels": "/m/09x0r,/m/05zppz"}, …]}`, a file per split.
 
-    A split bears the file's name without `.json`. A relative path starts at the folder of the
-    file. A clip's id is its `wav`; other keys are passed over.
+    A split has the file's name without `.json`. Paths are relative to the folder of the file. A
+    clip's id is its `wav`; other keys are ignored.
 
     Source: https://github.com/YuanGongND/ast (`src/dataloader.py`)
 
     Args:
         source: a JSON file, or a folder of them.
-        classes: the class CSV (`index,mid,display_name`), or None for the only CSV beside them.
+        classes: the class CSV (`index,mid,display_name`); None for the only CSV in the folder.
 
     Raises:
-        InputError: a file or an entry of it cannot be used, or no clip of a split is there.
+        InputError: a file or an entry of it cannot be used, or no sound file of a split exists.
     """
     source = Path(source).absolute()
     files = _files(source, ".json")
     if not files:
-        raise InputError(f"{source}: holds no .json file; give a manifest or a folder of some")
+        raise InputError(f"{source}: has no .json file; give a manifest or a folder of manifests")
     if classes is None:
         beside = _files(files[0].parent, ".csv")
         if len(beside) != 1:
             raise InputError(
-                f"{files[0].parent}: holds {len(beside)} CSV files, so that the class list is not "
-                f"known; give the class CSV"
+                f"{files[0].parent}: has {len(beside)} CSV files instead of one class list; give "
+                f"the class CSV"
             )
         classes = beside[0]
     names, mids = read_classes(classes)
@@ -56,7 +56,7 @@ def list_json(source: Path, classes: Path | None = None) -> Manifest:
         clips = content.get("data") if isinstance(content, dict) else None
         if not isinstance(clips, list):
             raise InputError(
-                f"{file}: not an object with a list under 'data'; lay it out as the original "
+                f"{file}: not an object with a list under 'data'; write it as the original "
                 f"repository's manifests"
             )
         splits[file.stem], absent = _read_clips(file, clips, index)
@@ -67,18 +67,18 @@ def list_json(source: Path, classes: Path | None = None) -> Manifest:
 
 
 def list_csv(source: Path, classes: Path | None = None) -> Manifest:
-    """Lists a CSV file with columns `path`, `labels` and, if need be, `split` and `id`.
+    """Lists a CSV file with columns `path`, `labels` and optionally `split` and `id`.
 
-    Labels are separated by `;`. A relative path starts at the folder of the file. Where `split`
-    or `id` is not there or empty, the split is `train` and the id is the path.
+    Labels are separated by `;`. Paths are relative to the folder of the file. Without a value,
+    the split is `train` and the id is the path.
 
     Args:
-        source: the CSV file, or a folder that holds it and no other but the class CSV.
-        classes: the class CSV (`index,mid,display_name`), of which labels are names or mids;
-            None for the classes that occur, in alphabetical order.
+        source: the CSV file, or a folder with no other CSV but the class CSV.
+        classes: the class CSV (`index,mid,display_name`), which has the labels as names or mids;
+            None for the labels that occur, in alphabetical order.
 
     Raises:
-        InputError: a file or a line cannot be used, or no clip of a split is there.
+        InputError: a file or a line cannot be used, or no sound file of a split exists.
     """
     source = Path(source).absolute()
     files = _files(source, ".csv")
@@ -86,7 +86,7 @@ def list_csv(source: Path, classes: Path | None = None) -> Manifest:
         files = [file for file in files if file.resolve() != Path(classes).resolve()]
     if len(files) != 1:
         raise InputError(
-            f"{source}: holds {len(files)} CSV files that could list the clips; give the file"
+            f"{source}: has {len(files)} CSV files that could list the clips; give the file"
         )
     (file,) = files
     if classes is None:
@@ -105,10 +105,10 @@ def list_csv(source: Path, classes: Path | None = None) -> Manifest:
         check_text(id, "id", where)
         claim(seen, split, id, where)
         path = os.path.join(file.parent, row["path"])
-        entry = Example(id, path, _indices(_labels(row, where), index, where))
+        example = Example(id, path, _indices(_labels(row, where), index, where))
         clips, absent = splits.setdefault(split, []), missing.setdefault(split, [])
         if os.path.isfile(path):
-            clips.append(entry)
+            clips.append(example)
         else:
             absent.append(f"{where}: {path} does not exist")
     if not splits:
@@ -120,9 +120,9 @@ def list_csv(source: Path, classes: Path | None = None) -> Manifest:
 
 
 def _files(source: Path, suffix: str) -> list[Path]:
-    """The file itself, or those of a folder."""
+    """Returns the file, or the files of a folder that have the suffix."""
     if not source.exists():
-        raise InputError(f"{source}: no such file or folder; give one that there is")
+        raise InputError(f"{source}: no such file or folder; give an existing one")
     if not source.is_dir():
         return [source]
     return [f for f in visible(source) if f.suffix.lower() == suffix and f.is_file()]
@@ -131,29 +131,29 @@ def _files(source: Path, suffix: str) -> list[Path]:
 def _read_clips(
     file: Path, clips: list[Any], index: dict[str, int]
 ) -> tuple[list[Example], list[str]]:
-    """The clips of a JSON file that are there, and a line for each that is not."""
-    entries, absent = [], []
+    """Returns the clips of a JSON file, and a sentence for each without a sound file."""
+    examples, absent = [], []
     seen: dict[tuple[str, str], str] = {}
     for number, clip in enumerate(clips, start=1):
         where = f"{file}, entry {number}"
         if not isinstance(clip, dict):
-            raise InputError(f"{where}: is no object; make it one with 'wav' and 'labels'")
+            raise InputError(f"{where}: is not an object; write one with 'wav' and 'labels'")
         for key in ("wav", "labels"):
             if not isinstance(clip.get(key), str):
-                raise InputError(f"{where}: has no string under '{key}'; give it one")
+                raise InputError(f"{where}: has no string under '{key}'; add it")
             check_text(clip[key], key, where)
         claim(seen, "", clip["wav"], where)
         path = os.path.join(file.parent, clip["wav"])
         labels = _indices([mid.strip() for mid in clip["labels"].split(",")], index, where)
         if os.path.isfile(path):
-            entries.append(Example(clip["wav"], path, labels))
+            examples.append(Example(clip["wav"], path, labels))
         else:
             absent.append(f"{where}: {path} does not exist")
-    return entries, absent
+    return examples, absent
 
 
 def _labels(row: dict[str, str], where: str) -> list[str]:
-    """The labels of a line of CSV."""
+    """Returns the labels of a CSV row."""
     labels = [label.strip() for label in row["labels"].split(";")]
     for label in labels:
         check_text(label, "a label", where)
@@ -170,7 +170,7 @@ def _indices(labels: list[str], index: dict[str, int], where: str) -> tuple[int,
 
 
 def _check_split(split: str, where: str) -> None:
-    # It becomes part of file names.
+    # Split names become part of file names.
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", split):
         raise InputError(
             f"{where}: {quoted(split)} cannot be a split's name; use letters, digits, '_', '.' "

@@ -1,15 +1,15 @@
-"""What a source of labelled recordings holds, before any sound is decoded."""
+"""Defines the manifest of a source: its splits, clips and classes."""
 
 from typing import NamedTuple
 
 
 class Example(NamedTuple):
-    """A clip of a source.
+    """A labeled clip of a source.
 
     Attributes:
         id: unique in its split.
-        path: of the sound file, absolute.
-        labels: the clip's classes by index, ascending, each once.
+        path: the absolute path of the sound file.
+        labels: the indices of the clip's classes, ascending and unique.
     """
 
     id: str
@@ -18,13 +18,13 @@ class Example(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What a source holds.
+    """The clips and classes of a source.
 
     Attributes:
-        labels: class names, in the order of their indices.
+        labels: the class names, in the order of their indices.
         splits: the clips of each split, in order.
-        missing: clips that the source names but whose files are not there, a line each that
-            names the list and its line.
+        missing: a sentence for each listed clip without a sound file; it names the list and the
+            line.
     """
 
     labels: list[str]

@@ -1,4 +1,4 @@
-"""What the sources share: reading lists that are not to be trusted."""
+"""Reads and checks text files that list clips, for all sources."""
 
 import codecs
 import csv
@@ -9,18 +9,22 @@ from pathlib import Path
 
 from ast_jax.errors import InputError, quoted
 
-# Headerless .raw is none of them: such a file does not know its sampling rate.
+# Without .raw, which does not store the sampling rate.
 SUFFIXES = {
     ".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".rf64",
     ".snd", ".sph", ".voc", ".w64", ".wav", ".wave",
 }  # fmt: skip
 
-# Control characters, line breaks, and what is left of names that are not UTF-8.
+# Control characters, line breaks and lone surrogates (from names that are not UTF-8).
 NOT_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def read_lines(file: Path, kind: str) -> Iterator[str]:
-    """The lines of a `kind` of text file in UTF-8, with their ends and no byte order mark.
+    """Yields the lines of a UTF-8 file, with line ends and without a byte order mark.
+
+    Args:
+        file: the file.
+        kind: the kind of file that is expected, for messages.
 
     Raises:
         InputError: the file cannot be read, or is not UTF-8; the message names the line.
@@ -30,11 +34,11 @@ def read_lines(file: Path, kind: str) -> Iterator[str]:
         with file.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if number == 1:
-                    # Spreadsheet programs put one before the first column's name.
+                    # Spreadsheet programs write one.
                     line = line.removeprefix(codecs.BOM_UTF8)
                 if b"\0" in line:
                     raise InputError(
-                        f"{file}: not a {kind} file in UTF-8 (line {number} holds a NUL byte); "
+                        f"{file}: not a {kind} file in UTF-8 (line {number} has a NUL byte); "
                         f"save it as one"
                     )
                 yield line.decode()
@@ -49,7 +53,12 @@ def read_lines(file: Path, kind: str) -> Iterator[str]:
 def parse_csv(
     file: Path, lines: Iterator[str], *, spaces: bool = False
 ) -> Iterator[tuple[int, list[str]]]:
-    """The number and fields of every line that is not blank; with `spaces`, after commas too.
+    """Yields the line number and the fields of every row that is not blank.
+
+    Args:
+        file: the file that the lines are from, for messages.
+        lines: the text to parse.
+        spaces: whether to skip spaces after commas.
 
     Raises:
         InputError: a line is not CSV; the message names it.
@@ -66,13 +75,13 @@ def parse_csv(
 
 
 def read_table(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Every row of a CSV file whose first line names its columns, and where it stands.
+    """Yields the location ('FILE, line N') and the values by column of each row of a CSV file.
 
-    Values are stripped of spaces; those that a short row lacks are empty.
+    The first line names the columns. Values are stripped; missing values of a short row are ''.
 
     Args:
-        file: in UTF-8.
-        columns: those that there must be, with text in every row.
+        file: a UTF-8 file.
+        columns: the required columns, which must have text in every row.
 
     Raises:
         InputError: the file, its first line or a row cannot be used; the message names it.
@@ -96,8 +105,8 @@ def read_table(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict
         where = f"{file}, line {number}"
         if len(fields) > len(header):
             raise InputError(
-                f"{where}: has {len(fields)} fields, the first line {len(header)}; put text that "
-                f"holds commas in quotes"
+                f"{where}: has {len(fields)} fields, the first line {len(header)}; put text with "
+                f"commas in quotes"
             )
         row = dict.fromkeys(header, "") | dict(
             zip(header, (field.strip() for field in fields), strict=False)
@@ -108,35 +117,32 @@ def read_table(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict
 
 
 def check_text(value: str, what: str, where: str) -> None:
-    """Raises InputError unless the value is text of one line that UTF-8 can hold."""
+    """Raises InputError unless the value is one line of text that UTF-8 can encode."""
     if not value:
-        raise InputError(f"{where}: {what} is empty; fill it in or leave the clip or class out")
+        raise InputError(f"{where}: {what} is empty; fill it in or remove the clip or class")
     if NOT_TEXT.search(value):
         raise InputError(
-            f"{where}: {what} {quoted(value)} holds a line break or another character that no "
-            f"name should; remove it"
+            f"{where}: {what} {quoted(value)} has a line break or an invalid character; remove it"
         )
 
 
 def claim(seen: dict[tuple[str, str], str], group: str, name: str, where: str) -> None:
-    """Notes where a name stands; raises InputError if it stood in its group before."""
-    before = seen.setdefault((group, name), where)
-    if before is not where:
-        raise InputError(
-            f"{where}: {quoted(name)} stands in {before} already; leave one of them out"
-        )
+    """Records the location of a name; raises InputError if its group has the name already."""
+    first = seen.setdefault((group, name), where)
+    if first is not where:
+        raise InputError(f"{where}: {quoted(name)} is in {first} already; remove one of them")
 
 
 def none_found(where: Path, missing: list[str]) -> InputError:
-    """What to raise where a list names clips and no file of them is there."""
+    """Returns the error for a list of clips of which no sound file exists."""
     first = f" ({missing[0]})" if missing else ""
-    return InputError(f"{where}: none of its clips is there{first}; add their sound files")
+    return InputError(f"{where}: none of its sound files exists{first}; add them")
 
 
 def visible(folder: Path) -> list[Path]:
-    """What a folder holds, by name, without hidden files.
+    """Returns the content of a folder in the order of names, without hidden files.
 
-    macOS leaves a '._1.wav' that is no sound beside '1.wav'.
+    macOS writes a hidden '._1.wav', which is no sound file, beside '1.wav'.
 
     Raises:
         InputError: the folder cannot be read.
@@ -145,10 +151,10 @@ def visible(folder: Path) -> list[Path]:
         return [folder / name for name in sorted(os.listdir(folder)) if name[0] != "."]
     except OSError as error:
         raise InputError(
-            f"{folder}: cannot be read ({error.strerror}); give a folder that can"
+            f"{folder}: cannot be read ({error.strerror}); give a readable folder"
         ) from None
 
 
 def is_sound(name: str) -> bool:
-    """Whether a file's name is that of a sound file."""
+    """Returns whether a file name has the suffix of a sound file."""
     return os.path.splitext(name)[1].lower() in SUFFIXES

@@ -1,4 +1,4 @@
-"""Speech Commands V2 (Warden 2018), in the layout of its archive."""
+"""Lists Speech Commands V2 (Warden 2018), in the layout of its archive."""
 
 from pathlib import Path
 
@@ -22,20 +22,20 @@ BACKGROUND = "_background_noise_"
 def list_speech_commands(source: Path, classes: Path | None = None) -> Manifest:
     """Lists `WORD/*.wav`: splits `train`, `validation`, `test`.
 
-    `validation_list.txt` and `testing_list.txt` name the clips of their splits, `WORD/name.wav` a
-    line; the others are `train`, by word and name. Classes are the 35 words in the published
-    order, which is not alphabetical. A clip's id is `WORD/name.wav`. `_background_noise_` is left
-    out.
+    `validation_list.txt` and `testing_list.txt` have the clips of their splits, `WORD/name.wav`
+    per line; `train` has the others, ordered by word and name. Classes are the 35 words in the
+    published order, which is not alphabetical. A clip's id is `WORD/name.wav`.
+    `_background_noise_` is ignored.
 
     Source: http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz
 
     Args:
-        source: the folder into which the archive was unpacked.
-        classes: must be None; the words are the classes.
+        source: the folder of the unpacked archive.
+        classes: must be None, as the words are the classes.
 
     Raises:
-        InputError: a list is not there or a line of it cannot be used, a folder is none of the
-            words, or a split has no clip.
+        InputError: a list is missing or a line cannot be used, a folder is not one of the words,
+            or a split is empty.
     """
     refuse_classes(classes, "Speech Commands")
     source = Path(source).absolute()
@@ -48,32 +48,34 @@ def list_speech_commands(source: Path, classes: Path | None = None) -> Manifest:
     for split, name in LISTS.items():
         splits[split] = []
         for where, clip in _read_list(source / name, index):
-            # One record for both lists: a clip in both is as wrong as one that is twice in one.
+            # Across lists: a clip in both would be validated and tested on.
             claim(seen, "clip", clip, where)
             if clip in files:
-                splits[split].append(_entry(source, clip, index))
+                splits[split].append(_example(source, clip, index))
             else:
                 missing.append(f"{where}: {source / clip} does not exist")
         if not splits[split]:
             raise none_found(source / name, missing)
-    splits["train"] = [_entry(source, clip, index) for clip in files if ("clip", clip) not in seen]
+    splits["train"] = [
+        _example(source, clip, index) for clip in files if ("clip", clip) not in seen
+    ]
     if not splits["train"]:
         raise InputError(
-            f"{source}: the lists name every clip, none is left to train on; unpack the whole "
+            f"{source}: the lists have every clip, none is left to train on; unpack the whole "
             f"archive"
         )
     return Manifest(list(words), splits, missing)
 
 
 def _sound_files(source: Path, index: dict[str, int]) -> dict[str, None]:
-    """`WORD/name.wav` of every file, in order: a set that keeps it."""
+    """Returns `WORD/name.wav` of every file, in order, as the keys of a dict."""
     files: dict[str, None] = {}
     for folder in visible(source):
         if folder.name == BACKGROUND or not folder.is_dir():
             continue
         if folder.name not in index:
             raise InputError(
-                f"{folder}: {quoted(folder.name)} is none of the 35 words; move the folder away"
+                f"{folder}: {quoted(folder.name)} is not one of the 35 words; move the folder away"
             )
         for file in visible(folder):
             if file.suffix == ".wav" and file.is_file():
@@ -83,7 +85,7 @@ def _sound_files(source: Path, index: dict[str, int]) -> dict[str, None]:
 
 
 def _read_list(file: Path, index: dict[str, int]) -> list[tuple[str, str]]:
-    """Where each clip stands, and the clip."""
+    """Returns location and clip of each line."""
     clips = []
     for number, line in enumerate(read_lines(file, "text"), start=1):
         clip, where = line.strip(), f"{file}, line {number}"
@@ -100,5 +102,5 @@ def _read_list(file: Path, index: dict[str, int]) -> list[tuple[str, str]]:
     return clips
 
 
-def _entry(source: Path, clip: str, index: dict[str, int]) -> Example:
+def _example(source: Path, clip: str, index: dict[str, int]) -> Example:
     return Example(clip, str(source / clip), (index[clip.partition("/")[0]],))

@@ -111,7 +111,7 @@ def test_a_set_records_its_version_classes_and_the_digest_of_its_source(source, 
     assert prepared.folder.name == VERSION == str(builder.version)
     assert prepared.labels == ["x", "y"]
     assert prepared.sampling_rate == 8000
-    assert prepared.digest == source_digest(builder.listing)
+    assert prepared.digest == source_digest(builder.manifest)
     assert prepared.clips("test").lengths() == [250, 251]
 
 
@@ -143,7 +143,7 @@ def test_a_split_without_a_clip_is_refused(source, tmp_path):
     damage(source, "test0.wav", "test1.wav")
     with pytest.raises(InputError, match="split test has no clip that can be read"):
         build(source, tmp_path / "out", max_damaged=9)
-    with pytest.raises(InputError, match="does not hold a prepared set"):
+    with pytest.raises(InputError, match="does not contain a prepared set"):
         open_prepared(tmp_path / "out")
 
 
@@ -273,8 +273,8 @@ def test_the_digest_follows_classes_ids_labels_and_sizes(tmp_path):
         (tmp_path / name).write_bytes(b"123")
 
     def digest(labels=("x", "y"), split="train", id="1", path="a", of=(0,)):
-        entry = Example(id, str(tmp_path / path), of)
-        return source_digest(Manifest(list(labels), {split: [entry]}, []))
+        example = Example(id, str(tmp_path / path), of)
+        return source_digest(Manifest(list(labels), {split: [example]}, []))
 
     assert digest() == digest(path="b")
     (tmp_path / "b").write_bytes(b"1234")
@@ -293,11 +293,13 @@ def test_the_recordings_of_esc10_are_prepared_as_they_are_decoded(esc10, tmp_pat
     build(esc10, tmp_path / "out", kind="esc50")
     prepared = open_prepared(tmp_path / "out")
     assert len(prepared.labels) == 10
-    entries = some(esc10, None).splits["fold1"]
+    examples = some(esc10, None).splits["fold1"]
     clips = prepared.clips("fold1")
-    for entry, waveform, target in zip(entries, clips.waveforms, clips.all_targets(), strict=True):
-        np.testing.assert_array_equal(waveform, to_int16(load_audio(entry.path)))
-        assert (target.argmax(),) == entry.labels
+    for example, waveform, target in zip(
+        examples, clips.waveforms, clips.all_targets(), strict=True
+    ):
+        np.testing.assert_array_equal(waveform, to_int16(load_audio(example.path)))
+        assert (target.argmax(),) == example.labels
 
 
 @pytest.mark.filterwarnings(BY_FOLDER)

@@ -116,7 +116,9 @@ def test_a_process_that_dies_is_told_of_and_the_same_command_goes_on(
 ):
     with monkeypatch.context() as patch:
         patch.setattr(ast_jax.data.prepare.prepare, "_write", die)
-        with pytest.raises(InputError, match=r"decoded clips died.*the same command goes on, with"):
+        with pytest.raises(
+            InputError, match=r"decoded clips died.*repeat the command to resume, with"
+        ):
             prepare("csv", source, tmp_path, processes=2)
     assert not multiprocessing.active_children()
     assert_same(prepare("csv", source, tmp_path), plain)
@@ -161,7 +163,7 @@ def test_a_killed_run_leaves_no_set_and_is_gone_on_with(
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert run.returncode == -signal.SIGKILL, run.stderr
-    with pytest.raises(InputError, match="does not hold a prepared set"):
+    with pytest.raises(InputError, match="does not contain a prepared set"):
         open_prepared(tmp_path)
     decoded = []
 

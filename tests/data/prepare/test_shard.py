@@ -24,15 +24,15 @@ def write(path, samples=800, rate=16000):
 def shard(tmp_path):
     (tmp_path / "work").mkdir()
     labels = [(0,), (0, 1, 2), (), (2,)]
-    entries = [
+    examples = [
         Example(f"clip {i}", write(tmp_path / f"{i}.wav", 800 + i), of)
         for i, of in enumerate(labels)
     ]
-    return Shard("train", 3, entries, 16000, str(tmp_path / "work"))
+    return Shard("train", 3, examples, 16000, str(tmp_path / "work"))
 
 
-def damage(entry):
-    with open(entry.path, "wb") as file:
+def damage(example):
+    with open(example.path, "wb") as file:
         file.write(b"no sound")
 
 
@@ -43,17 +43,17 @@ def files(shard):
 def test_a_shard_holds_its_clips_in_order_with_several_labels_and_none(shard):
     report = write_shard(shard, LABELS)
     assert report.damaged == []
-    assert report.clips == [(e.id, e.labels, 800 + i) for i, e in enumerate(shard.entries)]
+    assert report.clips == [(e.id, e.labels, 800 + i) for i, e in enumerate(shard.examples)]
     waveforms = RecordedWaveforms([(str(shard.records), 4)])
-    for entry, waveform in zip(shard.entries, waveforms, strict=True):
-        np.testing.assert_array_equal(waveform, to_int16(load_audio(entry.path)))
+    for example, waveform in zip(shard.examples, waveforms, strict=True):
+        np.testing.assert_array_equal(waveform, to_int16(load_audio(example.path)))
     assert shard.report() == report
     assert files(shard) == ["train-00003.array_record", "train-00003.json"]
 
 
 def test_int16_recordings_are_kept_bit_for_bit(shard):
     samples = np.random.default_rng(0).integers(-32768, 32768, 900).astype(np.int16)
-    soundfile.write(shard.entries[0].path, samples, 16000)
+    soundfile.write(shard.examples[0].path, samples, 16000)
     write_shard(shard, LABELS)
     np.testing.assert_array_equal(RecordedWaveforms([(str(shard.records), 4)])[0], samples)
 
@@ -64,7 +64,7 @@ def test_recordings_of_another_rate_are_resampled(shard):
 
 
 def test_clips_that_cannot_be_read_are_left_out_and_told_of_by_path(shard, tmp_path):
-    damage(shard.entries[0])
+    damage(shard.examples[0])
     write(tmp_path / "1.wav", 399)
     (tmp_path / "3.wav").unlink()
     report = write_shard(shard, LABELS)
@@ -83,7 +83,7 @@ def test_a_file_that_the_system_does_not_give_is_told_of_by_path(shard, monkeypa
 
     monkeypatch.setattr(ast_jax.data.prepare.shard, "load_audio", refuse)
     report = write_shard(shard, LABELS)
-    assert report.damaged == [f"{entry.path}: Permission denied" for entry in shard.entries]
+    assert report.damaged == [f"{example.path}: Permission denied" for example in shard.examples]
     assert report.clips == []
     assert shard.records.exists()
 
@@ -94,12 +94,12 @@ def test_the_shortest_clip_that_counts_is_one_frame(shard, tmp_path):
 
 
 def test_each_clip_is_counted_whether_written_now_before_or_never(shard):
-    damage(shard.entries[1])
+    damage(shard.examples[1])
     counted = []
     write_shard(shard, LABELS, lambda: counted.append(1))
-    assert len(counted) == len(shard.entries)
+    assert len(counted) == len(shard.examples)
     write_shard(shard, LABELS, lambda: counted.append(1))
-    assert len(counted) == 2 * len(shard.entries)
+    assert len(counted) == 2 * len(shard.examples)
 
 
 def test_a_finished_shard_is_not_decoded_again(shard, monkeypatch):
@@ -111,7 +111,7 @@ def test_a_finished_shard_is_not_decoded_again(shard, monkeypatch):
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
 def test_a_shard_that_was_cut_off_leaves_no_file_and_is_written_whole(shard, monkeypatch, error):
     def fail(path, rate):
-        if path == shard.entries[2].path:
+        if path == shard.examples[2].path:
             raise error
         return load_audio(path, rate)
 
@@ -131,7 +131,7 @@ def test_what_a_killed_process_left_is_no_shard(shard):
 
 def test_a_shard_goes_to_another_process(shard):
     assert pickle.loads(pickle.dumps(shard)) == shard
-    assert [key for key, _ in pickle.loads(pickle.dumps(shard))()] == [e.id for e in shard.entries]
+    assert [key for key, _ in pickle.loads(pickle.dumps(shard))()] == [e.id for e in shard.examples]
 
 
 def test_what_was_yielded_is_let_go_once_the_next_is_asked_for(shard):
@@ -141,7 +141,7 @@ def test_what_was_yielded_is_let_go_once_the_next_is_asked_for(shard):
 
 
 def test_ids_and_paths_of_any_language_are_reported(shard, tmp_path):
-    entries = [Example("क 犬.wav", write(tmp_path / "犬 é.wav"), (1,))]
-    shard = Shard("a.b", 0, entries, 16000, shard.folder)
+    examples = [Example("क 犬.wav", write(tmp_path / "犬 é.wav"), (1,))]
+    shard = Shard("a.b", 0, examples, 16000, shard.folder)
     assert write_shard(shard, LABELS) == Report([("क 犬.wav", (1,), 800)], [])
     assert "a.b-00000.array_record" in files(shard)

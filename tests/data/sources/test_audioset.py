@@ -34,22 +34,22 @@ def test_each_list_is_a_split_and_labels_are_the_published_527(tmp_path):
         for name in ("abcdefghijk.wav", "-bcdefghijk.flac", "_bcdefghijk.OGG")
     ]
     touch(tmp_path / "sound" / "abcdefghijk.txt")
-    listing = list_audioset(tmp_path, None)
-    assert tuple(listing.labels) == class_names("audioset")
-    assert listing.splits == {
+    manifest = list_audioset(tmp_path, None)
+    assert tuple(manifest.labels) == class_names("audioset")
+    assert manifest.splits == {
         "balanced": [("abcdefghijk", paths[0], (0, 1))],
         "eval": [("-bcdefghijk", paths[1], (0,)), ("_bcdefghijk", paths[2], (1,))],
     }
-    assert listing.missing == []
+    assert manifest.missing == []
 
 
 def test_a_clip_without_a_sound_file_is_listed_with_its_line(tmp_path):
     write_list(tmp_path, "unbalanced_train", row("abc"), "", row("def"))
     touch(tmp_path / "abc.wav")
-    listing = list_audioset(tmp_path, None)
-    assert [clip.id for clip in listing.splits["unbalanced"]] == ["abc"]
+    manifest = list_audioset(tmp_path, None)
+    assert [clip.id for clip in manifest.splits["unbalanced"]] == ["abc"]
     file = tmp_path / "unbalanced_train_segments.csv"
-    assert listing.missing == [f"{file}, line 6: no sound file of def"]
+    assert manifest.missing == [f"{file}, line 6: no sound file of def"]
 
 
 @settings(deadline=None)
@@ -84,9 +84,9 @@ def test_a_file_of_another_part_of_the_video_is_not_taken(tmp_path):
     write_list(tmp_path, "eval", row("abc"), row("def"), row("ghi"), row("jkl"))
     for name in ("abc_30_41.wav", "def_31.wav", "ghi_30_40000.wav", "jkl.wav"):
         touch(tmp_path / name)
-    listing = list_audioset(tmp_path, None)
-    assert [clip.id for clip in listing.splits["eval"]] == ["jkl"]
-    assert len(listing.missing) == 3
+    manifest = list_audioset(tmp_path, None)
+    assert [clip.id for clip in manifest.splits["eval"]] == ["jkl"]
+    assert len(manifest.missing) == 3
 
 
 def test_links_to_folders_are_followed_and_lead_nowhere_twice(tmp_path):
@@ -117,9 +117,9 @@ def test_of_several_files_the_first_by_name_counts(tmp_path):
         ('def, 1, 1e3, "/m/09x0r"', "'1' and '1e3' must be seconds"),
         ('def, -1, 10.000, "/m/09x0r"', "'-1' and '10.000' must be seconds"),
         (row("def", 40, 30), "the end, '30.000', must come after the start"),
-        (row("def", labels="/m/none"), "label '/m/none' is none of AudioSet's 527"),
-        (row("def", labels=""), "label '' is none of"),
-        (row("abc"), "'abc' stands in line 4 already"),
+        (row("def", labels="/m/none"), "label '/m/none' is not one of AudioSet's 527"),
+        (row("def", labels=""), "label '' is not one of"),
+        (row("abc"), "'abc' is in line 4 already"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path, line, said):
@@ -130,13 +130,13 @@ def test_a_malformed_line_is_named(tmp_path, line, said):
 
 
 def test_a_folder_without_lists_or_sound_and_a_class_csv_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"holds none of balanced_train_segments\.csv"):
+    with pytest.raises(InputError, match=r"has none of balanced_train_segments\.csv"):
         list_audioset(tmp_path, None)
     with pytest.raises(InputError, match=r"c\.csv: AudioSet has its own classes"):
         list_audioset(tmp_path, tmp_path / "c.csv")
     write_list(tmp_path, "balanced_train", row("abc"))
     write_list(tmp_path, "eval", row("def"))
-    with pytest.raises(InputError, match=r"none of its clips is there \(.*abc\); add their"):
+    with pytest.raises(InputError, match=r"none of its sound files exists \(.*abc\); add them"):
         list_audioset(tmp_path, None)
 
 
@@ -145,7 +145,7 @@ def test_a_list_of_which_no_clip_is_there_is_no_split(tmp_path):
     write_list(tmp_path, "unbalanced_train", row("def"))
     write_list(tmp_path, "eval")
     touch(tmp_path / "abc.wav")
-    listing = list_audioset(tmp_path, None)
-    assert list(listing.splits) == ["balanced"]
-    (line,) = listing.missing
+    manifest = list_audioset(tmp_path, None)
+    assert list(manifest.splits) == ["balanced"]
+    (line,) = manifest.missing
     assert re.search(r"unbalanced_train_segments\.csv, line \d+: no sound file of def", line)

@@ -25,11 +25,11 @@ def test_classes_are_in_the_order_of_their_indices(tmp_path):
     ("rows", "said"),
     [
         ("", r"classes\.csv: lists no classes"),
-        ("0,/m/a,A\n2,/m/b,B\n", r"line 3: .* has 2 classes but none of index 1"),
-        ("one,/m/a,A\n", "line 2: .* none of index 0"),
-        ("0,/m/a,A\n0,/m/b,B\n", r"line 3: '0' stands in .*line 2 already"),
-        ("0,/m/a,A\n1,/m/a,B\n", r"line 3: '/m/a' stands in .*line 2 already"),
-        ("0,/m/a,A\n1,/m/b,A\n", r"line 3: 'A' stands in .*line 2 already"),
+        ("0,/m/a,A\n2,/m/b,B\n", r"line 3: .* with 2 classes and without index 1"),
+        ("one,/m/a,A\n", "line 2: .* without index 0"),
+        ("0,/m/a,A\n0,/m/b,B\n", r"line 3: '0' is in .*line 2 already"),
+        ("0,/m/a,A\n1,/m/a,B\n", r"line 3: '/m/a' is in .*line 2 already"),
+        ("0,/m/a,A\n1,/m/b,A\n", r"line 3: 'A' is in .*line 2 already"),
         ("0,,A\n", "line 2: mid is empty"),
     ],
 )

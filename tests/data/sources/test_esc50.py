@@ -26,29 +26,29 @@ def esc(tmp_path):
 
 
 def test_folds_are_splits_and_classes_are_by_target(esc):
-    listing = list_esc50(esc, None)
-    assert listing.labels == ["hen", "chainsaw"]
-    assert list(listing.splits) == ["fold1", "fold2", "fold3", "fold4", "fold5"]
-    assert listing.splits["fold3"] == [
+    manifest = list_esc50(esc, None)
+    assert manifest.labels == ["hen", "chainsaw"]
+    assert list(manifest.splits) == ["fold1", "fold2", "fold3", "fold4", "fold5"]
+    assert manifest.splits["fold3"] == [
         ("3-1-A-41.wav", str(esc / "audio" / "3-1-A-41.wav"), (1,)),
         ("3-1-A-7.wav", str(esc / "audio" / "3-1-A-7.wav"), (0,)),
     ]
-    assert listing.missing == []
+    assert manifest.missing == []
 
 
 def test_missing_recordings_are_listed_and_a_fold_without_any_is_left_out(esc):
     for name in ("2-1-A-41.wav", "2-1-A-7.wav", "5-1-A-7.wav"):
         (esc / "audio" / name).unlink()
-    listing = list_esc50(esc, None)
-    assert {split: len(clips) for split, clips in listing.splits.items()} == {
+    manifest = list_esc50(esc, None)
+    assert {split: len(clips) for split, clips in manifest.splits.items()} == {
         "fold1": 2, "fold3": 2, "fold4": 2, "fold5": 1,
     }  # fmt: skip
     file = esc / "meta" / "esc50.csv"
-    assert listing.missing == [
+    assert manifest.missing == [
         f"{file}, line {line}: {esc / 'audio' / name} does not exist"
         for line, name in ((4, "2-1-A-41.wav"), (5, "2-1-A-7.wav"), (11, "5-1-A-7.wav"))
     ]
-    assert listing.labels == ["hen", "chainsaw"]
+    assert manifest.labels == ["hen", "chainsaw"]
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_missing_recordings_are_listed_and_a_fold_without_any_is_left_out(esc):
         ("3-1-A-7.wav,3", "target is empty"),
         ("3-1-A-7.wav,3,7", "category is empty"),
         (",3,7,hen", "filename is empty"),
-        ("../3-1-A-7.wav,3,7,hen", r"filename '\.\./3-1-A-7\.wav' leads out of"),
-        ("/3-1-A-7.wav,3,7,hen", "filename '/3-1-A-7.wav' leads out of"),
-        ("1-1-A-7.wav,3,7,hen", r"'1-1-A-7\.wav' stands in .*esc50\.csv, line 3 already"),
+        ("../3-1-A-7.wav,3,7,hen", r"filename '\.\./3-1-A-7\.wav' is outside of"),
+        ("/3-1-A-7.wav,3,7,hen", "filename '/3-1-A-7.wav' is outside of"),
+        ("1-1-A-7.wav,3,7,hen", r"'1-1-A-7\.wav' is in .*esc50\.csv, line 3 already"),
         ("3-1-A-7.wav,3,7,hen,a,b,c,d", "has 8 fields, the first line 7"),
     ],
 )
@@ -97,20 +97,20 @@ def test_another_folder_one_without_sound_and_a_class_csv_are_refused(esc):
         list_esc50(esc, esc / "meta" / "esc50.csv")
     for file in (esc / "audio").iterdir():
         file.unlink()
-    with pytest.raises(InputError, match=r"esc50\.csv: none of its clips is there"):
+    with pytest.raises(InputError, match=r"esc50\.csv: none of its sound files exists"):
         list_esc50(esc, None)
 
 
 def test_the_real_esc10_has_five_folds_of_80_clips_of_ten_classes(esc10):
-    listing = list_esc50(esc10, None)
-    assert {split: len(clips) for split, clips in listing.splits.items()} == dict.fromkeys(
+    manifest = list_esc50(esc10, None)
+    assert {split: len(clips) for split, clips in manifest.splits.items()} == dict.fromkeys(
         ["fold1", "fold2", "fold3", "fold4", "fold5"], 80
     )
-    assert listing.missing == []
+    assert manifest.missing == []
     with (esc10 / "meta" / "esc50.csv").open() as file:
         rows = list(csv.DictReader(file))
-    clips = [clip for clips in listing.splits.values() for clip in clips]
-    assert [(clip.id, listing.labels[clip.labels[0]]) for clip in clips] == [
+    clips = [clip for clips in manifest.splits.values() for clip in clips]
+    assert [(clip.id, manifest.labels[clip.labels[0]]) for clip in clips] == [
         (row["filename"], row["category"]) for row in rows
     ]
 

@@ -25,17 +25,17 @@ def folder(tmp_path):
 
 
 def test_a_folder_is_a_class_and_some_of_each_are_held_out_by_name(folder):
-    listing = list_folder(folder, None)
-    assert listing.labels == ["cat", "dog"]
-    assert list(listing.splits) == ["train", "test"]
+    manifest = list_folder(folder, None)
+    assert manifest.labels == ["cat", "dog"]
+    assert list(manifest.splits) == ["train", "test"]
     everything = {f"{label}/{i}.flac" for label, n in (("cat", 20), ("dog", 10)) for i in range(n)}
     held_out = {name for name in everything if zlib.crc32(name.encode()) < 0.2 * 2**32}
-    assert {clip.id for clip in listing.splits["test"]} == held_out
-    assert {clip.id for clip in listing.splits["train"]} == everything - held_out
-    for clip in (clip for clips in listing.splits.values() for clip in clips):
+    assert {clip.id for clip in manifest.splits["test"]} == held_out
+    assert {clip.id for clip in manifest.splits["train"]} == everything - held_out
+    for clip in (clip for clips in manifest.splits.values() for clip in clips):
         assert clip.path == str(folder / clip.id)
         assert clip.labels == (0 if clip.id.startswith("cat") else 1,)
-    assert listing.missing == []
+    assert manifest.missing == []
 
 
 def test_the_share_held_out_can_be_chosen_within_bounds(folder):
@@ -61,9 +61,9 @@ def test_a_file_stays_on_its_side_wherever_the_folder_is(folder, tmp_path_factor
 @pytest.mark.parametrize("other", ["test", "validation", "eval", "val"])
 def test_folders_of_splits_are_the_splits(tmp_path, other):
     touch(tmp_path, "train/b/1.wav", "train/a/1.wav", f"{other}/b/1.wav", f"{other}/b/2.ogg")
-    listing = list_folder(tmp_path, None)
-    assert listing.labels == ["a", "b"]
-    assert listing.splits == {
+    manifest = list_folder(tmp_path, None)
+    assert manifest.labels == ["a", "b"]
+    assert manifest.splits == {
         "train": [
             ("a/1.wav", str(tmp_path / "train/a/1.wav"), (0,)),
             ("b/1.wav", str(tmp_path / "train/b/1.wav"), (1,)),
@@ -78,22 +78,25 @@ def test_folders_of_splits_are_the_splits(tmp_path, other):
 @pytest.mark.parametrize("names", [("train", "whistle"), ("test", "val"), ("train", "test")])
 def test_classes_that_are_named_as_splits_are_classes(tmp_path, names):
     touch(tmp_path, *(f"{name}/{i}.wav" for name in names for i in range(2)))
-    listing = list_folder(tmp_path, None)
-    assert listing.labels == sorted(names)
-    assert [len(clips) for clips in listing.splits.values()] == [2, 2]
+    manifest = list_folder(tmp_path, None)
+    assert manifest.labels == sorted(names)
+    assert [len(clips) for clips in manifest.splits.values()] == [2, 2]
 
 
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ((), "holds 0 class folders"),
-        (("dog/1.wav",), "holds 1 class folders"),
-        (("dog/1.wav", "cat/1.wav"), "cat: holds 1 sound files; a class needs two or more"),
-        (("train/a/1.wav", "test/a/1.wav"), "train: holds 1 class folders"),
-        (("train/a/1.wav", "train/b/1.wav", "test/c/1.wav"), r"test/c: no class of .*train;"),
-        (("train/a/1.wav", "train/b/1.txt", "test/a/1.wav"), "train/b: holds 0 sound files"),
-        (("a\nb/1.wav", "a/1.wav"), r"folder 'a\\nb' holds a line break"),
-        (("b/1\n.wav", "a/1.wav", "a/2.wav"), r"b: the name of the file '1\\n\.wav' holds"),
+        ((), "has 0 class folders"),
+        (("dog/1.wav",), "has 1 class folders"),
+        (
+            ("dog/1.wav", "cat/1.wav"),
+            "cat: has 1 sound files; add some, as a class needs two or more",
+        ),
+        (("train/a/1.wav", "test/a/1.wav"), "train: has 1 class folders"),
+        (("train/a/1.wav", "train/b/1.wav", "test/c/1.wav"), r"test/c: is not a class in .*train;"),
+        (("train/a/1.wav", "train/b/1.txt", "test/a/1.wav"), "train/b: has no sound files"),
+        (("a\nb/1.wav", "a/1.wav"), r"folder 'a\\nb' has a line break"),
+        (("b/1\n.wav", "a/1.wav", "a/2.wav"), r"b: the name of the file '1\\n\.wav' has"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_refused(tmp_path, files, said):
@@ -117,5 +120,5 @@ def test_two_splits_are_read_as_they_are_and_three_are_too_many_for_memory(tmp_p
     assert data.train.targets.tolist() == [[1, 0], [0, 1], [0, 1]]
     assert data.evaluation.names == [str(tmp_path / "val" / "b" / "3.wav")]
     touch(tmp_path, "test/a/1.wav")
-    with pytest.raises(InputError, match="has the splits train, test, val; leave train and"):
+    with pytest.raises(InputError, match="has the splits train, test, val; keep train and"):
         read_folder(tmp_path, 0.2, 16000)

@@ -31,15 +31,15 @@ def test_json_is_a_split_named_after_the_file_with_the_class_list_beside_it(fold
         {"wav": "none.wav", "labels": "/m/m"},
         {"wav": str(folder / "a.wav"), "labels": "/m/m"},
     )
-    listing = list_json(file, None)
-    assert listing.labels == ["Speech", "Male speech, man", "Dog"]
-    assert listing.splits == {
+    manifest = list_json(file, None)
+    assert manifest.labels == ["Speech", "Male speech, man", "Dog"]
+    assert manifest.splits == {
         "train_1": [
             ("sub/b.wav", str(folder / "sub" / "b.wav"), (0, 2)),
             (str(folder / "a.wav"), str(folder / "a.wav"), (1,)),
         ]
     }
-    assert listing.missing == [f"{file}, entry 2: {folder / 'none.wav'} does not exist"]
+    assert manifest.missing == [f"{file}, entry 2: {folder / 'none.wav'} does not exist"]
 
 
 def test_a_folder_of_json_is_a_split_each_and_a_relative_path_starts_there(folder, monkeypatch):
@@ -47,10 +47,10 @@ def test_a_folder_of_json_is_a_split_each_and_a_relative_path_starts_there(folde
     for name in ("train", "eval"):
         write_json(folder / "lists" / f"{name}.json", {"wav": "../a.wav", "labels": "/m/s"})
     monkeypatch.chdir(folder / "sub")
-    listing = list_json(folder / "lists", folder / "classes.csv")
-    assert list(listing.splits) == ["eval", "train"]
+    manifest = list_json(folder / "lists", folder / "classes.csv")
+    assert list(manifest.splits) == ["eval", "train"]
     path = str(folder / "lists" / "../a.wav")
-    assert listing.splits["train"] == [("../a.wav", path, (0,))]
+    assert manifest.splits["train"] == [("../a.wav", path, (0,))]
 
 
 CLIP = {"wav": "a.wav", "labels": "/m/s"}
@@ -59,9 +59,9 @@ CLIP = {"wav": "a.wav", "labels": "/m/s"}
 @pytest.mark.parametrize(
     ("clip", "said"),
     [
-        (CLIP, r"'a\.wav' stands in .*x\.json, entry 1 already"),
-        ("a.wav", "is no object"),
-        (None, "is no object"),
+        (CLIP, r"'a\.wav' is in .*x\.json, entry 1 already"),
+        ("a.wav", "is not an object"),
+        (None, "is not an object"),
         ({"wav": "a.wav"}, "has no string under 'labels'"),
         ({"wav": ["a.wav"], "labels": "/m/s"}, "has no string under 'wav'"),
         ({"wav": "sub/b.wav", "labels": ["/m/s"]}, "has no string under 'labels'"),
@@ -69,8 +69,8 @@ CLIP = {"wav": "a.wav", "labels": "/m/s"}
         ({"wav": "sub/b.wav", "labels": ""}, "labels is empty"),
         ({"wav": "sub/b.wav", "labels": "/m/s,"}, "label '' is not in the class list"),
         ({"wav": "sub/b.wav", "labels": "Speech"}, "label 'Speech' is not in the class list"),
-        ({"wav": "a\0.wav", "labels": "/m/s"}, r"wav 'a\\x00\.wav' holds a line break or another"),
-        ({"wav": "\ud800", "labels": "/m/s"}, r"wav '\\ud800' holds a line break or another"),
+        ({"wav": "a\0.wav", "labels": "/m/s"}, r"wav 'a\\x00\.wav' has a line break or an invalid"),
+        ({"wav": "\ud800", "labels": "/m/s"}, r"wav '\\ud800' has a line break or an invalid"),
         ({"wav": "b.wav", "labels": "x" * 10**6}, "label 'x{79}…' is not in the class list"),
     ],
 )
@@ -93,8 +93,11 @@ def test_a_path_too_long_for_any_system_is_missing(folder):
         (b'{"data":\n[{"wav" "a"}]}', r"cannot be read as JSON \(.* line 2 column "),
         (b"[]", "not an object with a list under 'data'"),
         (b'{"data": {"wav": 1}}', "not an object with a list under 'data'"),
-        (b'{"data": []}', "none of its clips is there"),
-        (b'{"data": [{"wav": "no.wav", "labels": "/m/s"}]}', r"none of its clips is there \(.*no"),
+        (b'{"data": []}', "none of its sound files exists"),
+        (
+            b'{"data": [{"wav": "no.wav", "labels": "/m/s"}]}',
+            r"none of its sound files exists \(.*no",
+        ),
     ],
 )
 def test_json_that_is_no_manifest_is_named(folder, content, said):
@@ -106,12 +109,12 @@ def test_json_that_is_no_manifest_is_named(folder, content, said):
 def test_json_needs_one_class_list_and_a_name_that_a_split_can_have(folder):
     file = write_json(folder / "x.json", CLIP)
     (folder / "more.csv").write_text(CLASSES)
-    with pytest.raises(InputError, match="holds 2 CSV files, so that the class list is not known"):
+    with pytest.raises(InputError, match="has 2 CSV files instead of one class list"):
         list_json(file, None)
     assert list_json(file, folder / "more.csv").splits.keys() == {"x"}
     with pytest.raises(InputError, match="'x y' cannot be a split's name"):
         list_json(file.rename(folder / "x y.json"), folder / "more.csv")
-    with pytest.raises(InputError, match=r"sub: holds no \.json file"):
+    with pytest.raises(InputError, match=r"sub: has no \.json file"):
         list_json(folder / "sub", None)
     with pytest.raises(InputError, match=r"none\.json: no such file or folder"):
         list_json(folder / "none.json", None)
@@ -123,16 +126,16 @@ def clips_of(folder, content, classes=None):
 
 
 def test_csv_takes_the_classes_that_occur_and_is_all_training_by_default(folder):
-    listing = clips_of(folder, "path,labels\na.wav,dog ; cat;dog\nsub/b.wav,ant\nno.wav,bee\n")
-    assert listing.labels == ["ant", "bee", "cat", "dog"]
-    assert listing.splits == {
+    manifest = clips_of(folder, "path,labels\na.wav,dog ; cat;dog\nsub/b.wav,ant\nno.wav,bee\n")
+    assert manifest.labels == ["ant", "bee", "cat", "dog"]
+    assert manifest.splits == {
         "train": [
             ("a.wav", str(folder / "a.wav"), (2, 3)),
             ("sub/b.wav", str(folder / "sub" / "b.wav"), (0,)),
         ]
     }
     file = folder / "clips.csv"
-    assert listing.missing == [f"{file}, line 4: {folder / 'no.wav'} does not exist"]
+    assert manifest.missing == [f"{file}, line 4: {folder / 'no.wav'} does not exist"]
 
 
 def test_csv_has_splits_ids_and_a_class_list_if_they_are_given(folder):
@@ -142,30 +145,30 @@ def test_csv_has_splits_ids_and_a_class_list_if_they_are_given(folder):
         '1,,"Male speech, man",a.wav\n'
         ",train,/m/m,a.wav\n"
     )
-    listing = clips_of(folder, content, folder / "classes.csv")
-    assert listing.labels == ["Speech", "Male speech, man", "Dog"]
+    manifest = clips_of(folder, content, folder / "classes.csv")
+    assert manifest.labels == ["Speech", "Male speech, man", "Dog"]
     path = str(folder / "a.wav")
-    assert listing.splits == {
+    assert manifest.splits == {
         "test": [("1", path, (0, 2))],
         "train": [("1", path, (1,)), ("a.wav", path, (1,))],
     }
     # In the folder, the list of clips is the CSV that is not the class list.
-    assert list_csv(folder, folder / "sub" / ".." / "classes.csv") == listing
-    with pytest.raises(InputError, match="holds 2 CSV files that could list the clips"):
+    assert list_csv(folder, folder / "sub" / ".." / "classes.csv") == manifest
+    with pytest.raises(InputError, match="has 2 CSV files that could list the clips"):
         list_csv(folder, None)
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("a.wav,Speech", r"'a\.wav' stands in .*clips\.csv, line 2 already"),
-        ("sub/b.wav,Speech,train,a.wav", r"'a\.wav' stands in .*clips\.csv, line 2 already"),
+        ("a.wav,Speech", r"'a\.wav' is in .*clips\.csv, line 2 already"),
+        ("sub/b.wav,Speech,train,a.wav", r"'a\.wav' is in .*clips\.csv, line 2 already"),
         ("sub/b.wav", "labels is empty"),
         ("sub/b.wav,Speech;", "a label is empty"),
         ("sub/b.wav,speech", "label 'speech' is not in the class list"),
         (",Speech", "path is empty"),
         ("sub/b.wav,Speech,../x", r"'\.\./x' cannot be a split's name"),
-        ("sub/b.wav,Speech,x,\x01", r"id '\\x01' holds"),
+        ("sub/b.wav,Speech,x,\x01", r"id '\\x01' has"),
         ("sub/b.wav,Speech,x,y,z", "has 5 fields, the first line 4"),
     ],
 )
@@ -179,8 +182,11 @@ def test_csv_names_the_line_that_is_malformed(folder, line, said):
     ("content", "said"),
     [
         ("", "the first line names no column 'path'; name path, labels there"),
-        ("path,labels\n", "none of its clips is there;"),
-        ("path,labels,split\na.wav,x,a\nno.wav,x,b\n", r"none of its clips is there \(.*line 3"),
+        ("path,labels\n", "none of its sound files exists;"),
+        (
+            "path,labels,split\na.wav,x,a\nno.wav,x,b\n",
+            r"none of its sound files exists \(.*line 3",
+        ),
     ],
 )
 def test_csv_without_clips_is_named(folder, content, said):
@@ -199,7 +205,7 @@ ANY_JSON = st.recursive(
 
 @settings(deadline=None)
 @given(content=ANY_JSON | st.fixed_dictionaries({"data": st.lists(ANY_JSON)}))
-def test_any_json_gives_a_listing_or_one_sentence(tmp_path_factory, content):
+def test_any_json_gives_a_manifest_or_one_sentence(tmp_path_factory, content):
     folder = tmp_path_factory.getbasetemp()
     (folder / "any_classes.csv").write_text(CLASSES)
     (folder / "any.json").write_text(json.dumps(content))

@@ -30,13 +30,13 @@ def test_rows_are_the_same_with_byte_order_mark_and_either_line_end(tmp_path, st
         (b"path,x,x\n", "a.csv: the first line names the column 'x' twice"),
         (b"path\na\n\xff\n", r"a.csv: not a CSV file in UTF-8 \(line 3: invalid start byte\)"),
         ("path\na\n".encode("utf-16"), r"a.csv: not a CSV file in UTF-8 \(line 1 "),
-        (b"path\na\0b\n", r"a.csv: not a CSV file in UTF-8 \(line 2 holds a NUL byte\)"),
+        (b"path\na\0b\n", r"a.csv: not a CSV file in UTF-8 \(line 2 has a NUL byte\)"),
         (b'path\n"a', r"a.csv: not a CSV file in UTF-8 \(line 2: unexpected end of data\)"),
         (b"path\ra\r", r"a.csv: not a CSV file in UTF-8 \(line 1: new-line"),
         (b"path\na\n" + b"x" * (csv.field_size_limit() + 1), r"\(line 3: field larger than"),
         (b"path\na,b\n", "a.csv, line 2: has 2 fields, the first line 1"),
         (b"path\n  \n", "a.csv, line 2: path is empty"),
-        (b'path\n"a\nb"\n', r"a.csv, line 3: path 'a\\nb' holds a line break"),
+        (b'path\n"a\nb"\n', r"a.csv, line 3: path 'a\\nb' has a line break"),
     ],
 )
 def test_what_is_no_table_is_named_with_its_line(tmp_path, content, said):

@@ -23,10 +23,10 @@ def write_lists(folder, validation, testing):
 
 
 def test_what_no_list_names_is_trained_on_and_classes_are_in_the_published_order(archive):
-    listing = list_speech_commands(archive, None)
-    assert tuple(listing.labels) == class_names("speech_commands_v2_35")
-    index = {word: listing.labels.index(word) for word in ("yes", "backward")}
-    assert {split: [clip.id for clip in clips] for split, clips in listing.splits.items()} == {
+    manifest = list_speech_commands(archive, None)
+    assert tuple(manifest.labels) == class_names("speech_commands_v2_35")
+    index = {word: manifest.labels.index(word) for word in ("yes", "backward")}
+    assert {split: [clip.id for clip in clips] for split, clips in manifest.splits.items()} == {
         "train": [
             *(f"backward/{i}_nohash_0.wav" for i in range(3)),
             *(f"yes/{i}_nohash_0.wav" for i in (1, 3)),
@@ -34,17 +34,17 @@ def test_what_no_list_names_is_trained_on_and_classes_are_in_the_published_order
         "validation": ["yes/2_nohash_0.wav"],
         "test": ["yes/0_nohash_0.wav", "backward/3_nohash_0.wav"],
     }
-    for clip in (clip for clips in listing.splits.values() for clip in clips):
+    for clip in (clip for clips in manifest.splits.values() for clip in clips):
         assert clip.path == str(archive / clip.id)
         assert clip.labels == (index[clip.id.split("/")[0]],)
-    assert listing.missing == []
+    assert manifest.missing == []
 
 
 def test_a_list_may_have_any_line_ends_and_name_clips_that_are_not_there(archive):
     write_lists(archive, "\ufeffyes/2_nohash_0.wav\r\n\r\nno/1.wav\r\n", "yes/0_nohash_0.wav")
-    listing = list_speech_commands(archive, None)
-    assert [clip.id for clip in listing.splits["validation"]] == ["yes/2_nohash_0.wav"]
-    assert listing.missing == [
+    manifest = list_speech_commands(archive, None)
+    assert [clip.id for clip in manifest.splits["validation"]] == ["yes/2_nohash_0.wav"]
+    assert manifest.missing == [
         f"{archive / 'validation_list.txt'}, line 3: {archive / 'no' / '1.wav'} does not exist"
     ]
 
@@ -61,9 +61,9 @@ def test_a_list_may_have_any_line_ends_and_name_clips_that_are_not_there(archive
         ("yes/1.mp3", "'yes/1.mp3' is not"),
         ("hello/1.wav", "'hello/1.wav' is not"),
         ("_background_noise_/0_nohash_0.wav", "'_background_noise_/0_nohash_0.wav' is not"),
-        ("yes/\x1b.wav", r"the clip 'yes/\\x1b.wav' holds a line break or another character"),
-        ("yes/0_nohash_0.wav", r"'yes/0_nohash_0\.wav' stands in .*testing_list\.txt, line 1"),
-        ("yes/2_nohash_0.wav", r"'yes/2_nohash_0\.wav' stands in .*validation_list\.txt, line 1"),
+        ("yes/\x1b.wav", r"the clip 'yes/\\x1b.wav' has a line break or an invalid character"),
+        ("yes/0_nohash_0.wav", r"'yes/0_nohash_0\.wav' is in .*testing_list\.txt, line 1"),
+        ("yes/2_nohash_0.wav", r"'yes/2_nohash_0\.wav' is in .*validation_list\.txt, line 1"),
     ],
 )
 def test_a_line_that_is_no_clip_or_a_clip_twice_is_named(archive, line, said):
@@ -85,14 +85,16 @@ def test_an_unknown_word_a_split_without_clips_and_a_class_csv_are_refused(archi
     with pytest.raises(InputError, match="has its own classes"):
         list_speech_commands(archive, archive / "classes.csv")
     write_lists(archive, "no/1.wav\n", "yes/0_nohash_0.wav\n")
-    with pytest.raises(InputError, match=r"validation_list\.txt: none of its clips is there \("):
+    with pytest.raises(
+        InputError, match=r"validation_list\.txt: none of its sound files exists \("
+    ):
         list_speech_commands(archive, None)
     clips = [f"{word}/{i}_nohash_0.wav" for word in ("yes", "backward") for i in range(4)]
     write_lists(archive, clips[0], "\n".join(clips[1:]))
     with pytest.raises(InputError, match="none is left to train on"):
         list_speech_commands(archive, None)
     (archive / "hello").mkdir()
-    with pytest.raises(InputError, match="hello: 'hello' is none of the 35 words"):
+    with pytest.raises(InputError, match="hello: 'hello' is not one of the 35 words"):
         list_speech_commands(archive, None)
     with pytest.raises(InputError, match="none: cannot be read"):
         list_speech_commands(archive / "none", None)

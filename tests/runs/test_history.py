@@ -1,0 +1,109 @@
+"""The table, files and picture of a run's history."""
+
+import csv
+import io
+import json
+import os
+
+import matplotlib.image
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ast_jax.errors import InputError
+from ast_jax.evaluation.metrics import compute_metrics
+from ast_jax.runs.history import best_epoch, print_table, read_history, write_history
+from ast_jax.runs.plots import draw_loss
+
+
+def read(file):
+    return matplotlib.image.imread(file)
+
+
+def read_csv(file):
+    with file.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def files_in(folder):
+    return {file.name for file in folder.iterdir()}
+
+
+def test_the_table_shows_every_metric_and_an_infinite_d_prime(history):
+    console = Console(file=io.StringIO(), width=120)
+    print_table(console, history)
+    shown = console.file.getvalue()
+    first, last = history
+    assert all(name in shown for name in ("epoch", "training loss", "mAP", "mAUC", "d'"))
+    for figure in (
+        f"{first['mean_average_precision']:.3f}",
+        f"{first['mean_auc']:.3f}",
+        f"{first['d_prime']:.2f}",
+        f"{first['accuracy']:.1%}",
+    ):
+        assert figure in shown
+    assert last["d_prime"] is None
+    assert "∞" in shown
+
+
+def test_the_table_shows_only_the_last_rows(history):
+    console = Console(file=io.StringIO(), width=120)
+    print_table(console, history[:1] * 3 + history[1:], rows=1)
+    assert "∞" in console.file.getvalue()
+    assert f"{history[0]['mean_auc']:.3f}" not in console.file.getvalue()
+
+
+def test_a_metric_that_no_class_has_is_a_dash_in_the_table_and_a_gap_in_the_curve(
+    history, tmp_path
+):
+    nothing = compute_metrics(np.zeros((3, 2)), np.zeros((3, 2)), loss=0.5)
+    history.append({"epoch": 6, "training_loss": 0.5, **nothing._asdict()})
+    console = Console(file=io.StringIO(), width=120)
+    print_table(console, history, rows=1)
+    assert console.file.getvalue().count("–") == 3
+    draw_loss(history, tmp_path / "loss.png")
+    assert read(tmp_path / "loss.png").std() > 0.02
+
+
+def test_a_history_is_the_same_as_json_and_as_csv(history, tmp_path):
+    write_history(tmp_path, history)
+    assert files_in(tmp_path) == {"history.json", "history.csv", "loss.png"}
+    assert json.loads((tmp_path / "history.json").read_text()) == history
+    for row, written in zip(history, read_csv(tmp_path / "history.csv"), strict=True):
+        assert list(written) == list(row)
+        for name, value in row.items():
+            assert (float(written[name]) if written[name] else None) == value
+
+
+def test_a_history_whose_rows_differ_has_all_columns(history, tmp_path):
+    history[0]["seconds"] = 1.5
+    write_history(tmp_path, history)
+    assert [row["seconds"] for row in read_csv(tmp_path / "history.csv")] == ["1.5", ""]
+
+
+def test_a_file_that_cannot_be_finished_leaves_the_one_before(history, tmp_path, monkeypatch):
+    write_history(tmp_path, history[:1])
+    before = {name: (tmp_path / name).read_bytes() for name in files_in(tmp_path)}
+
+    def fail(*arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    for write in (write_history, lambda folder, rows: draw_loss(rows, folder / "loss.png")):
+        with pytest.raises(InputError, match="disk full"):
+            write(tmp_path, history)
+    assert {name: (tmp_path / name).read_bytes() for name in files_in(tmp_path)} == before
+
+
+def test_rows_after_the_step_to_resume_from_are_not_read(history, tmp_path):
+    write_history(tmp_path, history)  # epochs 2 and 4
+    assert read_history(tmp_path, step=39, steps_per_epoch=10) == history[:1]
+    assert read_history(tmp_path, step=40, steps_per_epoch=10) == history
+    assert read_history(tmp_path / "new", step=0, steps_per_epoch=10) == []
+
+
+def test_the_first_of_equally_good_epochs_is_the_best(history):
+    assert best_epoch([], "accuracy") is None
+    rows = [{"epoch": i, "accuracy": a} for i, a in enumerate([None, 0.5, 0.9, 0.9])]
+    assert best_epoch(rows, "accuracy") == 2
+    assert best_epoch(rows[:1], "accuracy") is None
