@@ -171,7 +171,7 @@ def test_a_headless_checkpoint_cannot_classify_until_given_a_head(tmp_path):
         read_checkpoint(tmp_path / "headless")
     assert str(caught.value) == (
         f"{tmp_path / 'headless'}: has no classification head; train one, or give num_labels to "
-        f"make an untrained one"
+        f"add an untrained one"
     )
     params = read_checkpoint(tmp_path / "headless", num_labels=2).params
     assert params["classifier"]["dense"]["kernel"].shape == (64, 2)

@@ -117,7 +117,7 @@ def test_the_notes_say_what_was_inferred(original_tensors, save_torch, tmp_path)
     for inferred in ("hidden_size 64", "num_hidden_layers 2", "frequency_stride 10"):
         assert inferred in notes
     assert "time_stride 10, max_length 128, num_mel_bins 128, num_labels 5 (12 x 12" in notes
-    assert "mean -4.2677393 and std 4.5689974, those of audioset" in notes
+    assert "mean -4.2677393 and std 4.5689974 of audioset are used" in notes
 
 
 def test_a_benchmarks_classes_bring_its_labels_and_statistics(
@@ -164,7 +164,7 @@ def test_a_distilled_deit_is_read_without_a_head(deit_tensors, save_torch, tmp_p
     np.testing.assert_allclose(kernel, summed.transpose(1, 2, 0), rtol=1e-6)
     ignored = "ignored tensors: head.weight, head.bias, head_dist.weight, head_dist.bias"
     assert ignored in notes
-    assert "an ImageNet checkpoint, the start of a training: it has no classifier" in notes
+    assert "an ImageNet checkpoint to start a training from: it has no classifier" in notes
 
 
 def test_a_half_precision_deit_is_summed_and_resized_in_float32(deit_tensors, tmp_path):

@@ -225,10 +225,10 @@ def test_an_output_with_too_long_a_name_is_refused(refused, ours, tmp_path, targ
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_write_that_fails_at_its_end_leaves_nothing(refused, ours, tmp_path, target, monkeypatch):
-    def rename(self, target):
-        raise OSError(28, "No space left on device", str(self))
+    def replace(source, target):
+        raise OSError(28, "No space left on device", str(source))
 
-    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(os, "replace", replace)
     output = tmp_path / "new" / "out"
     assert refused(ours, output, *target) == (
         f"{output}: cannot be written (No space left on device); choose another output"
