@@ -32,6 +32,7 @@ NUM_PREFIX_TOKENS = 2  # tokens before the patches: class and distillation
 InputValues = Float[Array | np.ndarray, "batch frames mel_bins"]
 KeepIndices = Int[Array | np.ndarray, "batch kept"]
 Tokens = Float[Array, "batch tokens hidden"]
+OutputTokens = Float[Array, "batch outputs hidden"]
 
 
 class Embeddings(nnx.Module):
@@ -109,7 +110,7 @@ class Attention(nnx.Module):
 
     def __call__(
         self, x: Tokens, num_output_tokens: int | None = None, output_attentions: bool = False
-    ) -> tuple[Tokens, jax.Array | None]:
+    ) -> tuple[OutputTokens, jax.Array | None]:
         """Returns attention of the first tokens to all, and (batch, heads, to, from) or None."""
         batch, tokens, width = x.shape
         qkv = keep(self.qkv(x).astype(self.dtype), "qkv")
@@ -151,7 +152,7 @@ class Layer(nnx.Module):
 
     def __call__(
         self, x: Tokens, num_output_tokens: int | None = None, output_attentions: bool = False
-    ) -> tuple[Tokens, jax.Array | None]:
+    ) -> tuple[OutputTokens, jax.Array | None]:
         """Returns the first `num_output_tokens` tokens, or all, and their attention weights."""
         attended, weights = self.attention(
             self.layernorm_before(x), num_output_tokens, output_attentions
@@ -179,7 +180,7 @@ class Encoder(nnx.Module):
 
     def __call__(
         self, x: Tokens, num_output_tokens: int | None = None, remat: str = "none"
-    ) -> Tokens:
+    ) -> OutputTokens:
         """Runs the layers.
 
         Args:

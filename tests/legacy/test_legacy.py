@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ast_jax.data.datasets import load_data
-from ast_jax.training.evaluate import evaluate_checkpoints
 from flax import traverse_util
 
 import ast_jax
-from ast_jax.checkpoint import load_checkpoint
+from ast_jax.checkpoint.format import load_checkpoint
 from ast_jax.config import AugmentConfig, DataConfig, FrontendConfig, OptimizerConfig, TrainConfig
 from ast_jax.data.prepared import open_prepared
+from ast_jax.data.training_data import load_data
+from ast_jax.evaluation.checkpoints import evaluate_checkpoints
 from ast_jax.models.config import ASTConfig
 from ast_jax.training.loop import fit
 
@@ -51,17 +51,17 @@ def interrupted() -> TrainConfig:
             schedule="cosine",
             warmup_steps=2,
             eps=1e-3,
-            clip_norm=0.5,
+            grad_clip_norm=0.5,
             ema_decay=0.5,
         ),
         label_smoothing=0.1,
         batch_size=16,
-        accumulate=2,
+        grad_accum_steps=2,
         num_epochs=4,
-        save_every=2,
-        keep=1,
+        checkpoint_every_steps=2,
+        max_to_keep=1,
         average_from=2,
-        result="average",
+        final_params="average",
         seed=3,
     )
 
@@ -81,16 +81,16 @@ def finished() -> TrainConfig:
             schedule="multi_step",
             eps=1e-3,
             weight_decay=0.01,
-            clip_norm=1.0,
+            grad_clip_norm=1.0,
             layer_decay=0.75,
         ),
         loss="binary_cross_entropy",
         batch_size=8,
         num_epochs=3,
-        keep=1,
+        max_to_keep=1,
         metric="accuracy",
         cumulative=True,
-        result="best",
+        final_params="best",
         shard_optimizer=True,
     )
 
@@ -168,7 +168,7 @@ def test_a_finished_run_evaluates_to_the_same_scores_and_is_left_as_it_is():
     scores = json.loads(Path("finished/results.json").read_text())
     before = params_of("finished/model")
     results = evaluate_checkpoints(["finished"], "prepared", batch_size=8)
-    for found in (results.evaluations["finished"].scores, fit(finished())):
+    for found in (results.evaluations["finished"].metrics, fit(finished())):
         assert found._asdict() == pytest.approx(
             {name: value for name, value in scores.items() if name != "classes"}, abs=TOLERANCE
         )
