@@ -86,7 +86,8 @@ def fbank(
     for start in range(0, len(frames), BLOCK):
         block = slice(start, start + BLOCK)
         # In a block a frame is a column: the FFT is faster down columns than along rows.
-        x = np.subtract(frames[block].T, means[block], order="C")
+        x = frames[block].T.copy()
+        x -= means[block]
         # x[n] - p·x[n-1] as (x[n] - x[n-1]) + (1 - p)·x[n-1]: the difference rounds less.
         emphasized = np.empty_like(x)
         emphasized[0] = (1 - preemphasis) * x[0]
@@ -94,7 +95,7 @@ def fbank(
         emphasized[1:] += (1 - preemphasis) * x[:-1]
         emphasized *= taper
         spectrum = scipy.fft.rfft(emphasized, fft_size, axis=0)[:-1]  # no filter reaches Nyquist
-        power = spectrum.real**2 + spectrum.imag**2
+        power = np.abs(spectrum) ** 2
         energies[block] = (filters @ power).T
     np.maximum(energies, LOG_FLOOR, out=energies)
     return np.log(energies, out=energies)
