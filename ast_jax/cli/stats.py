@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ast_jax.data.prepared import default_splits, joined, open_prepared
+    from ast_jax.data.prepared import default_splits, normalize_splits, open_prepared
     from ast_jax.data.statistics import measure, write_statistics
 
     prepared = open_prepared(arguments.folder, arguments.name)
@@ -62,8 +62,9 @@ def run(arguments: argparse.Namespace) -> None:
     table.add_row("most clips", ", ".join(f"{name} {n}" for name, n in counts[:-6:-1]))
     table.add_row("fewest clips", ", ".join(f"{name} {n}" for name, n in counts[:5]))
     Console().print(table)
+    splits = normalize_splits(splits)
     file = write_statistics(
-        prepared.folder, joined(splits), arguments.num_mel_bins, arguments.padded_to, found
+        prepared.folder, splits, arguments.num_mel_bins, arguments.padded_to, found
     )
     print(f"wrote {file}, with the number of clips per class")
     if arguments.padded_to:

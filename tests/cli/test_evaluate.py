@@ -94,7 +94,7 @@ def test_evaluate_notes_a_checkpoint_that_does_not_name_its_classes(models, prep
     [
         (["a"], ["--output", "{tmp}"], "{tmp}: exists already; choose another output or"),
         (["a"], ["--split", "eval"], "{data}/folder/1.0.0: has no split 'eval'; it has train, "),
-        (["a"], ["--name", "esc50"], "{data}: does not hold a prepared set 'esc50'; make one"),
+        (["a"], ["--name", "esc50"], "{data}: does not contain a prepared set 'esc50'; make one"),
         (["none"], [], "{models}/none: no such file or folder; give the path of a checkpoint"),
         (["a", "a"], [], "a checkpoint is given twice; give each of them once"),
     ],

@@ -86,10 +86,13 @@ def test_a_run_trains_on_a_prepared_set_with_workers_and_the_device_frontend(pre
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"name": "esc50"}, "does not hold a prepared set 'esc50'"),
-        ({"digest": "0" * 64}, "was made from a source of digest"),
+        ({"name": "esc50"}, "does not contain a prepared set 'esc50'"),
+        (
+            {"digest": "0" * 64},
+            r"has the source digest \w{64} and data\.digest is 0{64}; give the set",
+        ),
         ({"train": "balanced"}, "has no split 'balanced'; it has train, test"),
-        ({"evaluation": "train"}, "no split may be both"),
+        ({"evaluation": "train"}, "no split may be in both"),
     ],
 )
 def test_a_set_that_is_not_the_configurations_is_refused_before_training(
