@@ -1,11 +1,12 @@
-"""The imports of the package: no circle, and only the arrows that `PERMITTED` has.
+"""The modules of the package import each other in permitted directions and without cycles.
 
-They are read from the source: those of a module, those within its functions, and those under
-TYPE_CHECKING, as a module that names a type of another is read with that other one beside it.
-Running a folder's `__init__` on the way to a module in it is no arrow.
+A room is a top-level module or folder of `ast_jax`. Imports are read from the source, at module
+level and within functions. Those under TYPE_CHECKING count too: an annotation of a type is a
+dependency for the reader. Importing a module also runs the `__init__` of its folder; that is not
+counted.
 
-Two tests in a fresh interpreter show what the arrows are for: a process that decodes sounds, and
-the command line's help, load none of the libraries that they do not need.
+Two tests run a fresh interpreter: a process that decodes sounds, and `ast-jax --help`, do not load
+the libraries that they do not need.
 """
 
 import ast
@@ -13,6 +14,7 @@ import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,9 +26,9 @@ ROOT = Path(__file__).parents[1]
 
 BASICS = ("errors", "io", "labels")
 
-# The rooms of the package, and what a module of each may import beside its own room: rooms, or
-# single modules. A row names only rooms of rows above it, so no arrows close a circle of rooms.
-# 'ast_jax' is the package itself, for its version; its `__init__` may name everything.
+# What the modules of each room may import beside those of their own room: rooms, or single modules.
+# A row names only rooms of the rows above it, so there is no cycle of rooms. 'ast_jax' is the
+# package's `__init__`, which has the version and may import everything.
 PERMITTED = {
     "errors": (),
     "io": ("errors",),
@@ -51,8 +53,8 @@ PERMITTED = {
     ),
 }  # fmt: skip
 
-# The one circle: these methods read a checkpoint, which knows both classes. (importer, function,
-# room)
+# (importer, function, imported room): `from_pretrained` of both classes reads a checkpoint, and
+# `checkpoint` imports both classes. This is the only cycle.
 EXCEPTIONS = {
     ("audio.feature_extractor", "from_pretrained", "checkpoint"),
     ("models.ast", "from_pretrained", "checkpoint"),
@@ -60,9 +62,9 @@ EXCEPTIONS = {
 
 
 class Import(NamedTuple):
-    """An import of one module of the package by another; names lack the leading 'ast_jax.'.
+    """An import of one module of the package by another, both without the leading 'ast_jax.'.
 
-    `function` is the innermost function that it is in, or ''.
+    `function` is the innermost function that has the import; '' at module level.
     """
 
     importer: str
@@ -79,32 +81,27 @@ def room(module: str) -> str:
 
 
 def read_imports(package: Path) -> list[Import]:
-    """All imports between the modules of a package, but for those of its own `__init__`."""
+    """Returns the imports between the modules of a package, except those of its own `__init__`."""
     files = {}
     for file in sorted(package.rglob("*.py")):
-        parts = file.relative_to(package).with_suffix("").parts
-        files[".".join(part for part in parts if part != "__init__") or package.name] = file
+        parts = file.relative_to(package.parent).with_suffix("").parts
+        files[".".join(part for part in parts if part != "__init__")] = file
+    del files[package.name]
+    modules = {package.name, *files}
     imports = []
     for importer, file in files.items():
-        if importer == package.name:
-            continue
-        folder = [package.name, *file.relative_to(package).parts[:-1]]
+        folder = importer if file.stem == "__init__" else importer.rpartition(".")[0]
         for node, function in import_statements(ast.parse(file.read_text())):
-            for name, alternative in imported_names(node, folder):
-                for full in (name, alternative):
-                    if not f"{full}.".startswith(f"{package.name}."):
-                        continue  # another library, such as the standard io
-                    module = full.removeprefix(f"{package.name}.")
-                    if module in files:
-                        imports.append(Import(importer, module, function, node.lineno))
-                        break
+            for imported in imported_modules(node, folder, modules):
+                names = (name.removeprefix(f"{package.name}.") for name in (importer, imported))
+                imports.append(Import(*names, function, node.lineno))
     return imports
 
 
 def import_statements(
     tree: ast.AST, function: str = ""
 ) -> Iterator[tuple[ast.Import | ast.ImportFrom, str]]:
-    """The import statements of a syntax tree, each with the innermost function that it is in."""
+    """Yields the import statements of a syntax tree, each with its innermost function."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield node, function
@@ -112,21 +109,24 @@ def import_statements(
         yield from import_statements(node, node.name if is_function else function)
 
 
-def imported_names(
-    node: ast.Import | ast.ImportFrom, folder: list[str]
-) -> Iterator[tuple[str, str]]:
-    """For each name that is imported, the module that it is, or else the one that it is in."""
-    for alias in node.names:
-        if isinstance(node, ast.Import):
-            yield alias.name, ""
-        else:
-            base = folder[: len(folder) + 1 - node.level] if node.level else []
-            source = ".".join([*base, *([node.module] if node.module else [])])
-            yield f"{source}.{alias.name}", source
+def imported_modules(
+    node: ast.Import | ast.ImportFrom, folder: str, modules: set[str]
+) -> Iterator[str]:
+    """Yields those of `modules` that a statement in a module of the package `folder` imports.
+
+    `from a import b` imports the module a.b if it exists, and otherwise a.
+    """
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names if alias.name in modules)
+    else:
+        source = resolve_name("." * node.level + (node.module or ""), folder)
+        for alias in node.names:
+            name = f"{source}.{alias.name}"
+            yield from [each for each in (name, source) if each in modules][:1]
 
 
-def find_circle(imports: list[Import]) -> list[str]:
-    """Modules that import each other, from one to itself; [] if there are none."""
+def find_cycle(imports: list[Import]) -> list[str]:
+    """Returns the modules of an import cycle, the first one again at the end; [] for no cycle."""
     graph: dict[str, set[str]] = {}
     for importer, imported, *_ in imports:
         graph.setdefault(importer, set()).add(imported)
@@ -138,7 +138,7 @@ def find_circle(imports: list[Import]) -> list[str]:
 
 
 def find_faults(imports: list[Import]) -> list[str]:
-    """A line for each arrow that is not permitted, and one for a circle."""
+    """Returns a line for each import that is not permitted, and a line for a cycle."""
     checked = [each for each in imports if not each.is_exception()]
     faults = [
         f"{each.importer}, line {each.line}: imports {each.imported}"
@@ -149,16 +149,16 @@ def find_faults(imports: list[Import]) -> list[str]:
             for allowed in PERMITTED.get(room(each.importer), ())
         )
     ]
-    if circle := find_circle(checked):
-        faults.append(f"circle: {' → '.join(circle)}")
+    if cycle := find_cycle(checked):
+        faults.append(f"cycle: {' → '.join(cycle)}")
     return faults
 
 
-def test_every_import_of_the_package_is_permitted_and_none_closes_a_circle():
+def test_all_imports_are_permitted_and_free_of_cycles():
     assert find_faults(read_imports(ROOT / "ast_jax")) == []
 
 
-def test_the_table_has_every_room_and_only_arrows_to_those_above():
+def test_the_table_has_every_room_and_names_only_rooms_above():
     package = ROOT / "ast_jax"
     files = [file.relative_to(package) for file in package.rglob("*.py")]
     assert {file.parts[0].removesuffix(".py") for file in files} - {"__init__"} == set(PERMITTED)
@@ -168,7 +168,7 @@ def test_the_table_has_every_room_and_only_arrows_to_those_above():
         above.add(name)
 
 
-def test_no_exception_is_out_of_use():
+def test_every_exception_is_in_use():
     imports = read_imports(ROOT / "ast_jax")
     used = {(i.importer, i.function, room(i.imported)) for i in imports if i.is_exception()}
     assert used == EXCEPTIONS
@@ -202,7 +202,7 @@ LOADS = "from ast_jax.checkpoint.load import load"
         ),
         (
             {"data/a.py": "import ast_jax.data.b", "data/b.py": "from ast_jax.data import a"},
-            ["circle: data.a → data.b → data.a"],
+            ["cycle: data.a → data.b → data.a"],
         ),
         (
             {
@@ -210,16 +210,16 @@ LOADS = "from ast_jax.checkpoint.load import load"
                 "data/b.py": "import ast_jax.data.c",
                 "data/c.py": "def f():\n  from .a import g",
             },
-            ["circle: data.a → data.b → data.c → data.a"],
+            ["cycle: data.a → data.b → data.c → data.a"],
         ),
         ({"models/ast.py": f"class A:\n  def from_pretrained(c):\n    {LOADS}"}, []),
-        ({"models/ast.py": LOADS}, ["imports checkpoint.load", "circle"]),
-        ({"models/ast.py": f"def other():\n  {LOADS}"}, ["imports checkpoint.load", "circle"]),
+        ({"models/ast.py": LOADS}, ["imports checkpoint.load", "cycle"]),
+        ({"models/ast.py": f"def other():\n  {LOADS}"}, ["imports checkpoint.load", "cycle"]),
         ({"models/layers.py": f"def from_pretrained():\n  {LOADS}"}, ["imports checkpoint.load"]),
     ],
 )
 def test_the_check_finds_faults(tmp_path, files, faults):
-    """In a package made up of one, two or three modules beside these."""
+    """Adds modules to a small package and checks it."""
     whole = {
         "__init__.py": "from ast_jax.models.ast import ASTModel",
         "audio/decode.py": "",
@@ -228,7 +228,8 @@ def test_the_check_finds_faults(tmp_path, files, faults):
         "models/config.py": "",
         "checkpoint/load.py": "from ast_jax.models.ast import ASTModel",
         "cli/__init__.py": "",
-        "config.py": "import os, numpy.random\nfrom collections import abc",
+        "config.py": "import io, numpy.random\nfrom collections import abc",
+        "io.py": "import io",
     } | files
     for name, text in whole.items():
         file = tmp_path / "ast_jax" / name
@@ -240,17 +241,17 @@ def test_the_check_finds_faults(tmp_path, files, faults):
         assert fault in line
 
 
-# As the `ast-jax` that pip installs, which every process that the command starts runs first.
+# The script that pip installs as `ast-jax`. A spawned process runs it first, as `__mp_main__`.
 COMMAND = """
 import sys
 
-class Watch:
+class Hook:
     def find_spec(self, name, path=None, target=None):
         if name in {names}:
             print("loads", name, flush=True)
 
 if __name__ == "__mp_main__":
-    sys.meta_path.insert(0, Watch())
+    sys.meta_path.insert(0, Hook())
 
 from ast_jax.cli.main import main
 
@@ -259,7 +260,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_process_that_decodes_loads_no_jax(tmp_path):
+def test_a_decoding_process_does_not_load_jax(tmp_path):
     unwanted = ("jax", "jaxlib", "flax", "orbax", "tensorstore", "torch", "librosa")
     lines = ["path,labels"]
     for i in range(2):
@@ -277,12 +278,12 @@ def test_a_process_that_decodes_loads_no_jax(tmp_path):
         check=True,
     )
     assert "train: 2 clips" in ran.stdout
-    # What decodes is loaded, which shows that the watch was kept.
+    # soundfile decodes: the hook reports it, so the hook works.
     loaded = {line for line in ran.stdout.splitlines() if line.startswith("loads")}
     assert loaded == {"loads soundfile"}
 
 
-def test_help_loads_no_heavy_library():
+def test_help_does_not_load_heavy_libraries():
     code = """
 import sys
 from ast_jax.cli.main import main

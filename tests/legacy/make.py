@@ -31,13 +31,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import soundfile
-from ast_jax.data.prepare.run import prepare
 from flax import traverse_util
 
 import ast_jax
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ast_jax.config import AugmentConfig, DataConfig, FrontendConfig, OptimizerConfig, TrainConfig
+from ast_jax.data.prepare.run import prepare
 from ast_jax.data.prepared import open_prepared
 from ast_jax.data.statistics import measure, write_statistics
 from ast_jax.models.ast import init_params
@@ -58,7 +58,7 @@ CLIPS = {"train": 8, "test": 4}
 
 
 def interrupted() -> TrainConfig:
-    """Four epochs of three steps, whose result is the average of epochs 2 to 4."""
+    """Returns a configuration of 4 epochs of 3 steps whose result is the average of 2 to 4."""
     return TrainConfig(
         workdir="interrupted",
         model=ASTConfig(**SIZE, frequency_stride=16, time_stride=16),
@@ -87,7 +87,7 @@ def interrupted() -> TrainConfig:
 
 
 def finished() -> TrainConfig:
-    """Three epochs of one step, whose result is the best of them."""
+    """Returns a configuration of 3 epochs of 1 step; the result is the best epoch."""
     return TrainConfig(
         workdir="finished",
         init_from="checkpoint",
@@ -163,10 +163,10 @@ def make_prepared() -> dict[str, np.ndarray]:
 
 
 def make_interrupted() -> dict[str, np.ndarray]:
-    """Leaves a run as it is after step 7 of 12; returns the parameters of its end."""
+    """Interrupts a run after step 7 of 12; returns what resuming it results in."""
     steps = iter(range(1, 13))
     asked = Training._is_asked_to_end
-    Training._is_asked_to_end = lambda self: next(steps) == 7  # as SIGTERM has it
+    Training._is_asked_to_end = lambda self: next(steps) == 7  # as SIGTERM does
     try:
         fit(interrupted())
         raise AssertionError("the run was not interrupted")
@@ -187,7 +187,7 @@ def make_interrupted() -> dict[str, np.ndarray]:
 
 
 def flat(params: dict) -> dict[str, np.ndarray]:
-    """Parameters by name."""
+    """Returns parameters by name."""
     return traverse_util.flatten_dict(params, sep="/")
 
 
@@ -202,7 +202,7 @@ def tidy(run: Path) -> None:
 
 
 def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """A file of the archive without its owner and time."""
+    """Returns a file of the archive without its owner and time."""
     member.uid = member.gid = member.mtime = 0
     member.uname = member.gname = ""
     return member

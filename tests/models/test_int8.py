@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ast_jax.models.int8 import STEPS, Int8Linear, quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from ast_jax.config import DataConfig, TrainConfig
 from ast_jax.errors import InputError
 from ast_jax.models.ast import ASTForAudioClassification, init_params, param_shapes
 from ast_jax.models.config import ASTConfig
+from ast_jax.models.int8 import STEPS, Int8Linear, quantize
 
 CONFIG = ASTConfig(
     hidden_size=64,

@@ -1,8 +1,9 @@
 import jax.numpy as jnp
 import numpy as np
-from ast_jax.models.rows import row_max
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from ast_jax.models.rows import row_max
 
 
 @settings(max_examples=40, deadline=None)
