@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ast_jax.data.batches import Batch
-from ast_jax.data.workers import MakeBatch, from_workers
+from ast_jax.data.workers import MakeBatch, make_in_processes
 from ast_jax.tensorflow import import_tensorflow
 
 
@@ -14,13 +14,13 @@ def stream(make_batch: MakeBatch, numbers: range, workers: int = 0) -> Generator
     """The batches of `numbers` in order, made while the caller works on those before.
 
     Args:
-        make_batch: see `from_workers`; threads call it with a number alone.
+        make_batch: see `make_in_processes`; threads call it with a number alone.
         numbers: those wanted.
         workers: how many processes make them; 0 for threads of this one. Python runs one of a
             process's threads at a time: a caller that is busy in Python itself wants workers.
     """
     if workers:
-        return from_workers(make_batch, numbers, workers)
+        return make_in_processes(make_batch, numbers, workers)
     return _from_threads(make_batch, numbers)
 
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ast_jax.data.children import pool_of
 from ast_jax.data.prepare.builder import VERSION, AudioBuilder, write_one_by_one
 from ast_jax.data.prepare.shard import Report, Shard, write_shard
+from ast_jax.data.process_pool import start_pool
 from ast_jax.errors import InputError
 
 
@@ -112,7 +112,7 @@ class _InProcesses:
                 "goes on, with fewer --processes"
             )
             try:
-                with pool_of(self.processes, _write, (count, labels), died) as submit:
+                with start_pool(self.processes, _write, (count, labels), died) as submit:
                     pending = {submit(shard) for shard in shards}
                     while pending:
                         done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
