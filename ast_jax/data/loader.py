@@ -1,4 +1,4 @@
-"""Batches ahead of time: by tf.data in this process, or by processes of their own."""
+"""Makes batches ahead of the training: with tf.data in this process, or in worker processes."""
 
 import os
 from collections.abc import Generator
@@ -7,29 +7,29 @@ from typing import Any
 import numpy as np
 
 from ast_jax.data.batches import Batch
-from ast_jax.data.workers import MakeBatch, from_workers
+from ast_jax.data.workers import MakeBatch, make_in_processes
 
 
 def stream(make_batch: MakeBatch, numbers: range, workers: int = 0) -> Generator[Batch, None, None]:
-    """The batches of `numbers` in order, made while the caller works on those before.
+    """Yields the batches of `numbers` in order, made while the caller uses earlier ones.
 
     Args:
-        make_batch: see `from_workers`; threads call it with a number alone.
-        numbers: those wanted.
-        workers: how many processes make them; 0 for threads of this one. Python runs one of a
-            process's threads at a time: a caller that is busy in Python itself wants workers.
+        make_batch: see `make_in_processes`; threads call it with a number alone.
+        numbers: the batches to make.
+        workers: the number of processes; 0 uses tf.data's threads in this process, which compete
+            for the GIL with a caller that is busy in Python.
     """
     if workers:
-        return from_workers(make_batch, numbers, workers)
-    return _from_threads(make_batch, numbers)
+        return make_in_processes(make_batch, numbers, workers)
+    return _make_in_threads(make_batch, numbers)
 
 
-def _from_threads(make_batch: MakeBatch, numbers: range) -> Generator[Batch, None, None]:
+def _make_in_threads(make_batch: MakeBatch, numbers: range) -> Generator[Batch, None, None]:
     if not numbers:
         return
     tf = import_tensorflow()
 
-    # The first tells what a batch looks like, which tf.data wants to know beforehand.
+    # tf.data needs the shapes and dtypes of a batch in advance.
     first = make_batch(numbers[0])
     yield first
     names = list(first)
@@ -38,7 +38,7 @@ def _from_threads(make_batch: MakeBatch, numbers: range) -> Generator[Batch, Non
     def make(number: np.ndarray) -> list[np.ndarray]:
         try:
             batch = make_batch(int(number))
-        except Exception as error:  # raised below; TensorFlow would print tracebacks of its own
+        except Exception as error:  # raised below, as TensorFlow would print a traceback
             failed[int(number)] = error
             batch = first
         return [batch[name] for name in names]

@@ -1,4 +1,4 @@
-"""Processes that work for this one."""
+"""Runs tasks in a pool of processes."""
 
 import multiprocessing
 import os
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
@@ -17,13 +18,12 @@ from ast_jax.errors import InputError
 
 @contextmanager
 def block_signals() -> Iterator[None]:
-    """Processes started within never hear Ctrl-C and SIGTERM.
+    """Blocks SIGINT and SIGTERM in the processes that are started within.
 
-    A terminal or a cluster sends them to all, and they are for the one that waits for the others.
+    A terminal or a cluster sends them to every process, but only the parent must act on them.
     """
-    # Blocked, not ignored: one that comes meanwhile still reaches this process, at the end or by
-    # another thread.
-    resource_tracker.ensure_running()  # or it is started within, which ends the blocking
+    # Blocked, not ignored: a signal that arrives meanwhile still reaches this process afterwards.
+    resource_tracker.ensure_running()  # starting it unblocks the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield
@@ -32,13 +32,13 @@ def block_signals() -> Iterator[None]:
 
 
 @contextmanager
-def process_pool(
+def start_pool(
     processes: int, work: Callable[[Any, Any], Any], shared: Any, died: str
 ) -> Iterator[Callable[[Any], Future]]:
-    """Gives a function that has a process call `work(shared, task)` for the task it is given.
+    """Starts processes and gives a function that submits one task, as `work(shared, task)`.
 
-    `shared` is sent to each process once. Tasks that none has begun at the end are dropped; after
-    an error, Ctrl-C among them, those under way are too.
+    `work` and `shared` are sent to each process once. On exit, tasks that have not started are
+    cancelled; after an error, including Ctrl-C, running tasks are abandoned as well.
 
     Raises:
         InputError: a process was killed; `died` is the message.
@@ -46,40 +46,39 @@ def process_pool(
     # Spawned: a fork of a process with TensorFlow's threads may hang.
     context = multiprocessing.get_context("spawn")
     theirs, ours = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(processes, context, _start, (shared, theirs))
+    with theirs, ours:
+        initargs = partial(work, shared), theirs
+        pool = ProcessPoolExecutor(processes, context, _initialize, initargs)
 
-    def submit(task: Any) -> Future:
-        with block_signals():
-            return pool.submit(_call, work, task)
+        def submit(task: Any) -> Future:
+            with block_signals():
+                return pool.submit(_run, task)
 
-    try:
-        yield submit
-    except BaseException as error:
-        ours.close()  # ends the processes, which Python 3.12 waits for even if one of them died
-        if isinstance(error, BrokenProcessPool):
-            raise InputError(died) from None
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-        ours.close()
-        theirs.close()
-
-
-_shared: Any  # in a pool's process
+        try:
+            yield submit
+        except BaseException as error:
+            ours.close()  # ends the processes; Python 3.12 waits for them even if one died
+            if isinstance(error, BrokenProcessPool):
+                raise InputError(died) from None
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _start(shared: Any, lifeline: Connection) -> None:
-    global _shared
-    _shared = shared
+_work: Callable[[Any], Any]  # in a process of a pool
 
-    def wait() -> None:
-        # Its other end is closed, by the process that this one works for or as that was killed.
+
+def _initialize(work: Callable[[Any], Any], lifeline: Connection) -> None:
+    global _work
+    _work = work
+
+    def exit_with_parent() -> None:
         with suppress(EOFError, OSError):
-            lifeline.recv()
+            lifeline.recv()  # raises EOFError once the parent closes the other end, or dies
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
-def _call(work: Callable[[Any, Any], Any], task: Any) -> Any:
-    return work(_shared, task)
+def _run(task: Any) -> Any:
+    return _work(task)

@@ -12,7 +12,7 @@ from rich.progress import track
 from ast_jax.audio.fbank import fbank
 from ast_jax.audio.pcm import to_float
 from ast_jax.data.clips import Clips
-from ast_jax.data.process_pool import process_pool
+from ast_jax.data.process_pool import start_pool
 from ast_jax.errors import InputError
 from ast_jax.io import read_json, write_json
 
@@ -125,7 +125,7 @@ def _run(job: _Job, parts: list[range], processes: int) -> Iterator[Sums]:
         yield from map(job.sums, parts)
         return
     died = "a process that measured clips died, perhaps out of memory; try fewer --processes"
-    with process_pool(processes, _Job.sums, job, died) as submit:
+    with start_pool(processes, _Job.sums, job, died) as submit:
         for future in [submit(part) for part in parts]:
             yield future.result()
 

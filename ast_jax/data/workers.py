@@ -1,16 +1,15 @@
-"""Batches made by processes of their own, handed over in shared memory."""
+"""Makes batches in worker processes and passes them through shared memory."""
 
 import atexit
-import contextlib
 import multiprocessing
 import shutil
 import traceback
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, closing
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
 from multiprocessing.synchronize import Semaphore
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,133 +17,157 @@ from ast_jax.data.batches import Batch
 from ast_jax.data.process_pool import block_signals
 from ast_jax.errors import InputError
 
-SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it
-AHEAD = 3  # batches that a worker has room for, the one it is filling among them
-FAILED = 1  # a place's first byte, where the batch could not be made
+SHARED_MEMORY = Path("/dev/shm")  # where Linux mounts it
+AHEAD = 3  # batches of room for each worker, including the one that it is filling
 
-MakeBatch = Callable[..., Batch]  # (number) → a batch, or (number, batch) → the batch, filled
-Layout = list[tuple[str, tuple[int, ...], str, int]]  # name, shape, dtype and offset of arrays
+MakeBatch = Callable[..., Batch]  # (number) → a new batch, or (number, batch) → fills that batch
 
 
-def from_workers(
+def make_in_processes(
     make_batch: MakeBatch, numbers: range, workers: int
 ) -> Generator[Batch, None, None]:
-    """The batches of `numbers` in order; worker w of W makes every W-th.
+    """Yields the batches of `numbers` in order; worker w of W makes every W-th.
+
+    The first batch is made in this process: it shows how much shared memory a batch takes.
 
     Args:
-        make_batch: from a batch's number to the batch; with a batch as second argument it
-            writes into its arrays. It is pickled to each worker. All batches have the arrays of
-            the first, in their shapes.
-        numbers: those wanted.
-        workers: how many processes.
+        make_batch: a function of a batch's number; given a batch as second argument, it writes
+            into its arrays. It is pickled to each worker. Every batch must have the first one's
+            names, shapes and dtypes.
+        numbers: the batches to make.
+        workers: the number of processes.
 
     Raises:
-        InputError: a worker raised one, or died, or there is too little shared memory.
+        InputError: a worker raised one or died, or there is too little shared memory.
+        RuntimeError: a worker raised anything else; the message holds its traceback.
     """
     if not numbers:
         return
-    workers = min(workers, len(numbers) - 1)
-    # Made here while the workers start: it tells them how much memory a batch takes.
-    context = multiprocessing.get_context("spawn")
-    pool: list[_Worker] = []
-    try:
+    first, rest = make_batch(numbers[0]), numbers[1:]
+    workers = min(workers, len(rest))
+    with ExitStack() as stack:
+        # A program may exit without closing this generator. Python then sends SIGTERM to daemon
+        # processes, which block it here, and waits for them; this handler runs before that.
+        atexit.register(stack.close)
+        stack.callback(atexit.unregister, stack.close)
+        _check_room(workers * AHEAD * sum(array.nbytes for array in first.values()))
+        pool = []
         for w in range(workers):
-            pool.append(_Worker(context, make_batch, numbers[1 + w :: workers]))
-        first = make_batch(numbers[0])
-        _check_room(workers * AHEAD * _layout(first)[1])
-        for worker in pool:
-            worker.share(first)
+            batches = stack.enter_context(closing(_SharedBatches(first)))
+            worker = _Worker(make_batch, rest[w::workers], batches)
+            pool.append(stack.enter_context(closing(worker)))
         yield first
-        for i, _ in enumerate(numbers[1:]):
+        for i, _ in enumerate(rest):
             yield pool[i % workers].take()
-    finally:
-        for worker in pool:
-            worker.close()
+
+
+class _SharedBatches:
+    """AHEAD batches like `first` in shared memory; a pickled copy uses the same memory."""
+
+    def __init__(self, first: Batch):
+        self.arrays, size = {}, 0
+        for name, array in first.items():
+            self.arrays[name] = (AHEAD, *array.shape), array.dtype, size
+            size += -(-AHEAD * array.nbytes // 64) * 64  # aligned
+        self.memory = SharedMemory(create=True, size=max(size, 1))  # 0 is refused
+
+    def view(self, count: int) -> Batch:
+        """Returns the arrays of batch `count`, modulo AHEAD; do not use them after `close`."""
+        return {
+            name: np.ndarray(shape, dtype, self.memory.buf, offset)[count % AHEAD]
+            for name, (shape, dtype, offset) in self.arrays.items()
+        }
+
+    def close(self) -> None:
+        self.memory.close()
+        self.memory.unlink()
 
 
 class _Worker:
-    """One process and the memory shared with it.
+    """A process that fills shared batches.
 
-    Semaphores count the batches that are made and the places that are free. To take a batch that is
-    made never lets go of the interpreter, as to read a pipe does: a thread that is busy in Python
-    would keep it for 5 ms each time.
+    Semaphores count the batches that are ready and those that may be overwritten. Acquiring one
+    that is available does not release the GIL. Reading a pipe does, and a thread that is busy in
+    Python then holds it for 5 ms each time.
     """
 
-    def __init__(self, context: Any, make_batch: MakeBatch, numbers: range):
-        self.pipe, theirs = context.Pipe()
-        self.made, self.free = context.Semaphore(0), context.Semaphore(AHEAD)
+    def __init__(self, make_batch: MakeBatch, numbers: range, batches: _SharedBatches):
+        context = multiprocessing.get_context("spawn")  # a fork of JAX's threads may hang
+        self.batches, self.taken = batches, 0
+        self.ready, self.free = context.Semaphore(0), context.Semaphore(AHEAD)
+        self.errors, errors = context.Pipe(duplex=False)
         self.process = context.Process(
-            target=_work, args=(theirs, self.made, self.free, make_batch, numbers), daemon=True
+            target=_work,
+            args=(make_batch, numbers, batches, self.ready, self.free, errors),
+            daemon=True,
         )
         with block_signals():
             self.process.start()
-        theirs.close()  # so that a worker's death is seen as the end of the pipe
-        self.memory: list[SharedMemory] = []
-        self.taken = 0
-        # Python would ask it to end by a signal that it never hears, and wait, where a program
-        # ends with its batches still to come.
-        atexit.register(self.close)
-
-    def share(self, first: Batch) -> None:
-        """Tells the worker where batches like `first` go."""
-        self.layout, size = _layout(first)
-        for _ in range(AHEAD):  # one by one, so that `close` frees those that were made
-            self.memory.append(SharedMemory(create=True, size=size))
-        with contextlib.suppress(OSError):  # it has ended, which `take` tells
-            self.pipe.send((self.layout, [memory.name for memory in self.memory]))
+        errors.close()  # the worker then holds the only copy, and its death closes the pipe
 
     def take(self) -> Batch:
-        """The worker's next batch, copied."""
-        while not self.made.acquire(timeout=1):  # so long a death may go unseen
-            if self.process.is_alive():
-                continue
-            if self.made.acquire(block=False):  # it was made before the process ended
-                break
-            raise self._death()
-        place = self.memory[self.taken % AHEAD]
-        buffer: Any = place.buf
-        if buffer[0] == FAILED:
-            try:
-                error = self.pipe.recv()
-            except (EOFError, OSError):
-                raise self._death() from None
-            if isinstance(error, InputError):
-                raise error
-            raise RuntimeError(f"a process that makes batches failed:\n{error}")
-        # Not copied by NumPy, which would let another thread have the interpreter meanwhile.
+        """Returns a copy of the worker's next batch."""
+        while not self.ready.acquire(timeout=1):
+            if self.errors.poll():  # also true once the worker has ended
+                if self.ready.acquire(block=False):  # it made the batch before that
+                    break
+                raise self._error()
+        # NumPy would release the GIL while it copies.
         batch = {
             name: np.frombuffer(bytearray(array), array.dtype).reshape(array.shape)
-            for name, array in _views(place, self.layout)
+            for name, array in self.batches.view(self.taken).items()
         }
         self.taken += 1
         self.free.release()
         return batch
 
-    def _death(self) -> InputError:
-        self.process.join(5)
-        return InputError(
-            f"a process that makes batches died (exit code {self.process.exitcode}), perhaps for "
-            f"want of memory; lower data.workers or batch_size"
-        )
+    def _error(self) -> Exception:
+        try:
+            error = self.errors.recv()
+        except (EOFError, OSError):
+            self.process.join(5)
+            return InputError(
+                f"a process that makes batches died (exit code {self.process.exitcode}), perhaps "
+                f"for want of memory; lower data.workers or batch_size"
+            )
+        if isinstance(error, InputError):
+            return error
+        return RuntimeError(f"a process that makes batches failed:\n{error}")
 
     def close(self) -> None:
-        """Ends the process and frees the memory; a second time what the first had not come to."""
-        self.pipe.close()
         self.process.kill()
         self.process.join()
-        for name in ("made", "free"):  # at once, also where an error's traceback still holds this
-            vars(self).pop(name, None)
-        while self.memory:
-            memory = self.memory.pop()
-            memory.close()
-            memory.unlink()
-        atexit.unregister(self.close)
+        self.errors.close()
+        del self.ready, self.free  # an error's traceback may keep `self`
+
+
+def _work(
+    make_batch: MakeBatch,
+    numbers: range,
+    batches: _SharedBatches,
+    ready: Semaphore,
+    free: Semaphore,
+    errors: Connection,
+) -> None:
+    """Makes batches in a worker process, until the last one or the parent's end."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    for i, number in enumerate(numbers):
+        while not free.acquire(timeout=1):
+            if not parent.is_alive():
+                return
+        try:
+            make_batch(number, batches.view(i))
+        except Exception as error:
+            errors.send(error if isinstance(error, InputError) else traceback.format_exc())
+            return
+        ready.release()
 
 
 def _check_room(size: int) -> None:
-    """Raises InputError if so many bytes of shared memory are not free, where that can be told.
+    """Raises InputError if `size` bytes of shared memory are known not to be free.
 
-    It is taken when it is written to, and a process that finds none left dies (SIGBUS).
+    Linux allocates it on the first write and ends a process that finds none left (SIGBUS).
     """
     if not SHARED_MEMORY.is_dir():
         return
@@ -155,44 +178,3 @@ def _check_room(size: int) -> None:
             f"{size >> 20}; lower data.workers or batch_size, or give it more (--shm-size of "
             f"docker run)"
         )
-
-
-def _work(
-    pipe: Connection, made: Semaphore, free: Semaphore, make_batch: MakeBatch, numbers: range
-) -> None:
-    """A worker's life: batch after batch, each into memory that the other side gave free."""
-    try:
-        layout, names = pipe.recv()
-        memory = [SharedMemory(name=name) for name in names]
-        for i, number in enumerate(numbers):
-            while not free.acquire(timeout=1):
-                if pipe.poll():  # nothing is sent any more: it is the end
-                    return
-            place = memory[i % len(memory)]
-            try:
-                make_batch(number, dict(_views(place, layout)))
-            except Exception as error:
-                buffer: Any = place.buf
-                buffer[0] = FAILED
-                made.release()
-                pipe.send(error if isinstance(error, InputError) else traceback.format_exc())
-                break
-            made.release()
-        while True:  # until it is ended: a pipe that closes early looks like a death
-            pipe.recv()
-    except (EOFError, OSError):
-        return  # the process that trains has ended
-
-
-def _layout(batch: Batch) -> tuple[Layout, int]:
-    """Where the arrays of a batch lie, behind a byte that tells whether it failed; the size."""
-    layout, offset = [], 64
-    for name, array in batch.items():
-        layout.append((name, array.shape, array.dtype.str, offset))
-        offset += -(-array.nbytes // 64) * 64
-    return layout, offset
-
-
-def _views(memory: SharedMemory, layout: Layout) -> Iterator[tuple[str, np.ndarray]]:
-    for name, shape, dtype, offset in layout:
-        yield name, np.ndarray(shape, dtype, memory.buf, offset)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from ast_jax.data.process_pool import block_signals, process_pool
+from ast_jax.data.process_pool import block_signals, start_pool
 from ast_jax.errors import InputError
 
 
@@ -19,14 +19,14 @@ def add(shared, task):
 
 
 def test_a_pool_gives_what_the_tasks_return():
-    with process_pool(2, add, 40, "died") as submit:
+    with start_pool(2, add, 40, "died") as submit:
         assert [future.result() for future in [submit(1), submit(2)]] == [41, 42]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), InputError("a damaged file")])
 def test_after_an_error_tasks_under_way_are_not_waited_for(tmp_path, error):
     def fail():
-        with process_pool(1, sleep, tmp_path, "died") as submit:
+        with start_pool(1, sleep, tmp_path, "died") as submit:
             submit("first")
             submit("second")
             while not (tmp_path / "first begun").exists():
@@ -47,7 +47,7 @@ def die_or_sleep(folder, name):
 
 def test_when_one_process_dies_the_others_are_not_waited_for(tmp_path):
     def work():
-        with process_pool(2, die_or_sleep, tmp_path, "a process died") as submit:
+        with start_pool(2, die_or_sleep, tmp_path, "a process died") as submit:
             for future in [submit("dies"), submit("sleeps"), submit("dies")]:
                 future.result()
 
@@ -66,7 +66,7 @@ def test_a_signal_that_comes_while_processes_start_is_heard_and_not_by_them():
     try:
         with block_signals():
             os.kill(os.getpid(), signal.SIGTERM)
-        with process_pool(1, blocked, None, "died") as submit:
+        with start_pool(1, blocked, None, "died") as submit:
             assert {signal.SIGINT, signal.SIGTERM} <= submit(None).result()
         assert heard == [signal.SIGTERM]
     finally:

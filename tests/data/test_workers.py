@@ -8,12 +8,13 @@ from collections import namedtuple
 from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 import ast_jax.data.workers
-from ast_jax.data.workers import AHEAD, from_workers
+from ast_jax.data.workers import AHEAD, make_in_processes
 from ast_jax.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -50,19 +51,21 @@ class Numbers:
         return batch
 
 
+class Recorded(SharedMemory):
+    names: ClassVar[list[str]] = []
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.names.append(self.name)
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left(monkeypatch):
-    names = []
-
-    class Recorded(SharedMemory):
-        def __init__(self, *args, **options):
-            super().__init__(*args, **options)
-            names.append(self.name)
-
+    monkeypatch.setattr(Recorded, "names", [])
     monkeypatch.setattr(ast_jax.data.workers, "SharedMemory", Recorded)
     yield
     assert not multiprocessing.active_children()
-    for name in names:
+    for name in Recorded.names:
         with pytest.raises(FileNotFoundError):
             SharedMemory(name=name)
 
@@ -70,7 +73,7 @@ def nothing_is_left(monkeypatch):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_batches_come_in_order_from_any_number_of_workers(workers):
     numbers = range(3, 30, 2)
-    batches = list(from_workers(Numbers(), numbers, workers))
+    batches = list(make_in_processes(Numbers(), numbers, workers))
     assert [batch["who"][0] for batch in batches] == list(numbers)
     for number, batch in zip(numbers, batches, strict=True):
         expected = Numbers()(number)
@@ -95,7 +98,7 @@ def test_batches_come_in_order_from_any_number_of_workers(workers):
     ],
 )
 def test_a_workers_failure_reaches_the_caller_after_the_batches_before_it(how, kind, said):
-    batches = from_workers(Numbers(bad=5, how=how), range(9), 1)
+    batches = make_in_processes(Numbers(bad=5, how=how), range(9), 1)
     assert [next(batches)["who"][0] for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(kind, match=said) as caught:
         next(batches)
@@ -103,7 +106,7 @@ def test_a_workers_failure_reaches_the_caller_after_the_batches_before_it(how, k
 
 
 def test_a_worker_that_is_killed_while_it_waits_is_told_of():
-    batches = from_workers(Numbers(), range(100), 1)
+    batches = make_in_processes(Numbers(), range(100), 1)
     next(batches)
     next(batches)
     (worker,) = multiprocessing.active_children()
@@ -113,55 +116,55 @@ def test_a_worker_that_is_killed_while_it_waits_is_told_of():
 
 
 def test_stopping_early_ends_the_processes_and_frees_their_memory():
-    batches = from_workers(Numbers(), range(10**9), 2)
+    batches = make_in_processes(Numbers(), range(10**9), 2)
     assert [next(batches)["who"][0] for _ in range(2 * AHEAD + 3)] == list(range(2 * AHEAD + 3))
     assert len(multiprocessing.active_children()) == 2
     batches.close()  # and `nothing_is_left`
 
 
 def test_no_more_workers_are_started_than_there_are_batches_for():
-    batches = from_workers(Numbers(), range(2), 8)
+    batches = make_in_processes(Numbers(), range(2), 8)
     next(batches)
     assert len(multiprocessing.active_children()) == 1
     assert [batch["who"][0] for batch in batches] == [1]
 
 
 def test_one_batch_is_made_here_and_none_are_made_nowhere():
-    (batch,) = from_workers(Numbers(), range(7, 8), 4)
+    (batch,) = make_in_processes(Numbers(), range(7, 8), 4)
     assert batch["who"].tolist() == [7, os.getpid()]
-    assert list(from_workers(Numbers(), range(0), 4)) == []
+    assert list(make_in_processes(Numbers(), range(0), 4)) == []
 
 
 def test_a_first_batch_that_fails_ends_the_processes():
     with pytest.raises(InputError, match="clip 0 cannot be used"):
-        next(from_workers(Numbers(bad=0, how="input"), range(5), 2))
+        next(make_in_processes(Numbers(bad=0, how="input"), range(5), 2))
 
 
 def test_too_little_shared_memory_is_told_before_a_worker_dies_of_it(monkeypatch, tmp_path):
     monkeypatch.setattr(ast_jax.data.workers, "SHARED_MEMORY", tmp_path)
     little = namedtuple("Usage", "total free")(1 << 26, (1 << 20) - 1)
     monkeypatch.setattr(ast_jax.data.workers.shutil, "disk_usage", lambda folder: little)
-    assert len(list(from_workers(Numbers(), range(3), 1))) == 3
+    assert len(list(make_in_processes(Numbers(), range(3), 1))) == 3
     monkeypatch.setattr(ast_jax.data.workers, "AHEAD", 10**4)
     with pytest.raises(InputError, match=r"has 0 MiB free .* lower data\.workers or batch_size"):
-        next(from_workers(Numbers(), range(3), 1))
+        next(make_in_processes(Numbers(), range(3), 1))
     unlimited = little._replace(total=0, free=0)
     monkeypatch.setattr(ast_jax.data.workers.shutil, "disk_usage", lambda folder: unlimited)
     monkeypatch.setattr(ast_jax.data.workers, "AHEAD", AHEAD)
-    assert len(list(from_workers(Numbers(), range(3), 1))) == 3
+    assert len(list(make_in_processes(Numbers(), range(3), 1))) == 3
 
 
 def test_batches_that_cannot_be_pickled_are_refused_at_once():
     with pytest.raises((AttributeError, TypeError), match="pickle"):
-        next(from_workers(lambda number: {}, range(5), 1))
+        next(make_in_processes(lambda number: {}, range(5), 1))
 
 
 UNFINISHED = """
-from ast_jax.data.workers import from_workers
+from ast_jax.data.workers import make_in_processes
 from tests.data.test_workers import Numbers
 
 if __name__ == "__main__":
-    batches = from_workers(Numbers(), range(10**9), 2)
+    batches = make_in_processes(Numbers(), range(10**9), 2)
     for _ in range(9):
         next(batches)
     print("taken")
@@ -178,11 +181,11 @@ def test_a_program_may_end_with_batches_still_to_come(tmp_path):
 
 KILLED = """
 import multiprocessing, os, signal
-from ast_jax.data.workers import from_workers
+from ast_jax.data.workers import make_in_processes
 from tests.data.test_workers import Numbers
 
 if __name__ == "__main__":
-    batches = from_workers(Numbers(), range(10**9), 2)
+    batches = make_in_processes(Numbers(), range(10**9), 2)
     for _ in range(9):
         next(batches)
     print(*[child.pid for child in multiprocessing.active_children()], flush=True)

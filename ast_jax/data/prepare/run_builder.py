@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ast_jax.data.prepare.builder import VERSION, AudioBuilder, write_one_by_one
 from ast_jax.data.prepare.shard import Report, Shard, write_shard
-from ast_jax.data.process_pool import process_pool
+from ast_jax.data.process_pool import start_pool
 from ast_jax.errors import InputError
 
 
@@ -120,7 +120,7 @@ class _InProcesses:
                 "resume, with fewer --processes"
             )
             try:
-                with process_pool(self.processes, _write, (count, labels), died) as submit:
+                with start_pool(self.processes, _write, (count, labels), died) as submit:
                     pending = {submit(shard) for shard in shards}
                     while pending:
                         done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
