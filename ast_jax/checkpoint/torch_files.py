@@ -75,7 +75,7 @@ def _read_torch(path: Path) -> Tensors:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the InputError below says enough
+            warnings.simplefilter("ignore")  # the InputError below is enough
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
@@ -115,7 +115,7 @@ def _not_floating(path: Path, name: object, kind: str) -> InputError:
 
 
 def import_torch(purpose: str) -> ModuleType:
-    """Imports PyTorch, or raises an `InputError` that says how to install it."""
+    """Imports PyTorch, or raises an `InputError` with the command that installs it."""
     try:
         import torch
     except ImportError:

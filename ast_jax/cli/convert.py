@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Reads the source, prints what was read, and writes the output."""
-    # Orbax logs a failed save with a traceback; the InputError says it in one sentence.
+    # Orbax logs a failed save with a traceback; the InputError is one sentence.
     logging.set_verbosity(logging.FATAL)
     output = arguments.output
     check_free(output)
