@@ -180,21 +180,16 @@ def train(run: Run, state: TrainState) -> Metrics:
 
 
 def print_overview(run: Run) -> None:
-    """Prints the size of the data, the model by module, and the devices."""
-    data, config = run.data, run.start.config
-    counts = {
-        f"{module}.{name}" if module == "ast" else module: parameter_count(tree)
-        for module, parts in run.start.params.items()
-        for name, tree in (parts.items() if module == "ast" else [("", parts)])
-    }
+    """Prints the size of the data, the parameters by module, and the devices."""
+    data, params = run.data, run.start.params
+    modules = params["ast"] | {"classifier": params["classifier"]}
+    counts = {name: parameter_count(module) for name, module in modules.items()}
     run.console.print(
         f"{len(data.train.waveforms)} clips to train on, {len(data.evaluation.waveforms)} held "
-        f"out, {len(data.labels)} classes; {parameter_count(run.start.params):,} parameters, "
-        f"{config.num_tokens} tokens; devices: {len(run.parallel.devices)} "
+        f"out, {len(data.labels)} classes; {sum(counts.values()):,} parameters "
+        f"({', '.join(f'{name} {count:,}' for name, count in counts.items())}); "
+        f"{run.start.config.num_tokens} tokens; devices: {len(run.parallel.devices)} "
         f"{run.parallel.devices[0].platform}"
-    )
-    run.console.print(
-        "parameters: " + ", ".join(f"{name} {count:,}" for name, count in counts.items())
     )
     for line in classes_without(data):
         run.console.print(f"note: {line}")

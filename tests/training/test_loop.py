@@ -30,7 +30,7 @@ from ast_jax.models.config import ASTConfig
 from ast_jax.runs.progress import EpochBar
 from ast_jax.runs.workdir import check_data, open_workdir
 from ast_jax.training import held_out, loop
-from ast_jax.training.loop import fit
+from ast_jax.training.loop import fit, set_up
 from ast_jax.training.preemption import PreemptionHandler
 from ast_jax.training.setup import build_step_functions, make_extractor, train_batches
 from ast_jax.training.step import StepMetrics
@@ -169,6 +169,17 @@ def test_a_step_is_not_waited_for_before_the_next_is_under_way(tmp_path, monkeyp
     expected = ["began 0", "began 1", "waited for 0", "began 2", "waited for 1"]
     expected += ["waited for 2"]  # the last of an epoch, at its end
     assert list(dict.fromkeys(told)) == expected
+
+
+def test_the_steps_of_a_run_transfer_nothing_and_some_are_profiled(tmp_path):
+    run, state = set_up(small(tmp_path / "run", profile_steps=2))
+
+    def guarded(state, batch):
+        with jax.transfer_guard("disallow"):
+            return run.functions.train_step(state, batch)
+
+    loop.train(run._replace(functions=run.functions._replace(train_step=guarded)), state)
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
 
 
 @pytest.mark.slow
