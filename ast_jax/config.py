@@ -172,8 +172,8 @@ class TrainConfig:
         batch_size: clips per step, over all devices of all processes.
         grad_accum_steps: microbatches that each device splits its share of a batch into.
         remat: what the backward pass recomputes: 'none', 'norms_and_activations' (LayerNorm and
-            GELU: half of the memory for 2 % of the time), or 'everything' (each layer keeps its
-            input alone: a sixth of the memory of the default for a third more time).
+            GELU: a quarter of the memory), or 'everything' (each layer keeps its input alone: a
+            sixth of the default's memory for up to a third more time).
         num_epochs: passes over the training clips.
         evaluate_every: epochs between evaluations, each with a checkpoint.
         checkpoint_every_steps: steps between additional checkpoints; 0 for none.

@@ -3,9 +3,11 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int16
 
 from ast_jax.audio.pcm import FULL_SCALE, Waveform
+
+OtherWaveform = Float32[np.ndarray, " other_samples"] | Int16[np.ndarray, " other_samples"]
 
 ALPHA = 10.0  # λ ~ Beta(ALPHA, ALPHA)
 
@@ -34,7 +36,7 @@ def sample_mixup(seed: int, position: int, rate: float, num_clips: int) -> Mixup
     return MixupSample(int(rng.integers(num_clips)), float(rng.beta(ALPHA, ALPHA)))
 
 
-def mixup(first: Waveform, second: Waveform, lam: float) -> Float32[np.ndarray, " samples"]:
+def mixup(first: Waveform, second: OtherWaveform, lam: float) -> Float32[np.ndarray, " samples"]:
     """Returns λ · first + (1 - λ) · second, in the length of the first.
 
     Zero-pads or cuts the second to that length. Removes the mean of each waveform before mixing,

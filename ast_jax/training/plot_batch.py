@@ -38,12 +38,11 @@ def plot_batch(config: TrainConfig, file: Path, step: int = 0) -> None:
     )
     key = jax.random.fold_in(jax.random.key(config.seed), step)
     keys = clip_keys(key, 0, config.batch_size)
-    padding = float(extractor.normalize(np.zeros(())))
-    fill = -extractor.mean / (2 * extractor.std)
+    fill = -extractor.mean / (2 * extractor.std)  # of padding and masks
     augmented = make_augment(config.augment, fill)(keys, plain)
     titles = [describe_target(target, data.labels) for target in batch["targets"][:MAX_CLIPS]]
     before, after = (np.asarray(values)[:MAX_CLIPS] for values in (plain, augmented))
-    draw_batch(before, after, titles, file, padding)
+    draw_batch(before, after, titles, file, fill)
 
 
 def describe_target(target: np.ndarray, labels: list[str]) -> str:

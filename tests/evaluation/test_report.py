@@ -87,8 +87,8 @@ def test_the_table_has_a_line_each_and_says_what_is_not_defined(results):
     nothing = scores._replace(mean_average_precision=None, mean_auc=None, d_prime=None)
     perfect = scores._replace(mean_auc=1.0, d_prime=None)
     evaluations = {
-        "[red]/a": results.ensemble._replace(scores=nothing),
-        "runs/b": results.ensemble._replace(scores=perfect),
+        "[red]/a": results.ensemble._replace(metrics=nothing),
+        "runs/b": results.ensemble._replace(metrics=perfect),
     }
     console = Console(width=100)
     with console.capture() as captured:

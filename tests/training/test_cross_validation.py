@@ -194,7 +194,7 @@ def test_finished_folds_of_other_recordings_are_refused(finished, esc, tmp_path)
     run = read(file)
     run["data"]["train"]["digest"] = "another"
     file.write_text(json.dumps(run))
-    with pytest.raises(InputError, match=r"fold4: its run began with other recordings"):
+    with pytest.raises(InputError, match=r"fold4: its run started with other recordings"):
         cross_validate(small(workdir, esc))
 
 
@@ -237,7 +237,7 @@ def test_a_fold_without_clips_and_another_prepared_set_are_refused(esc, tmp_path
     (less / "meta" / "esc50.csv").write_text(
         "\n".join(line for line in lines if not line.startswith("4-"))
     )
-    with pytest.raises(InputError, match=r"less: has no clips of fold 4; bring them back"):
+    with pytest.raises(InputError, match=r"less: has no clips of fold 4; restore them"):
         cross_validate(small(tmp_path / "run", less))
     manifest = tmp_path / "list.csv"
     manifest.write_text(
@@ -261,7 +261,7 @@ def test_a_folder_of_something_else_is_refused_before_anything_is_trained(
 ):
     monkeypatch.setattr(cross_validation, "fit", lambda config: pytest.fail("training began"))
     single = finished[0] / "fold1"
-    with pytest.raises(InputError, match=r"fold1: holds 'checkpoints', which is no run of a fold"):
+    with pytest.raises(InputError, match=r"fold1: holds 'checkpoints', which is no fold's run"):
         cross_validate(small(single, esc))
     config = small(finished[0], esc)
     config.optimizer.learning_rate = 1e-4
