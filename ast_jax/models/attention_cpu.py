@@ -29,7 +29,7 @@ class Residuals(NamedTuple):
         key: see there.
         value: see there.
         output: see there.
-        log_sum: float32 (batch * heads, tokens, 1), the logarithm of each row's sum of exponentials.
+        log_sum: float32 (batch * heads, tokens, 1), logarithms of the rows' sums of exponentials.
     """
 
     query: jax.Array
