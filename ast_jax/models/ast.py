@@ -18,20 +18,18 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ast_jax.models.attention import (
-    attention,
-    attention_weights,
+    Attention,
     check_attn_implementation,
     resolve_attn_implementation,
 )
 from ast_jax.models.config import ASTConfig
-from ast_jax.models.layers import gelu, layer_norm, linear, torch_uniform
+from ast_jax.models.layers import MLP, Tokens, layer_norm, torch_uniform
 from ast_jax.models.remat import keep, rematerialize
 
 NUM_PREFIX_TOKENS = 2  # tokens before the patches: class and distillation
 
 InputValues = Float[Array | np.ndarray, "batch frames mel_bins"]
 KeepIndices = Int[Array | np.ndarray, "batch kept"]
-Tokens = Float[Array, "batch tokens hidden"]
 
 
 class Embeddings(nnx.Module):
@@ -94,49 +92,6 @@ class Embeddings(nnx.Module):
             patches = jnp.take_along_axis(x[:, NUM_PREFIX_TOKENS:], indices, axis=1)
             x = jnp.concatenate([x[:, :NUM_PREFIX_TOKENS], patches], axis=1)
         return x.astype(jnp.float32)  # the residual stream, as in PyTorch under autocast
-
-
-class Attention(nnx.Module):
-    """Multi-head self-attention, with query, key and value from one product."""
-
-    def __init__(self, config: ASTConfig, attn_implementation: str, *, rngs: nnx.Rngs):
-        width = config.hidden_size
-        self.num_heads = config.num_attention_heads
-        self.dtype = config.dtype
-        self.attn_implementation = attn_implementation
-        self.qkv = linear(config, width, 3 * width, rngs, use_bias=config.qkv_bias)
-        self.output = linear(config, width, width, rngs)
-
-    def __call__(
-        self, x: Tokens, num_output_tokens: int | None = None, output_attentions: bool = False
-    ) -> tuple[Tokens, jax.Array | None]:
-        """Returns attention of the first tokens to all, and (batch, heads, to, from) or None."""
-        batch, tokens, width = x.shape
-        qkv = keep(self.qkv(x).astype(self.dtype), "qkv")
-        qkv = qkv.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
-        query, key, value = (qkv[:, :, i] for i in range(3))  # (batch, tokens, heads, head width)
-        query = query[:, :num_output_tokens]
-        if output_attentions:
-            weights = attention_weights(query, key)
-            y = jnp.einsum("bhts,bshk->bthk", weights, value)
-        else:
-            weights = None
-            y = attention(query, key, value, self.attn_implementation)
-        return self.output(y.reshape(batch, -1, width)), weights
-
-
-class MLP(nnx.Module):
-    """Linear, exact GELU, linear."""
-
-    def __init__(self, config: ASTConfig, *, rngs: nnx.Rngs):
-        self.dtype = config.dtype
-        self.fc1 = linear(config, config.hidden_size, config.intermediate_size, rngs)
-        self.fc2 = linear(config, config.intermediate_size, config.hidden_size, rngs)
-
-    def __call__(self, x: Tokens) -> Tokens:
-        """Computes the MLP of each token."""
-        hidden = keep(self.fc1(x).astype(self.dtype), "mlp_hidden")
-        return self.fc2(gelu(hidden))
 
 
 class Layer(nnx.Module):
@@ -243,7 +198,7 @@ class ASTModel(nnx.Module):
     ):
         config.validate()
         if attn_implementation is None:
-            attn_implementation = resolve_attn_implementation(config, [_default_device()])
+            attn_implementation = resolve_attn_implementation(config, _devices({}))
         check_attn_implementation(config, attn_implementation)
         self.embeddings = Embeddings(config, rngs=rngs)
         self.encoder = Encoder(config, attn_implementation, rngs=rngs)
@@ -364,7 +319,7 @@ class ASTForAudioClassification(nnx.Module):
         """
         params = jax.tree.map(jnp.asarray, params)
         if attn_implementation is None:
-            attn_implementation = resolve_attn_implementation(config, _devices_of(params))
+            attn_implementation = resolve_attn_implementation(config, _devices(params))
         return nnx.merge(graphdef(config, attn_implementation), params)
 
 
@@ -407,13 +362,8 @@ def _abstract(config: ASTConfig, attn_implementation: str | None) -> ASTForAudio
     return nnx.eval_shape(make)
 
 
-def _default_device() -> jax.Device:
-    """Returns the device on which JAX puts arrays, which may be configured by platform."""
-    device = jax.config.jax_default_device
-    return device if isinstance(device, jax.Device) else jax.local_devices(backend=device)[0]
-
-
-def _devices_of(params: dict[str, Any]) -> Sequence[jax.Device]:
-    """Returns the devices of the first array, or the default one while tracing."""
-    first = jax.tree.leaves(params)[0]
-    return [_default_device()] if isinstance(first, jax.core.Tracer) else list(first.devices())
+def _devices(params: dict[str, Any]) -> Sequence[jax.Device]:
+    """Returns the devices of parameters; while tracing, and without any, the default device."""
+    arrays = [leaf for leaf in jax.tree.leaves(params) if not isinstance(leaf, jax.core.Tracer)]
+    with jax.ensure_compile_time_eval():
+        return list((arrays[0] if arrays else jnp.zeros(())).devices())

@@ -1,18 +1,50 @@
-"""Dot-product attention: one function, its implementations and the choice between them."""
+"""Multi-head self-attention, its implementations and the choice between them."""
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float
 
 from ast_jax.errors import InputError
 from ast_jax.models.attention_cpu import attention_by_head
 from ast_jax.models.config import ASTConfig
+from ast_jax.models.layers import Tokens, linear
 from ast_jax.models.remat import keep
 
 ATTN_IMPLEMENTATIONS = ("cudnn", "cpu", "xla")
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention, with query, key and value from one product."""
+
+    def __init__(self, config: ASTConfig, attn_implementation: str, *, rngs: nnx.Rngs):
+        width = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.dtype = config.dtype
+        self.attn_implementation = attn_implementation
+        self.qkv = linear(config, width, 3 * width, rngs, use_bias=config.qkv_bias)
+        self.output = linear(config, width, width, rngs)
+
+    def __call__(
+        self, x: Tokens, num_output_tokens: int | None = None, output_attentions: bool = False
+    ) -> tuple[Tokens, jax.Array | None]:
+        """Returns attention of the first tokens to all, and (batch, heads, to, from) or None."""
+        batch, tokens, width = x.shape
+        qkv = keep(self.qkv(x).astype(self.dtype), "qkv")
+        qkv = qkv.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
+        query, key, value = (qkv[:, :, i] for i in range(3))  # (batch, tokens, heads, head width)
+        query = query[:, :num_output_tokens]
+        if output_attentions:
+            weights = attention_weights(query, key)
+            y = jnp.einsum("bhts,bshk->bthk", weights, value)
+        else:
+            weights = None
+            y = attention(query, key, value, self.attn_implementation)
+        return self.output(y.reshape(batch, -1, width)), weights
 
 
 def attention(
@@ -91,14 +123,17 @@ def _cudnn_limit(config: ASTConfig) -> str:
 
 @partial(jax.checkpoint, prevent_cse=False)
 def _attention_by_xla(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """XLA's attention, whose weights are recomputed in the backward pass."""
+    """Computes attention by XLA, which recomputes the weights in the backward pass."""
     return jax.nn.dot_product_attention(query, key, value, implementation="xla")
 
 
 def _attention_by_cudnn(
-    query: jax.Array, key: jax.Array, value: jax.Array, implementation: str = "cudnn"
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> jax.Array:
-    """cuDNN's attention, which takes even numbers of tokens only.
+    """Computes attention by cuDNN, which takes even numbers of tokens only.
 
     An odd number is padded by one token, which is masked.
     """

@@ -1,4 +1,4 @@
-"""The layers that attention and MLP are made of, initialized as the original's."""
+"""The parts of an encoder layer beside attention, initialized as the original's."""
 
 from typing import Any
 
@@ -8,6 +8,23 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ast_jax.models.config import ASTConfig
+from ast_jax.models.remat import keep
+
+Tokens = Float[Array, "batch tokens hidden"]
+
+
+class MLP(nnx.Module):
+    """Linear, exact GELU, linear."""
+
+    def __init__(self, config: ASTConfig, *, rngs: nnx.Rngs):
+        self.dtype = config.dtype
+        self.fc1 = linear(config, config.hidden_size, config.intermediate_size, rngs)
+        self.fc2 = linear(config, config.intermediate_size, config.hidden_size, rngs)
+
+    def __call__(self, x: Tokens) -> Tokens:
+        """Computes the MLP of each token."""
+        hidden = keep(self.fc1(x).astype(self.dtype), "mlp_hidden")
+        return self.fc2(gelu(hidden))
 
 
 def linear(

@@ -1,7 +1,7 @@
 """Rematerialization: what an encoder layer keeps for the backward pass, and what it recomputes."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
@@ -14,8 +14,6 @@ REMAT = ("none", "norms_and_activations", "everything")
 # the attention weights are recomputed from them; no other product is.
 KEPT = ("qkv", "attention_output", "attention_log_sum", "after_attention", "mlp_hidden")
 
-F = TypeVar("F", bound=Callable)
-
 
 def keep(x: jax.Array, name: str) -> jax.Array:
     """Names an array of `KEPT`."""
@@ -23,7 +21,7 @@ def keep(x: jax.Array, name: str) -> jax.Array:
     return checkpoint_name(x, name)
 
 
-def rematerialize(layer: F, remat: str) -> F:
+def rematerialize(layer: Callable, remat: str) -> Callable:
     """Returns the layer with a policy for its backward pass.
 
     Args:

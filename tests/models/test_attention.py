@@ -3,7 +3,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ast_jax.errors import InputError
 from ast_jax.models import attention
+from ast_jax.models.ast import ASTForAudioClassification, graphdef, init_params
+from ast_jax.models.config import ASTConfig
+
+CONFIG = ASTConfig(
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=64,
+    max_length=48,
+    num_mel_bins=32,
+    num_labels=3,
+)
+HALF = CONFIG.replace(dtype="bfloat16")
+
+
+class Device:
+    """A device of another platform than the tests'."""
+
+    def __init__(self, platform):
+        self.platform = platform
 
 
 @pytest.fixture
@@ -22,7 +43,7 @@ def test_an_odd_number_of_tokens_is_padded_and_none_attends_to_that(qkv, tokens)
         cut = [x[:, :tokens] for x in qkv]
         return jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(*cut)
 
-    found = logits_and_gradients(lambda *x: attention._even_attention(*x, "xla"))
+    found = logits_and_gradients(lambda *x: attention._attention_by_cudnn(*x, "xla"))
     expected = logits_and_gradients(jax.nn.dot_product_attention)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
 
@@ -34,18 +55,78 @@ def test_cudnn_is_never_given_an_odd_number_of_tokens(qkv, monkeypatch):
         given.append((query.shape[1], implementation, sorted(options)))
         return query
 
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", dot_product_attention)
     half = [x.astype(jnp.bfloat16) for x in qkv]
-    assert attention.dot_product_attention(*half).shape == (2, 19, 3, 8)
-    attention.dot_product_attention(*(x[:, :18] for x in half))
-    attention.dot_product_attention(*qkv)
+    assert attention.attention(*half, "cudnn").shape == (2, 19, 3, 8)
+    attention.attention(*(x[:, :18] for x in half), "cudnn")
+    attention.attention(*(x[:, :17] for x in qkv), "xla")
     lengths = ["key_value_seq_lengths", "query_seq_lengths"]
-    assert given == [(20, "cudnn", lengths), (18, "cudnn", []), (19, "xla", [])]
+    assert given == [(20, "cudnn", lengths), (18, "cudnn", []), (17, "xla", [])]
 
 
-def test_attention_weights_are_those_the_output_is_made_with(qkv):
+@pytest.mark.parametrize("implementation", ["cpu", "xla"])
+def test_attention_weights_are_those_the_output_is_made_with(qkv, implementation):
     query, key, value = qkv
     weights = attention.attention_weights(query, key)
     y = jnp.einsum("bhts,bshk->bthk", weights, value)
-    np.testing.assert_allclose(y, attention.dot_product_attention(*qkv), atol=1e-5)
+    np.testing.assert_allclose(y, attention.attention(*qkv, implementation), atol=1e-5)
+    few = attention.attention(query[:, :2], key, value, implementation)
+    np.testing.assert_allclose(few, y[:, :2], atol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", ["cpu", "xla"])
+def test_no_implementation_keeps_the_weights_for_the_backward_pass(qkv, implementation):
+    def backward(*x):
+        return jax.vjp(lambda *x: attention.attention(*x, implementation), *x)[1]
+
+    shapes = [x.shape for x in jax.tree.leaves(jax.eval_shape(backward, *qkv))]
+    assert shapes
+    assert all(shape.count(19) < 2 for shape in shapes)
+
+
+@pytest.mark.parametrize(
+    ("platform", "changes", "expected"),
+    [
+        ("cpu", {}, "cpu"),
+        ("cpu", {"dtype": "bfloat16"}, "cpu"),
+        ("tpu", {"dtype": "bfloat16"}, "xla"),
+        ("gpu", {"dtype": "bfloat16"}, "cudnn"),
+        ("gpu", {"dtype": "float32"}, "xla"),
+        ("gpu", {"dtype": "bfloat16", "hidden_size": 40}, "xla"),  # heads of width 20
+        ("gpu", {"dtype": "bfloat16", "hidden_size": 272}, "xla"),  # heads of width 136
+    ],
+)
+def test_the_implementation_follows_from_the_programs_devices(platform, changes, expected):
+    config = CONFIG.replace(**changes)
+    found = attention.resolve_attn_implementation(config, [Device(platform)] * 2)
+    assert found == expected
+    attention.check_attn_implementation(config, found)
+
+
+@pytest.mark.parametrize(
+    ("config", "implementation", "message"),
+    [
+        (CONFIG, "flash", "must be one of cudnn, cpu, xla, not 'flash'"),
+        (CONFIG, "cudnn", "takes dtype bfloat16, not float32; use 'xla'"),
+        (HALF.replace(hidden_size=40), "cudnn", "up to 128, not 20; use 'xla'"),
+    ],
+)
+def test_an_implementation_that_cannot_be_used_is_refused(config, implementation, message):
+    with pytest.raises(InputError, match=message):
+        graphdef(config, implementation)
+
+
+def test_a_model_attends_as_it_is_asked_to():
+    params = init_params(CONFIG)
+    models = {
+        name: ASTForAudioClassification.from_params(CONFIG, params, name)
+        for name in (None, "cpu", "xla")
+    }
+    chosen = {
+        name: model.ast.encoder.layers.attention.attn_implementation
+        for name, model in models.items()
+    }
+    own = attention.resolve_attn_implementation(CONFIG, jax.devices())
+    assert chosen == {None: own, "cpu": "cpu", "xla": "xla"}
+    x = jax.random.normal(jax.random.key(1), (2, 48, 32))
+    np.testing.assert_allclose(models["cpu"](x), models["xla"](x), atol=1e-5)

@@ -7,6 +7,7 @@ from flax import nnx
 from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.config import ASTConfig
 from ast_jax.models.patchout import sample_patchout
+from ast_jax.models.remat import REMAT
 from tests.programs import equations
 
 CONFIG = ASTConfig(
@@ -25,8 +26,8 @@ CLIPS = jax.random.normal(jax.random.key(1), (2, 64, 32))
 
 
 @jax.jit
-def logits_of(x, kept=None):
-    return nnx.merge(graphdef(CONFIG), PARAMS)(x, kept)
+def logits_of(x, keep_indices=None):
+    return nnx.merge(graphdef(CONFIG), PARAMS)(x, keep_indices)
 
 
 def whole(params, x):
@@ -55,15 +56,20 @@ def assert_equal(found, expected):
     jax.tree.map(check, found, expected)
 
 
-@pytest.mark.parametrize(("clips", "remat"), [(2, False), (2, True), (1, False)])
-def test_gradients_in_half_precision_are_those_in_float32_but_for_its_rounding(clips, remat):
+@pytest.mark.parametrize("implementation", ["cpu", "xla"])
+@pytest.mark.parametrize(
+    ("clips", "remat"), [(2, "norms_and_activations"), (2, "everything"), (1, "none")]
+)
+def test_gradients_in_half_precision_are_those_in_float32_but_for_its_rounding(
+    clips, remat, implementation
+):
     kept = jnp.array([[0, 1, 3, 4, 7], [1, 2, 5, 6, 7]])[:clips]  # an odd number of tokens
 
     def gradients(dtype):
-        graph = graphdef(CONFIG.replace(dtype=dtype))
+        graph = graphdef(CONFIG.replace(dtype=dtype), implementation)
 
         def loss(params):
-            logits = nnx.merge(graph, params)(CLIPS[:clips], kept, training=True, remat=remat)
+            logits = nnx.merge(graph, params)(CLIPS[:clips], kept, remat=remat)
             return jnp.sin(logits).sum()
 
         return jax.jit(jax.grad(loss))(PARAMS)
@@ -76,30 +82,33 @@ def test_gradients_in_half_precision_are_those_in_float32_but_for_its_rounding(c
     jax.tree.map(check, gradients("bfloat16"), gradients("float32"))
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"training": True}, {"training": True, "remat": True}], ids=str
-)
-def test_logits_and_gradients_are_those_of_all_tokens_through_all_layers(options):
-    found = with_gradients(lambda p, x: nnx.merge(graphdef(CONFIG), p)(x, **options))
+@pytest.mark.parametrize("implementation", ["cpu", "xla"])
+@pytest.mark.parametrize("remat", REMAT)
+def test_logits_and_gradients_are_those_of_all_tokens_through_all_layers(remat, implementation):
+    graph = graphdef(CONFIG, implementation)
+    found = with_gradients(lambda p, x: nnx.merge(graph, p)(x, remat=remat))
     assert_equal(found, with_gradients(whole))
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="asks what a CPU does")
-@pytest.mark.parametrize(
-    ("clips", "remat", "in_a_row"), [(1, False, 3), (1, True, 1), (2, False, 1)]
-)
-def test_layers_that_train_on_one_clip_stand_in_a_row_with_the_same_gradients(
-    clips, remat, in_a_row
-):
+@pytest.mark.parametrize("clips", [1, 2])
+@pytest.mark.parametrize("remat", REMAT)
+def test_all_layers_but_the_last_are_one_loop(clips, remat):
     def training(params, x):
-        return nnx.merge(graphdef(CONFIG), params)(x, training=True, remat=remat)
+        return nnx.merge(graphdef(CONFIG), params)(x, remat=remat)
 
     program = jax.make_jaxpr(training)(PARAMS, CLIPS[:clips]).jaxpr
-    (loop,) = (
-        x for x, _ in equations(program) if x.primitive.name == "scan" and x.params["length"] == 3
-    )
-    assert loop.params["unroll"] == in_a_row
-    assert_equal(with_gradients(training, CLIPS[:clips]), with_gradients(whole, CLIPS[:clips]))
+    loops = [x for x, _ in equations(program) if x.primitive.name == "scan"]
+    (loop,) = (x for x in loops if x.params["length"] == 3)
+    assert loop.params["unroll"] == 1
+
+
+@pytest.mark.parametrize("num_output_tokens", [1, 2, 5])
+@pytest.mark.parametrize("implementation", ["cpu", "xla"])
+def test_the_first_tokens_alone_are_those_of_all(num_output_tokens, implementation):
+    model = nnx.merge(graphdef(CONFIG, implementation), PARAMS)
+    encoder, x = model.ast.encoder, model.ast.embeddings(CLIPS)
+    expected = encoder(x)[:, :num_output_tokens]
+    np.testing.assert_allclose(encoder(x, num_output_tokens), expected, atol=1e-5)
 
 
 def test_one_layer_alone_is_the_last():
@@ -111,32 +120,6 @@ def test_one_layer_alone_is_the_last():
         return model(x), model.classifier(model.ast(x).pooler_output)
 
     np.testing.assert_allclose(*both(init_params(config), CLIPS), atol=1e-5)
-
-
-def kept_for_the_backward_pass(remat):
-    """Shapes of the arrays that the forward pass hands on, those of all layers as one."""
-
-    def forward(params, x):
-        return jax.vjp(
-            lambda p: nnx.merge(graphdef(CONFIG), p)(x, training=True, remat=remat), params
-        )[1]
-
-    return [x.shape for x in jax.tree.leaves(jax.eval_shape(forward, PARAMS, CLIPS))]
-
-
-def test_of_norms_and_gelus_training_keeps_their_arguments_alone():
-    below, tokens = CONFIG.num_hidden_layers - 1, 2 * CONFIG.num_tokens
-    shapes = kept_for_the_backward_pass(remat=False)
-    assert shapes.count((below, tokens, CONFIG.intermediate_size)) == 1
-    # The layer's input, what attention adds up to, and what comes out of attention.
-    assert shapes.count((below, tokens, CONFIG.hidden_size)) == 3
-
-
-def test_with_remat_training_keeps_a_layers_input_alone():
-    below, tokens = CONFIG.num_hidden_layers - 1, CONFIG.num_tokens
-    shapes = kept_for_the_backward_pass(remat=True)
-    of_layers = [x for x in shapes if x[0] == below and {tokens, 2 * tokens} & set(x)]
-    assert of_layers == [(below, 2, tokens, CONFIG.hidden_size)]
 
 
 def test_all_patches_kept_is_no_patchout():

@@ -5,10 +5,8 @@ import pytest
 from flax import nnx
 
 from ast_jax.models.config import ASTConfig
-from ast_jax.models.layers import linear
+from ast_jax.models.layers import gelu, linear
 from tests.programs import equations
-
-on_a_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="asks what a CPU does")
 
 
 def products(function, *arguments):
@@ -27,8 +25,7 @@ def make_layer(inputs, outputs):
     return layer
 
 
-@on_a_cpu
-def test_on_a_cpu_half_precision_is_multiplied_as_such_and_summed_in_float32():
+def test_half_precision_is_multiplied_as_such_and_summed_in_float32():
     layer = make_layer(256, 8)
     layer.bias[...] = jnp.full(8, 1 / 3)
     x = jax.random.normal(jax.random.key(2), (32, 256))
@@ -40,10 +37,9 @@ def test_on_a_cpu_half_precision_is_multiplied_as_such_and_summed_in_float32():
     np.testing.assert_allclose(layer(x), exact, rtol=1e-5, atol=1e-4)
 
 
-@on_a_cpu
 @pytest.mark.parametrize("tokens", [1, 31, 64])
 @pytest.mark.parametrize(("inputs", "outputs"), [(24, 96), (96, 24), (64, 64), (7, 5)])
-def test_on_a_cpu_gradients_in_half_precision_are_of_rounded_numbers(tokens, inputs, outputs):
+def test_gradients_in_half_precision_are_of_rounded_numbers(tokens, inputs, outputs):
     layer = make_layer(inputs, outputs)
     x = jax.random.normal(jax.random.key(2), (tokens, inputs))
     dy = jax.random.normal(jax.random.key(3), (tokens, outputs))
@@ -63,8 +59,13 @@ def test_on_a_cpu_gradients_in_half_precision_are_of_rounded_numbers(tokens, inp
     np.testing.assert_allclose(of_params.bias[...], np.asarray(dy, np.float64).sum(0), **half)
 
 
-def test_elsewhere_a_product_is_what_it_was(monkeypatch):
-    layer = linear(ASTConfig(dtype="bfloat16"), 4, 8, nnx.Rngs(0))
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    (product,) = products(layer, jnp.ones((2, 4)))
-    assert product.outvars[0].aval.dtype == jnp.bfloat16
+def test_a_product_keeps_all_leading_axes():
+    layer = make_layer(6, 4)
+    x = jax.random.normal(jax.random.key(2), (2, 3, 6))
+    np.testing.assert_array_equal(layer(x), layer(x.reshape(6, 6)).reshape(2, 3, 4))
+
+
+def test_gelu_is_the_exact_one():
+    x = jnp.linspace(-8, 8, 999)
+    np.testing.assert_allclose(gelu(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
+    assert gelu(x.astype(jnp.bfloat16)).dtype == jnp.float32

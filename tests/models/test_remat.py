@@ -1,0 +1,84 @@
+import jax
+import pytest
+from flax import nnx
+
+from ast_jax.errors import InputError
+from ast_jax.models.ast import graphdef, init_params
+from ast_jax.models.config import ASTConfig
+from ast_jax.models.remat import REMAT, rematerialize
+
+CONFIG = ASTConfig(
+    hidden_size=32,
+    num_hidden_layers=4,
+    num_attention_heads=2,
+    intermediate_size=64,
+    frequency_stride=16,
+    time_stride=16,
+    max_length=64,
+    num_mel_bins=32,
+    num_labels=5,
+)
+PARAMS = init_params(CONFIG)
+CLIPS = jax.random.normal(jax.random.key(1), (2, 64, 32))
+LAYERS, TOKENS = CONFIG.num_hidden_layers - 1, CONFIG.num_tokens  # layers but the last
+
+
+def saved(remat, implementation, config=CONFIG):
+    """The arrays that the forward pass hands on, those of all layers but the last as one."""
+
+    def forward(params, x):
+        model = graphdef(config, implementation)
+        return jax.vjp(lambda p: nnx.merge(model, p)(x, remat=remat), params)[1]
+
+    return jax.tree.leaves(jax.eval_shape(forward, PARAMS, CLIPS))
+
+
+def of_tokens(arrays):
+    """Elements a token of each array that the loop's layers keep, and its dtype; not parameters."""
+    tokens = LAYERS * len(CLIPS) * TOKENS
+    kept = [x for x in arrays if x.shape[0] == LAYERS and TOKENS in x.shape[1:]]
+    return sorted((x.size // tokens, x.dtype.name) for x in kept)
+
+
+@pytest.mark.parametrize("implementation", ["cpu", "xla"])
+def test_of_norms_and_activations_their_arguments_alone_are_kept(implementation):
+    width, hidden = CONFIG.hidden_size, CONFIG.intermediate_size
+    # The layer's input, attention's output and what it adds up to; the products in between.
+    expected = [width, width, width, hidden, 3 * width]
+    if implementation == "cpu":
+        arrays = saved("norms_and_activations", implementation)
+        log_sums = [x for x in arrays if x.shape[:2] == (LAYERS, len(CLIPS) * 2)]
+        assert [x.size for x in log_sums] == [LAYERS * len(CLIPS) * 2 * TOKENS]
+        expected.insert(0, CONFIG.num_attention_heads)
+    found = of_tokens(saved("norms_and_activations", implementation))
+    assert found == [(size, "float32") for size in sorted(expected)]
+
+
+def test_in_half_precision_the_residual_stream_alone_is_kept_in_float32():
+    config = CONFIG.replace(dtype="bfloat16")
+    width, hidden = CONFIG.hidden_size, CONFIG.intermediate_size
+    assert of_tokens(saved("norms_and_activations", "xla", config)) == [
+        (width, "bfloat16"),
+        (width, "float32"),
+        (width, "float32"),
+        (hidden, "bfloat16"),
+        (3 * width, "bfloat16"),
+    ]
+
+
+@pytest.mark.parametrize("implementation", ["cpu", "xla"])
+def test_of_everything_a_layers_input_alone_is_kept(implementation):
+    found = of_tokens(saved("everything", implementation))
+    assert found == [(CONFIG.hidden_size, "float32")]
+
+
+@pytest.mark.parametrize("implementation", ["cpu", "xla"])
+def test_each_policy_keeps_less_than_the_one_before(implementation):
+    sizes = [sum(x.size for x in saved(remat, implementation)) for remat in REMAT]
+    sizes = [size - sum(x.size for x in jax.tree.leaves(PARAMS)) for size in sizes]
+    assert sizes[0] > 1.5 * sizes[1] > 1.5**2 * sizes[2]
+
+
+def test_an_unknown_policy_is_refused():
+    with pytest.raises(InputError, match="must be one of none, norms_and_activations, everything"):
+        rematerialize(lambda x: x, "some")
