@@ -18,7 +18,9 @@ from jaxtyping import Array, Float
 
 from ast_jax.models.remat import keep
 
-LANES = 16  # float32 numbers of a vector register, or of a few
+# Columns of scores are padded to a multiple of this, so that their loops have no remainder:
+# 0.9 to 0.95 of the time with jax 0.10, no less with jax 0.12.
+LANES = 16
 
 
 class Residuals(NamedTuple):
@@ -56,7 +58,7 @@ def _forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Ar
     def one_head(qkv: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         q, k, v = qkv  # (tokens, width), (width, tokens + padding), (tokens + padding, width + 1)
         scores = _product(q * width**-0.5, k)
-        largest = _row_max(scores)
+        largest = scores.max(axis=1, keepdims=True)
         y = _product(jnp.exp(scores - largest).astype(v.dtype), v)
         total = y[:, width:]
         return (y[:, :width] / total).astype(v.dtype), largest + jnp.log(total)
@@ -102,12 +104,6 @@ attention_by_head.defvjp(_forward, _backward)
 def _scan_heads(one_head: Callable[[Any], Any], heads: Any) -> Any:
     """Maps a function over heads, two in each iteration: products of one overlap the other's."""
     return jax.lax.scan(lambda _, head: (None, one_head(head)), None, heads, unroll=2)[1]
-
-
-def _row_max(x: jax.Array) -> jax.Array:
-    """The maximum of each row, (rows, columns) → (rows, 1), that vectorizes on XLA:CPU."""
-    lanes = x.reshape(len(x), -1, LANES)
-    return lanes.max(axis=1).max(axis=1, keepdims=True)
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:

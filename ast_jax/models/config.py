@@ -1,4 +1,4 @@
-"""The model's configuration, in Hugging Face's terms."""
+"""The model's configuration, with Hugging Face's names."""
 
 import dataclasses
 from typing import Any, Self
@@ -18,16 +18,18 @@ SIZES = {
 
 DTYPES = ("float32", "bfloat16")
 
-LARGEST = 10**6  # of a whole number; beyond it lies a mistake, not a model
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 
-# What makes the tokens of an input: a checkpoint can be adapted to others.
+LARGEST = 10**6  # integer fields: beyond it lies a mistake, not a model
+
+# Fields that define the grid of patches; a checkpoint can be adapted to other values.
 GEOMETRY = ("frequency_stride", "time_stride", "max_length", "num_mel_bins")
 
-# What Hugging Face's class assumes where a config.json is silent and our default differs.
+# Hugging Face's default where a config.json has no such field; ours differs.
 HUGGINGFACE_LAYER_NORM_EPS = 1e-12
 
-# Fields of Hugging Face's config.json that would change what the model computes, with the
-# only values this model has.
+# Fields of Hugging Face's config.json that change the model's computation, with the only values
+# that this model supports.
 FIXED = {
     "hidden_act": ("gelu",),
     "hidden_dropout_prob": (0, None),
@@ -37,7 +39,7 @@ FIXED = {
 
 @dataclasses.dataclass
 class ASTConfig:
-    """What an Audio Spectrogram Transformer looks like; defaults are the original's base384.
+    """The architecture of an Audio Spectrogram Transformer; defaults are the original's base384.
 
     Fields that Hugging Face's `ASTConfig` has keep its names and meanings.
 
@@ -60,9 +62,8 @@ class ASTConfig:
         id2label: class names by index, or None for LABEL_0, LABEL_1, …
         problem_type: 'multi_label_classification' (sigmoid) or 'single_label_classification'
             (softmax): how logits become probabilities.
-        dtype: dtype the encoder computes in, 'float32', 'bfloat16' or, for inference on a CPU,
-            'int8', which its linear layers multiply, beside attention in bfloat16. Parameters are
-            float32 when they are read and written, and logits always.
+        dtype: dtype the encoder computes in, 'float32' or 'bfloat16'. Parameters and logits are
+            float32 in both.
     """
 
     hidden_size: int = 768
@@ -85,7 +86,7 @@ class ASTConfig:
 
     @classmethod
     def from_size(cls, size: str, **changes: Any) -> Self:
-        """The configuration of one of the original's sizes, e.g. `from_size("tiny224")`."""
+        """Returns the configuration of one of the original's sizes, e.g. `from_size("tiny224")`."""
         if size not in SIZES:
             raise InputError(f"model size '{size}' is not one of {', '.join(SIZES)}")
         return cls().replace(**SIZES[size] | changes)
@@ -111,16 +112,19 @@ class ASTConfig:
         return [names.get(i, f"LABEL_{i}") for i in range(self.num_labels)]
 
     def replace(self, **changes: Any) -> Self:
-        """A validated copy with fields changed; a name that is no field raises `InputError`.
+        """Returns a validated copy with fields changed.
 
-        New labels bring their number with them, and a new number drops labels that no
-        longer fit.
+        A new `id2label` sets `num_labels`, and a new `num_labels` removes an `id2label` of
+        another length.
+
+        Raises:
+            InputError: a field does not exist or has a value that no model can have.
         """
         fields = {field.name for field in dataclasses.fields(self)}
         for name in changes:
             if name not in fields:
                 raise InputError(
-                    f"'{name}' is no field of ASTConfig; did you mean {nearest(name, fields)}?"
+                    f"'{name}' is not a field of ASTConfig; did you mean {nearest(name, fields)}?"
                 )
         if changes.get("id2label"):
             changes.setdefault("num_labels", len(changes["id2label"]))
@@ -131,7 +135,7 @@ class ASTConfig:
         return config
 
     def validate(self) -> None:
-        """Raises `InputError` naming the first field that no model can be made from."""
+        """Raises `InputError` naming the first field with a value that no model can have."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             is_bool = isinstance(value, bool)
@@ -157,20 +161,21 @@ class ASTConfig:
                     f"{field_name} {getattr(self, field_name)} is smaller than one patch "
                     f"(patch_size {self.patch_size})"
                 )
-        if self.problem_type not in ("single_label_classification", "multi_label_classification"):
-            raise InputError(
-                f"problem_type must be single_label_classification or "
-                f"multi_label_classification, not {self.problem_type!r}"
-            )
-        if self.dtype not in DTYPES:
-            raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
+        if self.dtype == "int8":
+            raise InputError("dtype int8 is no longer supported; use bfloat16 or float32")
+        for field_name, choices in (("problem_type", PROBLEM_TYPES), ("dtype", DTYPES)):
+            if getattr(self, field_name) not in choices:
+                raise InputError(
+                    f"{field_name} must be one of {', '.join(choices)}, "
+                    f"not {getattr(self, field_name)!r}"
+                )
         if self.id2label is not None and sorted(self.id2label) != list(range(self.num_labels)):
             raise InputError(
                 f"id2label must name the classes 0 to {self.num_labels - 1}, one name each"
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as Hugging Face's config.json has them."""
+        """Returns the fields of Hugging Face's config.json."""
         fields = dataclasses.asdict(self)
         fields.pop("num_labels")  # Hugging Face counts id2label
         fields["id2label"] = {str(i): label for i, label in enumerate(self.labels)}
@@ -185,9 +190,9 @@ class ASTConfig:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any], source: str = "the configuration") -> Self:
-        """Reads a config.json of ours or of Hugging Face's; fields of neither are ignored.
+        """Reads the fields of a config.json, ours or Hugging Face's, and ignores unknown ones.
 
-        Where a Hugging Face file is silent its class's own defaults hold.
+        A field that is missing has the default of Hugging Face's class.
 
         Raises:
             InputError: a field has a value this model cannot have; `source` names the file.

@@ -2,25 +2,30 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
 
 
-def sample_patchout(key: jax.Array, grid: tuple[int, int], rows: int, columns: int) -> jax.Array:
-    """Which patches of one clip stay when whole rows and columns are left out at random.
+def sample_patchout(
+    key: Key[Array, ""], grid: tuple[int, int], rows: int, columns: int
+) -> Int[Array, " kept"]:
+    """Samples the patches of one clip that remain when whole rows and columns are dropped.
 
     Args:
-        key: of the draw.
-        grid: patches along frequency and time.
-        rows: how many of the former are left out, over all of the clip's time.
-        columns: how many of the latter are left out, over all frequencies.
+        key: a random key.
+        grid: number of patches along frequency and time.
+        rows: number of patch rows to drop: some frequencies, over the whole clip.
+        columns: number of patch columns to drop: some times, at all frequencies.
 
     Returns:
-        int32 ((grid[0] - rows) · (grid[1] - columns),): their places in the model's order, rising.
+        The model's `keep_indices` of one clip: int32, in ascending order,
+        (grid[0] - rows) · (grid[1] - columns) of them.
     """
     row_key, column_key = jax.random.split(key)
-    kept_rows = _kept(row_key, grid[0], rows)
-    kept_columns = _kept(column_key, grid[1], columns)
-    return (kept_rows[:, None] * grid[1] + kept_columns).reshape(-1)
+    keep_rows = _sample_subset(row_key, grid[0], grid[0] - rows)
+    keep_columns = _sample_subset(column_key, grid[1], grid[1] - columns)
+    return (keep_rows[:, None] * grid[1] + keep_columns).reshape(-1)
 
 
-def _kept(key: jax.Array, total: int, dropped: int) -> jax.Array:
-    return jnp.sort(jax.random.permutation(key, total)[: total - dropped])
+def _sample_subset(key: jax.Array, total: int, size: int) -> jax.Array:
+    """Samples `size` of the integers below `total`, in ascending order."""
+    return jnp.sort(jax.random.permutation(key, total)[:size])

@@ -3,16 +3,19 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 
 def resize_position_embeddings(
-    embeddings: jax.Array | np.ndarray, old_grid: tuple[int, int], new_grid: tuple[int, int]
-) -> jax.Array:
-    """Adapts (1, 2 + f·t, hidden) from one (frequency, time) grid to another.
+    embeddings: Float[Array | np.ndarray, "1 old_tokens hidden"],
+    old_grid: tuple[int, int],
+    new_grid: tuple[int, int],
+) -> Float[Array, "1 new_tokens hidden"]:
+    """Adapts position embeddings to another number of patches along (frequency, time).
 
-    As the original's `ASTModel.__init__` (src/models/ast_models.py): an axis that shrinks is
-    cut around its middle, one that grows is interpolated linearly with half-pixel centres and
-    no antialiasing; time first, then frequency. The two leading tokens keep theirs.
+    As the original's `ASTModel.__init__` (src/models/ast_models.py): time first, then frequency,
+    an axis that shrinks is center-cropped, and one that grows is interpolated linearly with
+    half-pixel centers and no antialiasing. The two prefix tokens keep their embeddings.
     """
     tokens, patches = embeddings[:, :2], embeddings[:, 2:]
     grid = jnp.asarray(patches).reshape(*old_grid, -1)
