@@ -162,7 +162,7 @@ class ASTConfig:
                     f"(patch_size {self.patch_size})"
                 )
         if self.dtype == "int8":
-            raise InputError("dtype int8 is no longer supported; use bfloat16 or float32")
+            raise InputError("dtype int8 is no longer supported; set it to bfloat16 or float32")
         for field_name, choices in (("problem_type", PROBLEM_TYPES), ("dtype", DTYPES)):
             if getattr(self, field_name) not in choices:
                 raise InputError(
