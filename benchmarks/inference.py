@@ -14,13 +14,12 @@ clip is:
 - log-mels, on a CPU if left out: the model alone.
 
 Theirs is compiled with its frontend by torch.compile on a GPU, with CUDA graphs (reduce-overhead)
-unless told otherwise, and has its weights and activations in --dtype, or with int8 in bfloat16, its
-fastest on a CPU.
+unless told otherwise, and has its weights and activations in --dtype.
 
 Rounds in which both are called once come first, then rounds in which several calls of each
 (--calls, 10 on a GPU) are on their way before one waits. A CPU works on one call at a time. Ratios
 are medians of the rounds' ratios; `contest.py` says what runs beside what. FLOP and matrix rate are
-as in `training.py`, of int8 those of bfloat16.
+as in `training.py`.
 """
 
 import argparse
@@ -49,7 +48,7 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.models.config import ASTConfig
 
 # Of the logits' range.
-TOLERANCE = {"float32": 1e-4, "tf32": 5e-3, "bfloat16": 5e-2, "int8": 5e-2}
+TOLERANCE = {"float32": 1e-4, "tf32": 5e-3, "bfloat16": 5e-2}
 LARGEST = 8.0  # of the logits compared; beyond it float32 probabilities near 1 do not tell them
 
 
@@ -135,7 +134,7 @@ def hugging_face(
     config = transformers.ASTConfig(**fields, num_labels=527, attn_implementation="sdpa")
     model = transformers.ASTForAudioClassification(config).eval()
     model.load_state_dict(weights)
-    dtype = getattr(torch, peer_dtype(arguments, kind))
+    dtype = getattr(torch, arguments.dtype or default_dtype(kind))
     model = model.to(kind, dtype)
     frontend = None
     if takes_waveforms(arguments, kind):
@@ -159,7 +158,7 @@ def hugging_face(
         results = [classify(put(clips)).clone() for _ in range(calls)]
         return last([result.cpu() for result in results])
 
-    return Contender(run, peer_label("SDPA", peer_dtype(arguments, kind), mode), peak)
+    return Contender(run, peer_label("SDPA", arguments.dtype or default_dtype(kind), mode), peak)
 
 
 def torch_frontend(extractor: ASTFeatureExtractor, kind: str) -> Callable:
@@ -197,12 +196,6 @@ def takes_waveforms(arguments: argparse.Namespace, kind: str) -> bool:
     return (arguments.inputs or ("waveforms" if kind == "cuda" else "log-mels")) == "waveforms"
 
 
-def peer_dtype(arguments: argparse.Namespace, kind: str) -> str:
-    """What theirs computes in."""
-    dtype = arguments.dtype or default_dtype(kind)
-    return "bfloat16" if dtype == "int8" else dtype
-
-
 def compile_modes(arguments: argparse.Namespace, kind: str) -> list[str]:
     """The modes of torch.compile to try, one after another.
 
@@ -223,7 +216,10 @@ def calls_of(arguments: argparse.Namespace, kind: str) -> int:
 def labels(arguments: argparse.Namespace, kind: str) -> dict[str, str]:
     """What the table calls both."""
     mode = compile_modes(arguments, kind)[0]
-    return {"ours": "ours", "SDPA": peer_label("SDPA", peer_dtype(arguments, kind), mode)}
+    return {
+        "ours": "ours",
+        "SDPA": peer_label("SDPA", arguments.dtype or default_dtype(kind), mode),
+    }
 
 
 # ---- in the first process
@@ -267,7 +263,7 @@ def in_words(seconds: float) -> str:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = make_parser(__doc__, ["bfloat16", "float32", "int8"])
+    parser = make_parser(__doc__, ["bfloat16", "float32"])
     parser.add_argument("--batches", type=int, nargs="+", help="clips; 1 4 if left out")
     parser.add_argument("--inputs", choices=["waveforms", "log-mels"])
     parser.add_argument("--calls", type=int, help="before one waits; 10 on a GPU, 1 on a CPU")
@@ -281,8 +277,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Checks that both agree, times them and prints a table."""
     arguments = parse(argv)
-    rate_in = "bfloat16" if arguments.dtype == "int8" else arguments.dtype
-    device = alone(describe, rate_in, arguments.tiny)
+    device = alone(describe, arguments.dtype, arguments.tiny)
     dtype = arguments.dtype or default_dtype(device.kind)
     config = ASTConfig().replace(**model_fields(arguments.size, arguments.tiny))
     flop = forward_flop(config)

@@ -132,7 +132,7 @@ def ours(
         step.binary_cross_entropy,
         lambda key, input_values: input_values,
         step.make_device_inputs(make_extractor(config)) if from_waveforms else step.host_inputs,
-        remat=remat,
+        remat="everything" if remat else "norms_and_activations",
     )
     train_step = parallel.map(
         step.make_train_step(

@@ -3,8 +3,8 @@
     python benchmarks/variants.py [--size base384] [--batch 2] [--rounds 3] [--tiny]
 
 needs neither torch nor TensorFlow nor a sound library. Variants are larger strides of the patches,
-structured Patchout, and rematerialisation, of which only the last leaves the model as it is: its
-loss must be the plain one's. What they do to accuracy is not measured here.
+structured Patchout, and rematerialization of whole layers; only the last leaves the model as it is,
+and its loss must be the plain one's. What they do to accuracy is not measured here.
 
 A round takes a few times loss and gradients of each in turn; speed-ups are medians of the rounds'
 ratios. FLOP are those of the model's matrix products as in `training.py`. "Kept" is what the
@@ -48,19 +48,19 @@ class Variant(NamedTuple):
         stride: of the patches, along frequency and time.
         rows: of patches that Patchout leaves out.
         columns: the same along time.
-        remat: whether layers are computed anew.
+        remat: what the backward pass recomputes, see `ast_jax.models.remat`.
     """
 
     label: str
     stride: int = 10
     rows: int = 0
     columns: int = 0
-    remat: bool = False
+    remat: str = "norms_and_activations"
 
 
 VARIANTS = (
     Variant("plain, as the paper"),
-    Variant("remat", remat=True),
+    Variant("remat", remat="everything"),
     Variant("stride 12", stride=12),
     Variant("stride 14", stride=14),
     Variant("stride 16", stride=16),
@@ -119,7 +119,7 @@ def prepare(variant: Variant, fields: dict[str, Any], batch_size: int) -> Prepar
         kept = patchout(keys) if patchout else None
 
         def logits(params: Any) -> jax.Array:
-            return nnx.merge(graph, params)(clips, kept, training=True, remat=variant.remat)
+            return nnx.merge(graph, params)(clips, kept, remat=variant.remat)
 
         return jax.vjp(logits, params)[1]
 
@@ -141,7 +141,7 @@ def prepare(variant: Variant, fields: dict[str, Any], batch_size: int) -> Prepar
 
 
 def main() -> None:
-    """Compiles all, checks rematerialisation's loss, times them and prints a table."""
+    """Compiles all, checks the loss under rematerialization, times them and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", choices=list(SIZES), default="base384")
     parser.add_argument("--batch", type=int, default=2)

@@ -186,7 +186,7 @@ def test_a_headless_checkpoint_cannot_classify_until_given_a_head(tmp_path):
         ({"frequncy_stride": 5}, "'frequncy_stride' is no field of ASTConfig"),
         ({"max_length": "long"}, "max_length must be a whole number from 1 to 1000000, not 'long'"),
         ({"max_length": 8}, "max_length 8 is smaller than one patch"),
-        ({"dtype": "int4"}, "dtype must be one of float32, bfloat16, int8, not 'int4'"),
+        ({"dtype": "int4"}, "dtype must be one of float32, bfloat16, not 'int4'"),
         ({"hidden_size": 128}, "parameter ast/.* a trained model's width"),
         ({"num_hidden_layers": 2}, "parameter ast/encoder/.* a trained model's width"),
         ({"patch_size": 8}, "parameter ast/embeddings/patch_projection/kernel"),
