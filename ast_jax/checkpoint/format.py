@@ -82,13 +82,13 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
                 ),
             )
         except (OSError, ValueError) as error:
-            _wait_for_writers(temporary)
+            wait_for_writers(temporary)
             if isinstance(error, OSError):
                 raise
             raise OSError(first_line(error)) from error  # TensorStore raises ValueError
 
 
-def _wait_for_writers(path: Path) -> None:
+def wait_for_writers(path: Path) -> None:
     """Waits until the files below `path` stop changing, ten seconds at most.
 
     TensorStore raises the first failed write while other threads still write, and those would

@@ -124,7 +124,7 @@ class ASTConfig:
         for name in changes:
             if name not in fields:
                 raise InputError(
-                    f"'{name}' is not a field of ASTConfig; did you mean {nearest(name, fields)}?"
+                    f"'{name}' is no field of ASTConfig; did you mean {nearest(name, fields)}?"
                 )
         if changes.get("id2label"):
             changes.setdefault("num_labels", len(changes["id2label"]))

@@ -65,16 +65,21 @@ def git_state(file: Path) -> tuple[str | None, bool | None]:
 
 
 class ScalarWriter:
-    """Writes scalars for TensorBoard to a folder, one event file per writer."""
+    """Writes scalars for TensorBoard to a folder, one event file per writer.
+
+    Every call writes to the disk before it returns: tensorboardX's `SummaryWriter` writes in a
+    thread, whose errors a caller does not see.
+    """
 
     def __init__(self, folder: str | Path):
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
 
-        self._folder = folder
+        self._folder = Path(folder)
         # By default two writers that start within a second share a file name.
         suffix = f".{os.getpid()}.{time.time_ns()}"
         with self._one_sentence():
-            self._writer = SummaryWriter(str(folder), filename_suffix=suffix)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._writer = EventsWriter(str(self._folder / "events"), suffix)
 
     def write(self, step: int, scalars: Mapping[str, float | None]) -> None:
         """Adds values by name at a step; None and non-finite values are omitted.
@@ -82,13 +87,18 @@ class ScalarWriter:
         Raises:
             InputError: they cannot be written.
         """
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
         with self._one_sentence():
             for name, value in scalars.items():
                 if value is not None and math.isfinite(value):
-                    self._writer.add_scalar(name, value, step)
+                    event = Event(wall_time=time.time(), step=step, summary=scalar(name, value))
+                    self._writer.write_event(event)
+            self._writer.flush()
 
     def close(self) -> None:
-        """Flushes and closes the event file."""
+        """Closes the event file."""
         with self._one_sentence():
             self._writer.close()
 

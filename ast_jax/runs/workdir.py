@@ -27,6 +27,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.checkpoint.format import wait_for_writers
 from ast_jax.checkpoint.load import step_folders
 from ast_jax.config import RENAMED, TrainConfig
 from ast_jax.data.clips import DataSet
@@ -145,7 +146,8 @@ def _remove(places: Iterable[Path]) -> None:
 
 
 def _empty(folder: Path) -> None:
-    """Empties a folder, retrying while an interrupted save still writes to it."""
+    """Empties a folder, to which threads of an interrupted save may still write."""
+    wait_for_writers(folder)
     for left in reversed(range(20)):
         try:
             return _remove(folder.iterdir())

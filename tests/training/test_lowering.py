@@ -251,7 +251,7 @@ def test_a_classifier_of_waveforms_is_one_program_of_bfloat16_that_calls_cudnn(g
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), param_shapes(model))
     classifier = AudioClassifier(Checkpoint(model, extractor, params))
     waveforms = np.zeros((4, 400 + 63 * 160), np.int16)
-    function = classifier._of_waveforms.trace(classifier._params, waveforms, None)
+    function = classifier._probabilities_of_waveforms.trace(classifier._params, waveforms, None)
     assert on_host(function) == set()
     assert calls(for_cuda(function)) == ["__cudnn$fmhaSoftmax"]
     # The frontend's three products and the classifier's.

@@ -1,0 +1,102 @@
+"""The model's program for another platform than this machine's, traced and lowered here."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from jax._src.cudnn import fused_attention_stablehlo
+
+from ast_jax.models.ast import graphdef, param_shapes
+from ast_jax.models.attention import resolve_attn_implementation
+from ast_jax.models.config import ASTConfig
+from tests.programs import equations
+
+CONFIG = ASTConfig(
+    hidden_size=128,  # two heads of width 64
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    intermediate_size=256,
+    frequency_stride=16,
+    time_stride=16,
+    max_length=64,
+    num_mel_bins=32,
+    num_labels=7,
+    dtype="bfloat16",
+)
+FORWARD, BACKWARD = "__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"
+
+
+@pytest.fixture(autouse=True)
+def no_backend(monkeypatch):
+    """Nothing asks for the backend of this machine, and JAX takes cuDNN to be there."""
+
+    def default_backend():
+        raise AssertionError("the program asks for the host's backend")
+
+    monkeypatch.setattr(jax, "default_backend", default_backend)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91300)
+
+
+def loss(implementation, remat="norms_and_activations", config=CONFIG):
+    model = graphdef(config, implementation)
+    return lambda params, x: jnp.sin(nnx.merge(model, params)(x, remat=remat)).sum()
+
+
+def traced(function, config=CONFIG):
+    clips = jax.ShapeDtypeStruct((2, config.max_length, config.num_mel_bins), jnp.float32)
+    return jax.jit(function).trace(param_shapes(config), clips)
+
+
+def lowered(function, platform, config=CONFIG):
+    return traced(function, config).lower(lowering_platforms=(platform,)).as_text()
+
+
+def calls(text):
+    return sorted(re.findall(r"custom_call @([\w$]+)", text))
+
+
+class Device:
+    platform = "tpu"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_step_for_tpus_is_made_on_any_host(dtype):
+    config = CONFIG.replace(dtype=dtype)
+    step = jax.value_and_grad(loss(resolve_attn_implementation(config, [Device()]), config=config))
+    assert calls(lowered(step, "tpu", config)) == []
+
+
+@pytest.mark.parametrize(
+    ("remat", "forward"), [("none", 1), ("norms_and_activations", 1), ("everything", 2)]
+)
+def test_cudnn_attends_forward_and_backward_and_no_weights_are_written(remat, forward):
+    text = lowered(jax.value_and_grad(loss("cudnn", remat)), "cuda")
+    # The layers are one loop, and the last asks for two tokens only, of XLA.
+    assert calls(text) == [FORWARD] * forward + [BACKWARD]
+    assert f"{CONFIG.num_tokens}x{CONFIG.num_tokens}x" not in text
+
+
+def test_cudnn_infers_too():
+    assert calls(lowered(loss("cudnn", "none"), "cuda")) == [FORWARD]
+
+
+@pytest.mark.parametrize("implementation", ["cudnn", "xla", "cpu"])
+def test_every_product_of_the_bfloat16_step_is_of_bfloat16_but_the_classifiers(implementation):
+    step = traced(jax.value_and_grad(loss(implementation)))
+    products = [
+        [operand.aval for operand in equation.invars]
+        for equation, _ in equations(step.jaxpr.jaxpr)
+        if equation.primitive.name in ("dot_general", "conv_general_dilated")
+    ]
+    full = [
+        [x.shape for x in operands]
+        for operands in products
+        if any(x.dtype != jnp.bfloat16 for x in operands)
+    ]
+    of_labels = [shapes for shapes in full if any(CONFIG.num_labels in x for x in shapes)]
+    assert len(of_labels) == 3
+    # JAX's own attention, for two queries of the last layer at least, has float32 gradients of its
+    # weights.
+    assert len(full) == 3 + (4 if implementation == "xla" else 2)
