@@ -1,12 +1,12 @@
-"""Times one classification as a whole process, beside Hugging Face's pipeline as another.
+"""Times `ast-jax classify` and Hugging Face's pipeline, each as a whole process.
 
     python benchmarks/cold_start.py [--rounds 7] [--tiny]
 
-needs torch and transformers (the extra `test`). Both read the same random base384 weights, each in
-its own format (ours converted once, as the README has it), and a 10 s WAV, and must give the same
-label with the same score; theirs is handed the samples, as it would read a file by ffmpeg. A first
-round fills the disk's cache and our compile cache; each further round starts one process of each in
-turn, and the ratio is the median of the rounds' ratios.
+Needs torch and transformers (the extra `test`). Both processes classify a 10 s WAV with the same
+random base384 weights, each in its own format, and must return the same label and score. Hugging
+Face's pipeline gets the samples instead of the path, as it decodes files with ffmpeg. The first
+round fills the disk cache and the compilation cache. Each further round starts one process of each;
+the printed ratio is the median of the rounds' ratios.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from common import RATE, cpu, versions
+from common import RATE, cpu_name, quartiles, versions
 
 ROOT = Path(__file__).parent.parent
 TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1}
@@ -38,7 +38,7 @@ print(json.dumps([{"labels": found}]))
 
 
 def make_inputs(folder: Path, tiny: bool) -> tuple[Path, Path, Path]:
-    """A sound file, our checkpoint and theirs, of the same weights."""
+    """Writes a WAV, our checkpoint and theirs with the same weights; returns the paths."""
     import torch
     import transformers
     from scipy.io import wavfile
@@ -48,7 +48,7 @@ def make_inputs(folder: Path, tiny: bool) -> tuple[Path, Path, Path]:
     config.problem_type = "single_label_classification"
     transformers.utils.logging.disable_progress_bar()
     model = transformers.ASTForAudioClassification(config)
-    with torch.no_grad():  # or all classes are alike
+    with torch.no_grad():  # the initial weights give all classes the same score
         model.classifier.dense.weight.normal_(std=0.5)
     model.save_pretrained(folder / "theirs")
     with warnings.catch_warnings():
@@ -63,7 +63,7 @@ def make_inputs(folder: Path, tiny: bool) -> tuple[Path, Path, Path]:
 
 
 def run(command: list, environment: dict[str, str]) -> tuple[dict, float]:
-    """The best label of a whole process, and its seconds."""
+    """Runs a process; returns its best label and its wall-clock time in seconds."""
     start = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     seconds = time.perf_counter() - start
@@ -72,20 +72,20 @@ def run(command: list, environment: dict[str, str]) -> tuple[dict, float]:
 
 
 def main() -> None:
-    """Checks that both agree, times them and prints a table."""
+    """Checks that both labels agree, times both processes and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tiny", action="store_true", help="a small model, to try the script")
     arguments = parser.parse_args()
     print(
-        f"{cpu()}, {os.cpu_count()} cores; Python {platform.python_version()}, "
+        f"{cpu_name()}, {os.cpu_count()} cores; Python {platform.python_version()}, "
         f"{versions(['jax', 'torch', 'transformers'])}"
     )
     with tempfile.TemporaryDirectory() as folder:
         sound, ours, theirs = make_inputs(Path(folder), arguments.tiny)
         environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
         environment |= {
-            "XDG_CACHE_HOME": folder,  # a compile cache of this run's own
+            "XDG_CACHE_HOME": folder,  # so that the compilation cache starts empty
             "HF_HUB_OFFLINE": "1",
             "TRANSFORMERS_VERBOSITY": "error",
             "PYTHONWARNINGS": "ignore",
@@ -110,9 +110,8 @@ def main() -> None:
     mine, peer = times.values()
     print(f"\n{'':25} {'first':>9} {'after':>9}   peer / ours (quartiles)")
     for name, seconds in times.items():
-        ratio = np.percentile(peer / seconds, [25, 50, 75])
-        shown = f"{ratio[1]:.2f}x ({ratio[0]:.2f} to {ratio[2]:.2f})"
-        print(f"{name:25} {first[name]:7.2f} s {np.median(seconds):7.2f} s   {shown}")
+        ratio = quartiles(peer / seconds, "x")
+        print(f"{name:25} {first[name]:7.2f} s {np.median(seconds):7.2f} s   {ratio}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What several benchmarks measure against, and what they say of the machine."""
+"""Helpers of several benchmarks: peer frontends, test clips, the machine, Markdown tables."""
 
 import contextlib
 import datetime
@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 RATE = 16000
+SECONDS = 10  # length of a clip
 Compute = Callable[[np.ndarray], np.ndarray]  # a waveform (samples,) → log-mel or model input
 
 
 def torchaudio_fbank() -> Compute | None:
-    """The Kaldi fbank of torchaudio as the original calls it, or None without torchaudio."""
+    """Returns torchaudio's Kaldi fbank as the original calls it, or None without torchaudio."""
     import torch
 
     try:
@@ -39,15 +40,15 @@ def torchaudio_fbank() -> Compute | None:
     return compute
 
 
-def hugging_face() -> Compute:
-    """Hugging Face's extractor with its NumPy features, which it has without torchaudio."""
+def hugging_face_extractor() -> Compute:
+    """Returns Hugging Face's extractor with NumPy features, its fallback without torchaudio."""
     from transformers.models.audio_spectrogram_transformer import (
         feature_extraction_audio_spectrogram_transformer as module,
     )
 
     module.is_speech_available = lambda: False
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # one mel filter is empty, in ours and torchaudio's too
+        warnings.simplefilter("ignore")  # one mel filter is empty, as in ours and torchaudio's
         extractor = module.ASTFeatureExtractor()
 
     def compute(waveform: np.ndarray) -> np.ndarray:
@@ -56,8 +57,19 @@ def hugging_face() -> Compute:
     return compute
 
 
-def cpu() -> str:
-    """The processor's name."""
+def make_clip(number: int) -> np.ndarray:
+    """Returns 10 s of int16 audio at 16 kHz: three tones of varying loudness, and noise."""
+    rng = np.random.default_rng(number)
+    times = np.arange(SECONDS * RATE) / RATE
+    waveform = 0.02 * rng.standard_normal(len(times))
+    for frequency in 100 * 2 ** rng.uniform(0, 6, 3):
+        loudness = np.interp(times, np.arange(SECONDS + 1), rng.standard_normal(SECONDS + 1))
+        waveform += 0.1 * loudness * np.sin(2 * np.pi * frequency * times)
+    return (32767 * np.clip(waveform, -1, 1)).astype(np.int16)
+
+
+def cpu_name() -> str:
+    """Returns the model name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -65,41 +77,49 @@ def cpu() -> str:
     return next((line.split(": ")[1] for line in lines if "model name" in line), "unknown")
 
 
-def table_head(*cells: str) -> list[str]:
-    """The first two lines of a table in Markdown."""
+def table_header(*cells: str) -> list[str]:
+    """Returns the header row and the delimiter row of a Markdown table."""
     return [table_row(cells), table_row(["---"] * len(cells))]
 
 
 def table_row(cells: Iterable[str]) -> str:
-    """A line of it."""
+    """Returns a row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
-def quartiles(ratios: np.ndarray) -> str:
-    """A table's cell: the median and both quartiles."""
-    low, middle, high = np.percentile(ratios, [25, 50, 75])
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+def quartiles(values: np.ndarray, unit: str = "") -> str:
+    """Formats the median with its unit, and the quartiles in brackets."""
+    low, median, high = np.percentile(values, [25, 50, 75])
+    return f"{median:.2f}{unit} ({low:.2f} to {high:.2f})"
 
 
-def append(path: Path, title: str, command: list[str], said: str, lines: list[str]) -> None:
-    """Adds a section with the table to a file of results.
+def append_results(
+    path: Path, title: str, command: list[str], setup: str, lines: list[str]
+) -> None:
+    """Appends a section with a table to a Markdown file.
 
-    `command` is the whole command line; the file's own name, which nobody else has, is left out.
+    Args:
+        path: the file.
+        title: the heading of the section.
+        command: the command line. The section shows it without `--append` and its value.
+        setup: device and versions.
+        lines: of the table.
     """
-    words = iter(command)
-    kept = []
-    for word in words:
-        if word == "--append":
-            next(words)
-        elif not word.startswith("--append="):
-            kept.append(word)
-    text = [f"\n## {title}\n", f"    {shlex.join(kept)}\n", f"{said}; {datetime.date.today()}.\n"]
+    arguments = iter(command)
+    shown = []
+    for argument in arguments:
+        if argument == "--append":
+            next(arguments)
+        elif not argument.startswith("--append="):
+            shown.append(argument)
+    date = datetime.date.today()
+    text = [f"\n## {title}\n", f"    {shlex.join(shown)}\n", f"{setup}; {date}.\n"]
     with path.open("a", encoding="utf-8") as file:
         file.write("\n".join([*text, *lines]) + "\n")
 
 
 def versions(packages: list[str]) -> str:
-    """The versions that are installed."""
+    """Returns the packages' names and installed versions, separated by commas."""
     return ", ".join(f"{package} {_version(package)}" for package in packages)
 
 

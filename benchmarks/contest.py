@@ -1,8 +1,8 @@
-"""Ours beside PyTorch's on one GPU or CPU: rounds, processes, and what their scripts share.
+"""Measures contenders, ours and PyTorch's, in turn on one GPU or CPU.
 
-Every batch size has a process of its own, in which all contenders take their turns. One that runs
-out of memory beside the others is tried again alone, as is each if that process fails; its rounds
-are then no longer the others'. A contender with another result than the first ends the script.
+Each batch size has its own process, in which all contenders take turns. A contender that runs out
+of memory there is measured again in a process of its own, marked "apart"; so is each one if the
+shared process fails. A result that differs from the first contender's ends the script.
 """
 
 import argparse
@@ -17,19 +17,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from device import clean_up, default_dtype, forget_torch_peak, is_out_of_memory
+from common import append_results
+from device import default_dtype, free_memory, is_out_of_memory, reset_torch_peak
 from models import SIZES
 
-DIED = "its process died"  # killed by the system, for memory, more often than not
+DIED = "its process died"  # most often the system killed it for its memory use
 
 
 class Contender(NamedTuple):
-    """A model at work.
+    """Something to time.
 
     Attributes:
-        run: does its work so many times, waits for the last and returns its result.
-        label: what the table calls it.
-        peak: the most bytes it held on a GPU so far, or None.
+        run: repeats the work the given number of times, waits, and returns the last result.
+        label: its name in the table.
+        peak: returns its peak GPU memory so far in bytes, or None.
     """
 
     run: Callable[[int], Any]
@@ -37,14 +38,14 @@ class Contender(NamedTuple):
     peak: Callable[[], int | None]
 
 
-class Measured(NamedTuple):
-    """What was found of a contender.
+class Measurement(NamedTuple):
+    """The measurements of a contender.
 
     Attributes:
-        label: what the table calls it.
-        first: the first result, or None if there was none.
-        seconds: of one turn of its work, (what was timed, rounds); None if it did not run.
-        peak: bytes, on a GPU.
+        label: its name in the table.
+        first: the first result, or None if there is none.
+        seconds: per repetition, (len(repeats), rounds), or None if it did not run.
+        peak: peak GPU memory in bytes.
         remark: why it did not run, or how it ran.
     """
 
@@ -55,7 +56,7 @@ class Measured(NamedTuple):
     remark: str = ""
 
 
-# ---- in a process of their own
+# ---- in a new process
 
 
 def measure(
@@ -65,16 +66,16 @@ def measure(
     repeats: Iterable[int],
     rounds: int,
     expected: Any = None,
-) -> dict[str, Measured]:
+) -> dict[str, Measurement]:
     """Checks that the contenders' first results agree, and times them in turn.
 
     Args:
-        makers: of each contender, by name; they give it warmed up, with its first result.
-        labels: what the table calls one that cannot be made.
+        makers: functions by name that return a contender, warmed up, and its first result.
+        labels: by name, for contenders that cannot be made.
         check: (label, result, expected) raises an AssertionError if the result is wrong.
-        repeats: how often a contender works before it is waited for; each has rounds of its own.
-        rounds: how often all take their turns.
-        expected: the first result, if another process knows it.
+        repeats: numbers of repetitions per measurement; each is timed in rounds of its own.
+        rounds: the number of rounds.
+        expected: the first result, if another process computed it.
     """
     found, contenders = {}, {}
     for name, make in makers.items():
@@ -83,37 +84,37 @@ def measure(
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            found[name] = Measured(labels[name], remark="out of memory")
+            found[name] = Measurement(labels[name], remark="out of memory")
         else:
             contenders[name] = contender
-            found[name] = Measured(contender.label, first, peak=contender.peak())
-        contender = None  # of one that failed nothing stays in memory
-        clean_up()
+            found[name] = Measurement(contender.label, first, peak=contender.peak())
+        contender = None  # frees its memory
+        free_memory()
     for name in contenders:
         expected = found[name].first if expected is None else expected
         check(found[name].label, found[name].first, expected)
     try:
-        seconds = np.array([time_rounds(contenders, times, rounds) for times in repeats])
+        seconds = np.array([time_rounds(contenders, count, rounds) for count in repeats])
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        return {name: one._replace(remark="out of memory") for name, one in found.items()}
+        return {name: result._replace(remark="out of memory") for name, result in found.items()}
     for i, name in enumerate(contenders):
         found[name] = found[name]._replace(seconds=seconds[:, i])
     return found
 
 
-def time_rounds(contenders: dict[str, Contender], times: int, rounds: int) -> np.ndarray:
-    """Seconds of one of so many turns before one waits, (contenders, rounds)."""
+def time_rounds(contenders: dict[str, Contender], repeats: int, rounds: int) -> np.ndarray:
+    """Returns the seconds per repetition, (contenders, rounds)."""
     seconds = np.empty((len(contenders), rounds))
-    rng, all_of_them = np.random.default_rng(0), list(contenders.values())
+    rng, runners = np.random.default_rng(0), list(contenders.values())
     for i in range(rounds):
-        # In another order each time: what one leaves in caches and memory slows who comes after.
-        for j in rng.permutation(len(all_of_them)):
-            contender = all_of_them[j]
+        # In random order: the state of caches and memory depends on the contender before.
+        for j in rng.permutation(len(runners)):
+            contender = runners[j]
             start = time.perf_counter()
-            result = contender.run(times)
-            seconds[j, i] = (time.perf_counter() - start) / times
+            result = contender.run(repeats)
+            seconds[j, i] = (time.perf_counter() - start) / repeats
             assert np.isfinite(result).all(), f"{contender.label}: the result became {result}"
     return seconds
 
@@ -121,11 +122,11 @@ def time_rounds(contenders: dict[str, Contender], times: int, rounds: int) -> np
 def compiled_if_possible(
     make: Callable[[str], Contender], modes: Sequence[str]
 ) -> tuple[Contender, Any]:
-    """PyTorch's contender and its first result.
+    """Returns PyTorch's contender in the first mode that compiles, and its first result.
 
     Args:
-        make: a contender by the mode of torch.compile, or by 'none'.
-        modes: those to try, one after another, until one compiles.
+        make: returns the contender for a mode of torch.compile, or for 'none'.
+        modes: the modes to try, in order.
     """
     import torch
 
@@ -140,33 +141,33 @@ def compiled_if_possible(
             traceback.print_exc()
             contender = None
         else:
-            forget_torch_peak()
+            reset_torch_peak()
             return contender, first
         torch.compiler.reset()
-        clean_up()
+        free_memory()
     contender = make(modes[-1])
     first = contender.run(1)
-    forget_torch_peak()
+    reset_torch_peak()
     return contender, first
 
 
-# ---- in the first process
+# ---- in the main process
 
 
-def alone(function: Callable, *arguments: Any) -> Any:
-    """What the function returns in a new process, which gives back all memory at its end.
+def run_in_process(function: Callable, *arguments: Any) -> Any:
+    """Calls the function in a new process, whose end frees all its memory, and returns the result.
 
     Raises:
-        AssertionError, SystemExit: the function raised it.
-        RuntimeError: it raised another; that process has printed its traceback.
-        BrokenProcessPool: the process died.
+        AssertionError, SystemExit: if the function raises it.
+        RuntimeError: if the function raises anything else; the process prints the traceback.
+        BrokenProcessPool: if the process dies.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_guarded, function, *arguments).result()
 
 
 def _guarded(function: Callable, *arguments: Any) -> Any:
-    """The function, whose exceptions another process can read: not all of both frameworks' can."""
+    """Calls the function; raises a RuntimeError for exceptions that may not pickle."""
     try:
         return function(*arguments)
     except AssertionError:
@@ -177,22 +178,22 @@ def _guarded(function: Callable, *arguments: Any) -> Any:
 
 
 def measure_batch(
-    function: Callable[..., dict[str, Measured]],
+    function: Callable[..., dict[str, Measurement]],
     labels: dict[str, str],
     *arguments: Any,
-) -> dict[str, Measured]:
-    """All contenders beside one another, or by themselves where that fails.
+) -> dict[str, Measurement]:
+    """Measures all contenders in one process, and in a process each where that fails.
 
     Args:
-        function: (names, *arguments, expected) → what `measure` gives for these.
+        function: (names, *arguments, expected) → the results of `measure` for these names.
         labels: of all contenders, by name.
-        *arguments: the function's.
+        *arguments: for the function.
     """
-    found: dict[str, Measured] = {}
+    found: dict[str, Measurement] = {}
     try:
-        found = alone(function, tuple(labels), *arguments, None)
+        found = run_in_process(function, tuple(labels), *arguments, None)
     except (BrokenProcessPool, RuntimeError) as error:
-        print(f"all together: {error}; each is tried alone", file=sys.stderr, flush=True)
+        print(f"all together: {error}; each is measured alone", file=sys.stderr, flush=True)
     for name in labels:
         if name in found and found[name].seconds is not None:
             continue
@@ -204,45 +205,80 @@ def measure_batch(
 
 
 def measure_alone(
-    function: Callable[..., dict[str, Measured]], name: str, label: str, *arguments: Any
-) -> Measured:
-    """One contender in a process of its own; of a failure that is not a wrong result the remark."""
+    function: Callable[..., dict[str, Measurement]], name: str, label: str, *arguments: Any
+) -> Measurement:
+    """Measures one contender in a new process; the remark describes a failure."""
     try:
-        return alone(function, (name,), *arguments)[name]
+        return run_in_process(function, (name,), *arguments)[name]
     except BrokenProcessPool:
-        return Measured(label, remark=DIED)
+        return Measurement(label, remark=DIED)
     except RuntimeError as error:
-        return Measured(label, remark=f"failed, {str(error).split(':')[0]}")
+        return Measurement(label, remark=f"failed, {str(error).split(':')[0]}")
+
+
+def print_table(
+    command: list[str],
+    title: str,
+    setup: str,
+    header: list[str],
+    batches: Iterable[tuple[list[str], Iterable[Measurement]]],
+    append_to: Path | None,
+) -> None:
+    """Prints a table row by row as it is measured, and appends it to a file of results.
+
+    Args:
+        command: the command line.
+        title: of the table's section in the file.
+        setup: device and versions.
+        header: of the table.
+        batches: yields the next rows, and the measurements that they show.
+        append_to: the file, or None.
+
+    Raises:
+        SystemExit: at the end, if a measurement failed for another reason than memory.
+    """
+    lines, failed = list(header), False
+    print(*lines, sep="\n", flush=True)
+    try:
+        for rows, measurements in batches:
+            print(*rows, sep="\n", flush=True)
+            lines += rows
+            failed |= any(one.remark.startswith("failed") for one in measurements)
+    finally:  # also keeps the rows measured before an error or interrupt
+        if append_to and len(lines) > len(header):
+            append_results(append_to, title, command, setup, lines)
+    if failed:
+        sys.exit("some measurements failed; the errors are above")
 
 
 def make_parser(description: str, dtypes: Sequence[str]) -> argparse.ArgumentParser:
-    """What the scripts' command lines have in common."""
+    """Returns a parser with the scripts' common arguments."""
     parser = argparse.ArgumentParser(description=description.split("\n")[0])
     parser.add_argument("--size", choices=list(SIZES), default="base384")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
         "--dtype",
         choices=dtypes,
-        help="bfloat16 on a GPU and float32 on a CPU if left out",
+        help="default: bfloat16 on a GPU, float32 on a CPU",
     )
     parser.add_argument(
         "--compile",
         choices=["none", "default", "reduce-overhead", "max-autotune"],
-        help="mode of torch.compile; none on a CPU if left out",
+        help="mode of torch.compile; default on a CPU: none",
     )
     parser.add_argument("--tiny", action="store_true", help="a small model, to try the script")
     parser.add_argument("--append", type=Path, metavar="FILE", help="add the table to this file")
     return parser
 
 
-def tolerance(of_dtypes: dict[str, float], arguments: argparse.Namespace, kind: str) -> float:
-    """That of the command line's dtype; on a GPU both frameworks multiply float32 as TF32."""
+def tolerance(by_dtype: dict[str, float], arguments: argparse.Namespace, kind: str) -> float:
+    """Returns the tolerance for the dtype; GPUs multiply float32 as TF32 in both frameworks."""
     dtype = arguments.dtype or default_dtype(kind)
-    return of_dtypes["tf32" if (dtype, kind) == ("float32", "cuda") else dtype]
+    return by_dtype["tf32" if (dtype, kind) == ("float32", "cuda") else dtype]
 
 
 def peer_label(name: str, dtype: str, mode: str) -> str:
-    """What a table calls a peer that torch.compile compiled in a mode, or 'none'."""
+    """Returns a peer's label; `mode` is that of torch.compile, or 'none'."""
     parts = ["Hugging Face", name, dtype]
     if mode != "none":
         parts.append("compiled" if mode == "default" else f"compiled ({mode})")

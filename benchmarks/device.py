@@ -1,4 +1,4 @@
-"""The GPU or CPU that ours and PyTorch's share: its matrix rate, its memory, and waiting for it."""
+"""The device that JAX and PyTorch share: matrix rate, peak memory, synchronization."""
 
 import gc
 import os
@@ -8,19 +8,19 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-# Two frameworks share a GPU: JAX takes memory as it needs it, and may have as much as PyTorch,
-# whose memory is to grow in pieces that fit together.
+# Both frameworks share a GPU: JAX allocates on demand instead of reserving memory at the start, and
+# PyTorch uses expandable segments against fragmentation.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 if "XLA_CLIENT_MEM_FRACTION" not in os.environ:
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", ".95")
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import numpy as np
-from common import cpu, versions
+from common import cpu_name, versions
 
-# torch is imported where it is used: the first process only starts others and must hold none of the
-# GPU's memory.
-# What either framework says where there is too little; a library's handle needs some as well.
+# torch is imported where it is used: the main process only starts others and must not allocate GPU
+# memory.
+# Parts of the frameworks' messages. Creating a library's handle fails as well when memory is full.
 OUT_OF_MEMORY = (
     "resource_exhausted",
     "out of memory",
@@ -33,11 +33,11 @@ OUT_OF_MEMORY = (
 
 
 class Device(NamedTuple):
-    """What everything runs on.
+    """The device of a benchmark.
 
     Attributes:
         kind: 'cuda' or 'cpu'.
-        name: what it says of itself, and the versions.
+        name: its model name, and the versions of the software.
         rate: FLOP/s of a large matrix product.
     """
 
@@ -47,7 +47,7 @@ class Device(NamedTuple):
 
 
 def describe(dtype: str | None, tiny: bool) -> Device:
-    """The device, and the rate of its matrix products in `dtype` (`default_dtype` if None)."""
+    """Returns the device, with its matrix rate in `dtype` (`default_dtype` if None)."""
     import jax
     import torch
 
@@ -57,24 +57,26 @@ def describe(dtype: str | None, tiny: bool) -> Device:
             f"PyTorch computes on {kind} and JAX on {jax.default_backend()}: install both for one "
             f"device"
         )
-    said = f"Python {platform.python_version()}, "
-    said += versions(["jax", "jaxlib", "flax", "optax", "torch", "transformers"])
+    software = f"Python {platform.python_version()}, "
+    software += versions(["jax", "jaxlib", "flax", "optax", "torch", "transformers"])
     if kind == "cuda":
         name = torch.cuda.get_device_name(0)
-        said += f", CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+        software += f", CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
     else:
-        name = f"{cpu()}, {torch.get_num_threads()} threads"
+        name = f"{cpu_name()}, {torch.get_num_threads()} threads"
     size = 256 if tiny else 8192 if kind == "cuda" else 2048
-    return Device(kind, f"{name}; {said}", matrix_rate(kind, dtype or default_dtype(kind), size))
+    return Device(
+        kind, f"{name}; {software}", matrix_rate(kind, dtype or default_dtype(kind), size)
+    )
 
 
 def default_dtype(kind: str) -> str:
-    """What a device computes in unless told."""
+    """Returns the dtype that a device computes in by default."""
     return "bfloat16" if kind == "cuda" else "float32"
 
 
 def matrix_rate(kind: str, dtype: str, size: int, rounds: int = 12) -> float:
-    """FLOP/s of products of two square matrices: JAX's or PyTorch's, the fastest round's."""
+    """Returns the FLOP/s of square matrix products in JAX or PyTorch, of the fastest round."""
     import jax
     import jax.numpy as jnp
     import torch
@@ -84,7 +86,7 @@ def matrix_rate(kind: str, dtype: str, size: int, rounds: int = 12) -> float:
     left, right = jnp.asarray(values, dtype)
     jax_product = jax.jit(jnp.matmul)
     torch_left, torch_right = torch.from_numpy(values).to(kind, getattr(torch, dtype))
-    products = 5 if kind == "cuda" else 1  # on a GPU one after another, without waiting
+    products = 5 if kind == "cuda" else 1  # on a GPU, dispatched without waiting
 
     def by_jax() -> None:
         jax.block_until_ready([jax_product(left, right) for _ in range(products)])
@@ -104,10 +106,10 @@ def matrix_rate(kind: str, dtype: str, size: int, rounds: int = 12) -> float:
 
 
 def jax_peak() -> Callable[[], int | None]:
-    """What tells the most bytes that JAX held on a GPU so far, beside those it holds now.
+    """Returns a function that returns JAX's peak GPU memory in bytes, above what is in use now.
 
-    JAX cannot forget a peak. It is that of compiling, if that took more than the work, or of what
-    was measured before, if that took more than this and all that is there still.
+    JAX cannot reset its peak, so this is an upper bound: compilation, or a contender measured
+    before, may have used more.
     """
     import jax
 
@@ -125,7 +127,7 @@ def jax_peak() -> Callable[[], int | None]:
 
 
 def torch_peak(kind: str) -> Callable[[], int | None]:
-    """What tells the most bytes that PyTorch held since `forget_torch_peak`, beside those now."""
+    """Returns the same for PyTorch, since the last call of `reset_torch_peak`."""
     import torch
 
     if kind != "cuda":
@@ -134,8 +136,8 @@ def torch_peak(kind: str) -> Callable[[], int | None]:
     return lambda: torch.cuda.max_memory_allocated() - before
 
 
-def forget_torch_peak() -> None:
-    """Leaves out of it what compiling took, which depends on what was compiled before."""
+def reset_torch_peak() -> None:
+    """Resets PyTorch's peak memory, to exclude that of compilation."""
     import torch
 
     if torch.cuda.is_available():
@@ -151,15 +153,15 @@ def torch_precision(kind: str) -> None:
 
 
 def wait_for_torch(kind: str) -> None:
-    """Until what was dispatched is done."""
+    """Blocks until PyTorch's dispatched work is done."""
     import torch
 
     if kind == "cuda":
         torch.cuda.synchronize()
 
 
-def clean_up() -> None:
-    """Gives back what nothing refers to any more."""
+def free_memory() -> None:
+    """Frees unreferenced memory of the host and of PyTorch."""
     import torch
 
     gc.collect()
@@ -168,13 +170,16 @@ def clean_up() -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a framework says so; torch.compile wraps the error in its own."""
+    """Returns whether memory was too small; prints the error if so.
+
+    The message is searched, as torch.compile wraps the error in one of its own.
+    """
     import torch
 
-    said = str(error).lower()
-    found = isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        words in said for words in OUT_OF_MEMORY
+    message = str(error).lower()
+    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        part in message for part in OUT_OF_MEMORY
     )
-    if found:
-        print(f"{type(error).__name__}: {said[:200]}", file=sys.stderr, flush=True)
-    return found
+    if out_of_memory:
+        print(f"{type(error).__name__}: {message[:200]}", file=sys.stderr, flush=True)
+    return out_of_memory

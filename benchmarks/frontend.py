@@ -29,10 +29,11 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from common import (  # noqa: E402
     RATE,
-    cpu,
-    hugging_face,
+    cpu_name,
+    hugging_face_extractor,
+    make_clip,
     quartiles,
-    table_head,
+    table_header,
     table_row,
     torchaudio_fbank,
     versions,
@@ -44,11 +45,11 @@ from ast_jax.audio.fbank import fbank  # noqa: E402
 from ast_jax.audio.fbank_jax import input_values  # noqa: E402
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor, pad_or_cut  # noqa: E402
 
-CALLS = 5  # of each in a round, where they take one clip
+CALLS = 5  # per round and contender; one for a batch
 BATCH = 32
 PEER = "Hugging Face's extractor (NumPy)"
 
-# The function to time, its argument, the number of clips in that.
+# The function to time, its argument and the number of clips in it.
 Contender = tuple[Callable[[Any], Any], np.ndarray, int]
 
 
@@ -63,7 +64,7 @@ def one_core() -> Iterator[None]:
 
     def pin(to: set[int]) -> None:
         for thread in os.listdir("/proc/self/task"):
-            with contextlib.suppress(ProcessLookupError):  # it has ended
+            with contextlib.suppress(ProcessLookupError):  # the thread has ended
                 os.sched_setaffinity(int(thread), to)
 
     pin({max(cores)})
@@ -73,18 +74,8 @@ def one_core() -> Iterator[None]:
         pin(cores)
 
 
-def make_clip(number: int) -> np.ndarray:
-    """Returns 10 s of int16 noise with a 1/f spectrum and a varying loudness."""
-    rng = np.random.default_rng(number)
-    samples = 10 * RATE
-    spectrum = np.fft.rfft(rng.standard_normal(samples))
-    noise = np.fft.irfft(spectrum / np.sqrt(np.arange(1, len(spectrum) + 1)))
-    loudness = 0.1 + np.sin(2 * np.pi * 0.7 * np.arange(samples) / RATE) ** 2
-    return (noise / np.abs(noise).max() * loudness / 1.1 * 32767).astype(np.int16)
-
-
 def make_contenders(extractor: ASTFeatureExtractor, clips: np.ndarray) -> dict[str, Contender]:
-    """Returns everything that can be timed here, by name."""
+    """Returns the frontends that can be imported here, by name."""
     compiled = jax.jit(partial(input_values, extractor=extractor))
 
     def on_device(batch: np.ndarray) -> jax.Array:
@@ -93,7 +84,7 @@ def make_contenders(extractor: ASTFeatureExtractor, clips: np.ndarray) -> dict[s
 
     waveform = clips[0] / np.float32(32768)
     contenders: dict[str, Contender] = {
-        PEER: (hugging_face(), waveform, 1),
+        PEER: (hugging_face_extractor(), waveform, 1),
         "our extractor (NumPy)": (lambda x: extractor(x, RATE)[0], waveform, 1),
         "our fbank alone (NumPy)": (lambda x: fbank(x, RATE), waveform, 1),
         "the same in float64": (lambda x: fbank(x, RATE, dtype=np.float64), waveform, 1),
@@ -101,10 +92,10 @@ def make_contenders(extractor: ASTFeatureExtractor, clips: np.ndarray) -> dict[s
     device = f"`fbank_jax` on {jax.devices()[0].device_kind}"
     contenders[f"{device}, batch 1"] = (on_device, clips[:1], 1)
     contenders[f"{device}, batch {len(clips)}"] = (on_device, clips, len(clips))
-    if torchaudios := torchaudio_fbank():
-        contenders["torchaudio's fbank alone"] = (torchaudios, waveform, 1)
+    if torchaudio := torchaudio_fbank():
+        contenders["torchaudio's fbank alone"] = (torchaudio, waveform, 1)
     else:
-        print("torchaudio: cannot be imported here")
+        print("torchaudio cannot be imported here")
     return contenders
 
 
@@ -130,14 +121,16 @@ def main() -> None:
     """Checks that all contenders agree, times them and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--tiny", action="store_true", help="one round of few clips, to try it")
+    parser.add_argument(
+        "--tiny", action="store_true", help="one round of a few clips, to try the script"
+    )
     arguments = parser.parse_args()
     rounds, batch = (1, 2) if arguments.tiny else (arguments.rounds, BATCH)
 
     import torch
 
     torch.set_num_threads(1)
-    print(f"{cpu()}; one core; Python {platform.python_version()}")
+    print(f"{cpu_name()}; one core; Python {platform.python_version()}")
     print(versions(["jax", "numpy", "scipy", "torch", "torchaudio", "transformers"]))
 
     extractor = ASTFeatureExtractor()
@@ -153,7 +146,7 @@ def main() -> None:
                 compute(x)
             times[name][i] = (time.perf_counter() - start) / calls / count
 
-    print("\n".join(table_head("", "a clip", "speed-up over Hugging Face's (quartiles)")))
+    print("\n".join(table_header("", "a clip", "speed-up over Hugging Face's (quartiles)")))
     for name, seconds in times.items():
         milliseconds = f"{1e3 * np.median(seconds):.2f} ms"
         print(table_row([name, milliseconds, quartiles(times[PEER] / seconds)]))

@@ -3,42 +3,41 @@
     python benchmarks/inference.py [--size base384] [--batches 1 4] [--tiny]
         [--append benchmarks/RESULTS.md]
 
-needs torch and transformers (the extra `test`), and neither TensorFlow nor a sound library. Both
-have the same random weights, take the same clips from the host and give the probabilities of
-AudioSet's classes back to it; these are compared before anything is timed. --inputs says what a
-clip is:
+Needs torch and transformers (the extra `test`), but neither TensorFlow nor audio libraries. Both
+contenders have the same random weights, take the same clips from the host and return probabilities
+of AudioSet's classes to it. The first results must agree. --inputs selects the kind of clips:
 
-- waveforms, of 16 bits, on a GPU if left out: log-mels are computed on the device, ours by
-  `AudioClassifier.probabilities_of_waveforms`, theirs by a Kaldi fbank in PyTorch that this script
-  has, for Hugging Face's own knows only the CPU.
-- log-mels, on a CPU if left out: the model alone.
+- waveforms (int16, the default on a GPU): log-mels are computed on the device, ours by
+  `AudioClassifier.probabilities_of_waveforms`, theirs by the Kaldi fbank in PyTorch below, as
+  Hugging Face's extractor runs only on the CPU.
+- log-mels (the default on a CPU): the model alone.
 
 Theirs is compiled with its frontend by torch.compile on a GPU, with CUDA graphs (reduce-overhead)
 unless told otherwise, and has its weights and activations in --dtype.
 
-Rounds in which both are called once come first, then rounds in which several calls of each
-(--calls, 10 on a GPU) are on their way before one waits. A CPU works on one call at a time. Ratios
-are medians of the rounds' ratios; `contest.py` says what runs beside what. FLOP and matrix rate are
-as in `training.py`.
+The first rounds time single calls, further rounds several calls in flight (--calls; 10 on a GPU,
+none on a CPU, which runs one call at a time). Ratios are medians of the rounds' ratios.
+`contest.py` describes the processes. FLOP and matrix rate are as in `training.py`.
 """
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
-from common import append, quartiles, table_head, table_row
+from common import quartiles, table_header, table_row
 from contest import (
     Contender,
-    Measured,
-    alone,
+    Measurement,
     compiled_if_possible,
     make_parser,
     measure,
     measure_batch,
     peer_label,
+    print_table,
+    run_in_process,
     tolerance,
 )
 from device import default_dtype, describe, jax_peak, torch_peak, torch_precision
@@ -47,12 +46,12 @@ from models import forward_flop, make_batch, make_extractor, make_weights, model
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.models.config import ASTConfig
 
-# Of the logits' range.
+# Relative to the range of the logits.
 TOLERANCE = {"float32": 1e-4, "tf32": 5e-3, "bfloat16": 5e-2}
-LARGEST = 8.0  # of the logits compared; beyond it float32 probabilities near 1 do not tell them
+LARGEST = 8.0  # compared logit; float32 probabilities near 1 do not resolve larger ones
 
 
-# ---- in a process of their own
+# ---- in a new process
 
 
 def measure_inference(
@@ -61,15 +60,15 @@ def measure_inference(
     arguments: argparse.Namespace,
     kind: str,
     expected: np.ndarray | None,
-) -> dict[str, Measured]:
-    """Checks that both give the same probabilities, and times them in turn.
+) -> dict[str, Measurement]:
+    """Checks that both return the same probabilities, and times them in turn.
 
     Args:
         names: 'ours', 'SDPA' or both.
-        batch_size: clips.
-        arguments: the command line's.
+        batch_size: in clips.
+        arguments: of the command line.
         kind: 'cuda' or 'cpu'.
-        expected: the probabilities, if another process knows them.
+        expected: the probabilities, if another process computed them.
     """
     torch_precision(kind)
     dtype = arguments.dtype or default_dtype(kind)
@@ -77,7 +76,7 @@ def measure_inference(
     config, weights, params = make_weights(model_fields(arguments.size, arguments.tiny))
     clips = make_batch(config, batch_size)["waveforms" if from_waveforms else "input_values"]
     bound = tolerance(TOLERANCE, arguments, kind)
-    repeats = [1] if calls_of(arguments, kind) == 1 else [1, calls_of(arguments, kind)]
+    repeats = list(dict.fromkeys([1, calls_in_flight(arguments, kind)]))
 
     def make(name: str) -> tuple[Contender, np.ndarray]:
         if name == "ours":
@@ -90,7 +89,7 @@ def measure_inference(
         return contender, first
 
     def check(label: str, found: np.ndarray, expected: np.ndarray) -> None:
-        with np.errstate(divide="ignore"):  # a probability of 1 is the largest logit's
+        with np.errstate(divide="ignore"):  # a probability of 1 gives an infinite logit
             found, expected = (
                 np.clip(np.log(x / (1 - x)), -LARGEST, LARGEST) for x in (found, expected)
             )
@@ -104,7 +103,7 @@ def measure_inference(
 def ours(
     config: ASTConfig, params: dict[str, Any], clips: np.ndarray, from_waveforms: bool
 ) -> Contender:
-    """The package's classifier."""
+    """Returns the package's classifier."""
     from ast_jax.checkpoint.format import Checkpoint
     from ast_jax.inference.classifier import AudioClassifier
 
@@ -114,18 +113,18 @@ def ours(
     classify = classifier.probabilities
     if from_waveforms:
         classify = classifier.probabilities_of_waveforms
-    return Contender(lambda calls: last([classify(clips) for _ in range(calls)]), "ours", peak)
+    return Contender(lambda calls: fetch_all([classify(clips) for _ in range(calls)]), "ours", peak)
 
 
-def last(results: list[Any]) -> np.ndarray:
-    """All on the host; the last is returned."""
+def fetch_all(results: list[Any]) -> np.ndarray:
+    """Copies all results to the host and returns the last."""
     return [np.asarray(result, np.float32) for result in results][-1]
 
 
 def hugging_face(
     weights: dict[str, Any], clips: np.ndarray, arguments: argparse.Namespace, kind: str, mode: str
 ) -> Contender:
-    """Hugging Face's model in PyTorch, with an fbank before it if it takes waveforms."""
+    """Returns Hugging Face's model in PyTorch, with the fbank below if it takes waveforms."""
     import torch
     import transformers
 
@@ -147,22 +146,22 @@ def hugging_face(
     if mode != "none":
         classify = torch.compile(classify, mode=mode, dynamic=False)
 
-    def put(clips: np.ndarray) -> Any:
+    def to_device(clips: np.ndarray) -> Any:
         batch = torch.from_numpy(clips)
-        # From pinned memory: from any other PyTorch would wait for all work before.
+        # From pinned memory, as a copy from pageable memory waits for the work before it.
         return batch.pin_memory().to(kind, non_blocking=True) if kind == "cuda" else batch
 
     @torch.inference_mode()
     def run(calls: int) -> np.ndarray:
-        # reduce-overhead writes each call's result where the last one's was.
-        results = [classify(put(clips)).clone() for _ in range(calls)]
-        return last([result.cpu() for result in results])
+        # With reduce-overhead each call overwrites the result of the previous one.
+        results = [classify(to_device(clips)).clone() for _ in range(calls)]
+        return fetch_all([result.cpu() for result in results])
 
     return Contender(run, peer_label("SDPA", peer_dtype(arguments, kind), mode), peak)
 
 
 def torch_frontend(extractor: ASTFeatureExtractor, kind: str) -> Callable:
-    """int16 waveforms (batch, samples) → the model's input, as Kaldi's fbank in PyTorch."""
+    """Returns Kaldi's fbank in PyTorch: int16 waveforms (batch, samples) → model input."""
     import torch
 
     from ast_jax.audio.kaldi import LOG_FLOOR, frame_sizes, mel_bank, next_power_of_two, window
@@ -188,11 +187,11 @@ def torch_frontend(extractor: ASTFeatureExtractor, kind: str) -> Callable:
     return frontend
 
 
-# ---- what the command line means
+# ---- values that depend on the command line
 
 
 def takes_waveforms(arguments: argparse.Namespace, kind: str) -> bool:
-    """Whether a clip is a waveform."""
+    """Returns whether clips are waveforms."""
     return (arguments.inputs or ("waveforms" if kind == "cuda" else "log-mels")) == "waveforms"
 
 
@@ -202,39 +201,39 @@ def peer_dtype(arguments: argparse.Namespace, kind: str) -> str:
 
 
 def compile_modes(arguments: argparse.Namespace, kind: str) -> list[str]:
-    """The modes of torch.compile to try, one after another.
+    """Returns the modes of torch.compile to try, in order.
 
-    On a GPU with CUDA graphs first, as XLA's programs are.
+    CUDA graphs (reduce-overhead) come first on a GPU, as XLA uses them too.
     """
     if arguments.compile:
         return list(dict.fromkeys([arguments.compile, "none"]))
     return ["reduce-overhead", "default", "none"] if kind == "cuda" else ["none"]
 
 
-def calls_of(arguments: argparse.Namespace, kind: str) -> int:
-    """How many calls are on their way before one waits."""
+def calls_in_flight(arguments: argparse.Namespace, kind: str) -> int:
+    """Returns how many calls are dispatched before the results are fetched."""
     if arguments.calls is not None:
         return arguments.calls
     return 10 if kind == "cuda" else 1
 
 
 def labels(arguments: argparse.Namespace, kind: str) -> dict[str, str]:
-    """What the table calls both."""
+    """Returns the labels by name."""
     mode = compile_modes(arguments, kind)[0]
     return {"ours": "ours", "SDPA": peer_label("SDPA", peer_dtype(arguments, kind), mode)}
 
 
-# ---- in the first process
+# ---- in the main process
 
 
-HEADER = table_head(
+HEADER = table_header(
     *("batch", "", "one call", "time / ours (quartiles)", "clips/s", "TFLOP/s"),
     *("of the matrix rate", "time / ours (quartiles)", "peak memory"),
 )
 
 
-def table_rows(batch_size: int, found: dict[str, Measured], flop: int, rate: float) -> list[str]:
-    """The table's lines for a batch size."""
+def table_rows(batch_size: int, found: dict[str, Measurement], flop: int, rate: float) -> list[str]:
+    """Returns the table's rows for a batch size."""
     rows, base = [], found["ours"].seconds
     for name, one in found.items():
         if one.seconds is None:
@@ -246,7 +245,7 @@ def table_rows(batch_size: int, found: dict[str, Measured], flop: int, rate: flo
             ratios = [quartiles(one.seconds[i] / base[i]) for i in (0, -1)]
         clips = batch_size / np.median(one.seconds[-1])
         cells = [
-            in_words(float(np.median(one.seconds[0]))),
+            format_seconds(float(np.median(one.seconds[0]))),
             ratios[0],
             f"{clips:.4g}",
             f"{clips * flop / 1e12:.3g}",
@@ -258,17 +257,17 @@ def table_rows(batch_size: int, found: dict[str, Measured], flop: int, rate: flo
     return rows
 
 
-def in_words(seconds: float) -> str:
-    """A table's cell."""
+def format_seconds(seconds: float) -> str:
+    """Returns a time in seconds or milliseconds."""
     return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parses and checks the command line."""
     parser = make_parser(__doc__, ["bfloat16", "float32"])
-    parser.add_argument("--batches", type=int, nargs="+", help="clips; 1 4 if left out")
+    parser.add_argument("--batches", type=int, nargs="+", help="in clips; default: 1 4")
     parser.add_argument("--inputs", choices=["waveforms", "log-mels"])
-    parser.add_argument("--calls", type=int, help="before one waits; 10 on a GPU, 1 on a CPU")
+    parser.add_argument("--calls", type=int, help="in flight; default: 10 on a GPU, 1 on a CPU")
     arguments = parser.parse_args(argv)
     if arguments.calls is not None and arguments.calls < 1:
         parser.error("give --calls of 1 or more")
@@ -279,34 +278,26 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Checks that both agree, times them and prints a table."""
     arguments = parse(argv)
-    device = alone(describe, arguments.dtype, arguments.tiny)
+    device = run_in_process(describe, arguments.dtype, arguments.tiny)
     dtype = arguments.dtype or default_dtype(device.kind)
     config = ASTConfig().replace(**model_fields(arguments.size, arguments.tiny))
     flop = forward_flop(config)
     inputs = "waveforms" if takes_waveforms(arguments, device.kind) else "log-mels"
-    said = (
+    setup = (
         f"{device.name}; a matrix rate of {device.rate / 1e12:.4g} TFLOP/s, {flop / 1e12:.4g} "
-        f"TFLOP a clip in the paper's model"
+        f"TFLOP per clip in the paper's model"
     )
-    print(f"{said}; {dtype}, from {inputs}\n")
+    print(f"{setup}; {dtype}, from {inputs}\n")
     size = "a tiny model" if arguments.tiny else arguments.size
     title = f"Inference: {size}, {config.max_length} frames, {dtype}, from {inputs}"
-    named, lines = labels(arguments, device.kind), list(HEADER)
-    print(*lines, sep="\n", flush=True)
-    failed = False
-    try:
+    command, names = ["python", "benchmarks/inference.py", *argv], labels(arguments, device.kind)
+
+    def measurements() -> Iterator[tuple[list[str], Iterable[Measurement]]]:
         for batch_size in arguments.batches:
-            found = measure_batch(measure_inference, named, batch_size, arguments, device.kind)
-            rows = table_rows(batch_size, found, flop, device.rate)
-            print(*rows, sep="\n", flush=True)
-            lines += rows
-            failed |= any(one.remark.startswith("failed") for one in found.values())
-    finally:  # what was measured before something failed, or was interrupted, is kept
-        if arguments.append and len(lines) > len(HEADER):
-            command = ["python", "benchmarks/inference.py", *argv]
-            append(arguments.append, title, command, said, lines)
-    if failed:
-        sys.exit("not all of it ran; what failed is told above")
+            found = measure_batch(measure_inference, names, batch_size, arguments, device.kind)
+            yield table_rows(batch_size, found, flop, device.rate), found.values()
+
+    print_table(command, title, setup, HEADER, measurements(), arguments.append)
 
 
 if __name__ == "__main__":

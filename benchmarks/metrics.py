@@ -1,10 +1,10 @@
-"""Times our metrics by class against the original AST's loop over scikit-learn.
+"""Times the per-class metrics against the original AST's loop over scikit-learn.
 
     python benchmarks/metrics.py
 
-The scores are an AudioSet evaluation's: 19,185 clips of about two labels each, 527 classes, a few
-of which many clips have and most a few dozen. A round times all in turn; the ratio is the median
-of the rounds' ratios.
+The scores have the size of an AudioSet evaluation: 19,185 clips with about two labels each and 527
+classes, most of which have a few dozen clips. Each round times all implementations in turn; the
+printed ratio is the median of the rounds' ratios.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import cpu, versions
+from common import cpu_name, quartiles, versions
 from sklearn import metrics as sklearn_metrics
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -25,10 +25,10 @@ from ast_jax.evaluation.metrics import per_class_metrics
 TOLERANCE = 1e-9
 
 
-def evaluation(clips: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and targets, float32 (clips, classes); no class has all clips or none.
+def make_scores(clips: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns probabilities and targets, float32 (clips, classes).
 
-    scikit-learn has no ROC curve of such a class.
+    No class has all clips or none, as scikit-learn has no ROC curve for such a class.
     """
     rng = np.random.default_rng(0)
     frequencies = 1 / np.arange(1, classes + 1)
@@ -42,7 +42,7 @@ def evaluation(clips: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def areas(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average precision and area under the ROC curve by class, from scikit-learn."""
+    """Returns scikit-learn's average precision and area under the ROC curve of each class."""
     precisions, aucs = [], []
     for k in range(targets.shape[1]):
         target, score = targets[:, k], scores[:, k]
@@ -52,7 +52,7 @@ def areas(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def original(scores: np.ndarray, targets: np.ndarray) -> None:
-    """What the original's `src/utilities/stats.py` calculates: the areas and both curves."""
+    """Computes the areas and both curves, as the original's `src/utilities/stats.py` does."""
     areas(scores, targets)
     for k in range(targets.shape[1]):
         sklearn_metrics.precision_recall_curve(targets[:, k], scores[:, k])
@@ -60,16 +60,16 @@ def original(scores: np.ndarray, targets: np.ndarray) -> None:
 
 
 def main() -> None:
-    """Checks that both agree, times them and prints a table."""
+    """Checks that all implementations agree, times them and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--clips", type=int, default=19185, help="more than classes")
+    parser.add_argument("--clips", type=int, default=19185, help="more than --classes")
     parser.add_argument("--classes", type=int, default=527)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    print(f"{cpu()}; {os.cpu_count()} cores; Python {platform.python_version()}")
+    print(f"{cpu_name()}; {os.cpu_count()} cores; Python {platform.python_version()}")
     print(versions(["numpy", "scipy", "scikit-learn"]))
 
-    scores, targets = evaluation(arguments.clips, arguments.classes)
+    scores, targets = make_scores(arguments.clips, arguments.classes)
     expected = areas(scores, targets)
     found = per_class_metrics(scores, targets)
     errors = [
@@ -77,7 +77,7 @@ def main() -> None:
         for ours, theirs in zip((found.average_precision, found.auc), expected, strict=True)
     ]
     print(f"they agree: AP to {errors[0]:.0e}, AUC to {errors[1]:.0e}, in every class")
-    assert max(errors) <= TOLERANCE, "ours are not scikit-learn's"
+    assert max(errors) <= TOLERANCE, "our metrics differ from scikit-learn's"
 
     contenders = {
         "the original's loop": original,
@@ -96,8 +96,8 @@ def main() -> None:
         f" {'speed-up (quartiles)':>26}"
     )
     for name, seconds in times.items():
-        low, middle, high = np.percentile(times["the original's loop"] / seconds, [25, 50, 75])
-        print(f"{name:30} {np.median(seconds):8.3f} s {middle:9.1f}x ({low:.1f} to {high:.1f})")
+        speed_up = quartiles(times["the original's loop"] / seconds, "x")
+        print(f"{name:30} {np.median(seconds):8.3f} s {speed_up:>26}")
 
 
 if __name__ == "__main__":

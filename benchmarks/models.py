@@ -1,4 +1,4 @@
-"""The models that several benchmarks run: sizes, equal random weights, a batch, FLOP."""
+"""Models for several benchmarks: sizes, equal random weights, a batch, FLOP."""
 
 import sys
 from pathlib import Path
@@ -18,19 +18,20 @@ TINY = {
     "intermediate_size": 128,
     "max_length": 128,
 }
-UNFILLED = 24  # frames: 10 s are 160 samples for each of 1,000, where the model takes 1,024
-DISTINCT = 16  # clips of a batch; their log-mels take time, and what follows is the same for all
+PADDING = 24  # frames; 10 s are 1,000 frames of 160 samples, and the model takes 1,024
+DISTINCT = 16  # clips per batch; larger batches repeat them, as computing log-mels takes time
 
 
 def model_fields(size: str, tiny: bool) -> dict[str, Any]:
-    """The model's size, in fields that both configurations have."""
+    """Returns the model's size as fields that our and Hugging Face's configurations share."""
     return TINY if tiny else SIZES[size]
 
 
 def make_weights(fields: dict[str, Any]) -> tuple[ASTConfig, dict[str, Any], dict[str, Any]]:
-    """Random ones: the configuration, Hugging Face's tensors and the same as our parameters.
+    """Draws random weights. Needs torch and transformers.
 
-    Needs torch and transformers.
+    Returns:
+        The configuration, Hugging Face's tensors, and the same weights as our parameters.
     """
     import torch
     import transformers
@@ -41,11 +42,11 @@ def make_weights(fields: dict[str, Any]) -> tuple[ASTConfig, dict[str, Any], dic
     torch.manual_seed(0)
     their_config = transformers.ASTConfig(**fields, num_labels=527)
     model = transformers.ASTForAudioClassification(their_config)
-    with torch.no_grad():  # Hugging Face starts tokens and positions at zero
+    with torch.no_grad():  # Hugging Face initializes tokens and positions with zeros
         for name, parameter in model.named_parameters():
             if "embeddings" in name:
                 parameter.normal_(std=0.3)
-            elif "classifier.dense" in name:  # so that the loss depends on all before
+            elif "classifier.dense" in name:  # so that the loss depends on all layers
                 parameter.normal_(std=0.1)
     config = ASTConfig.from_dict(their_config.to_dict())
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
@@ -55,38 +56,42 @@ def make_weights(fields: dict[str, Any]) -> tuple[ASTConfig, dict[str, Any], dic
 
 
 def make_extractor(config: ASTConfig) -> ASTFeatureExtractor:
-    """The extractor of AudioSet's models, for this one's input."""
+    """Returns an extractor with AudioSet's statistics for the model's input size."""
     return ASTFeatureExtractor(num_mel_bins=config.num_mel_bins, max_length=config.max_length)
 
 
 def make_batch(config: ASTConfig, batch_size: int) -> dict[str, np.ndarray]:
-    """Noise of different loudness and spectrum: 10 s a clip where the model takes 1,024 frames.
+    """Returns clips of noise with varying loudness and spectrum, 10 s long for 1,024 frames.
 
     Returns:
-        What steps take: int16 `waveforms` and their `lengths`, `input_values` computed of them by
-        the NumPy frontend, and `targets` of two or three labels a clip. From the 17th on clips
-        are the first again.
+        int16 `waveforms` and their `lengths`, `input_values` that the NumPy frontend computes from
+        them, and `targets` with two or three labels per clip. Clips repeat after the 16th; targets
+        do not.
     """
     rng = np.random.default_rng(1)
-    samples = 160 * (config.max_length - UNFILLED)
+    samples = 160 * (config.max_length - PADDING)
     targets = rng.random((batch_size, config.num_labels)) < 2.5 / config.num_labels
     distinct = min(batch_size, DISTINCT)
     noise = rng.standard_normal((distinct, samples), dtype=np.float32)
     noise[:, 1:] += rng.uniform(-0.9, 0.9, (distinct, 1)).astype(np.float32) * noise[:, :-1]
     waveforms = (10 ** rng.uniform(1, 3.5, (distinct, 1)) * noise).astype(np.int16)
-    which = np.arange(batch_size) % distinct
+    indices = np.arange(batch_size) % distinct
     return {
-        "waveforms": waveforms[which],
+        "waveforms": waveforms[indices],
         "lengths": np.full(batch_size, samples, np.int32),
-        "input_values": make_extractor(config)(waveforms / 2**15, 16000)[which],
+        "input_values": make_extractor(config)(waveforms / 2**15, 16000)[indices],
         "targets": targets.astype(np.float32),
     }
 
 
 def forward_flop(config: ASTConfig, tokens: int = 0) -> int:
-    """FLOP of the matrix products of one clip's forward pass, with all tokens or so many.
+    """Returns the FLOP of the matrix products in one clip's forward pass.
 
-    They are the paper's model's: what ours leaves out of the last layer counts as done.
+    Counts the paper's model, with all tokens in the last layer; ours computes only the first there.
+
+    Args:
+        config: of the model.
+        tokens: the number of tokens in the encoder; all if 0.
     """
     tokens, width = tokens or config.num_tokens, config.hidden_size
     patches = 2 * (tokens - 2) * config.patch_size**2 * width
@@ -97,5 +102,5 @@ def forward_flop(config: ASTConfig, tokens: int = 0) -> int:
 
 
 def training_flop(config: ASTConfig, tokens: int = 0) -> int:
-    """The same of a training step: the backward pass has two products for each of the forward's."""
+    """Returns a training step's FLOP: the backward pass has two products per forward product."""
     return 3 * forward_flop(config, tokens)

@@ -1,20 +1,21 @@
-"""Times the input pipeline: its batches beside PyTorch's DataLoader, and `prepare`.
+"""Times the input pipeline against PyTorch's DataLoader, and `prepare`.
 
     python benchmarks/pipeline.py [--sections pipeline prepare] [--source DIR] [--tiny]
 
-needs torch and transformers (the extra `test`), torchaudio for the original's features, and what
-the package needs for data sets. Each section first checks that all agree; a round then times each
-contender in turn, and ratios are medians of the rounds' ratios. Linear algebra has one thread in
-every process, theirs and ours: with more, theirs loses. `frontend.py` times the features alone.
+Needs torch and transformers (the extra `test`), the package's dependencies for datasets, and
+torchaudio for the original's features. Each section checks that all results agree, then times each
+contender in turn; ratios are medians of the rounds' ratios. Linear algebra uses one thread in every
+process, as the DataLoader is slower with more. `frontend.py` times the features alone.
 
-pipeline: batches as AudioSet is trained on, half of the clips mixed with another. Ours read a
-prepared set, the DataLoader does the original's work on the same clips' WAV files. All workers
-start before anything is timed, and wait while others are. "Busy" is the same with a thread of
-the consuming process spinning in Python; it takes a core, which workers in the number of the
-cores lose as well. CPU time is that of this process and its workers, less the spinning. "In an
-extraction" is in the time that Hugging Face's extractor takes for a clip before and after.
+pipeline: training batches of AudioSet's recipe, half of the clips mixed with another. Ours read a
+prepared set; the DataLoader does the original's work on the same clips' WAV files. All workers
+start before the timing and idle while another contender is timed. "Busy" adds a thread that spins
+in Python in the consuming process. This thread takes one core, so as many workers as cores lose
+throughput even without the GIL. CPU time is that of this process and its workers, without the
+spinning thread. "In an extraction" is a rate per duration of one call of Hugging Face's extractor,
+measured before and after, so that rates from different machines can be compared.
 
-prepare: a folder of sound files into a prepared set, by processes that have started.
+prepare: converts a folder of sound files to a prepared set, with processes that are running.
 """
 
 import argparse
@@ -34,38 +35,32 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-for library in ("OMP", "OPENBLAS", "MKL"):  # read as NumPy is imported, by workers too
+for library in ("OMP", "OPENBLAS", "MKL"):  # read when NumPy is imported, also in workers
     os.environ[f"{library}_NUM_THREADS"] = "1"
 
 import numpy as np  # noqa: E402
-from common import RATE, cpu, hugging_face, versions  # noqa: E402
+from common import RATE, cpu_name, hugging_face_extractor, quartiles, versions  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-# Workers import this file, too: what is heavy or may not be there is imported where it is used.
-NEEDED = {
+# Workers import this file too, so heavy or optional packages are imported where they are used.
+REQUIRED = {
     "pipeline": [
         *("array_record", "soundfile", "soxr", "tensorflow", "tensorflow_datasets"),
         *("torch", "transformers"),
     ],
     "prepare": ["array_record", "soundfile", "soxr", "tensorflow", "tensorflow_datasets", "torch"],
 }
-MIXUP = 0.5  # AudioSet's
-CALLS = 5  # of an extraction, before and after a pipeline is timed
+MIXUP = 0.5  # as in AudioSet's recipe
+CALLS = 5  # of Hugging Face's extractor, before and after a pipeline is timed
 ENDLESS = range(10**9)
-
-
-def quartiles(values: np.ndarray, unit: str = "x") -> str:
-    """The median, and the quartiles in brackets."""
-    low, middle, high = np.percentile(values, [25, 50, 75])
-    return f"{middle:.2f}{unit} ({low:.2f} to {high:.2f})"
 
 
 # ---- pipeline
 
 
 class BusyPython:
-    """A thread that holds Python's lock whenever it may, and the CPU time that it took."""
+    """Runs a thread that competes for the GIL; `seconds` is the CPU time that it used."""
 
     def __enter__(self) -> "BusyPython":
         self.seconds, self._stop = 0.0, False
@@ -84,7 +79,7 @@ class BusyPython:
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and of those that it started and that run."""
+    """Returns the CPU time of this process and of its running descendants."""
     import psutil
 
     children = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
@@ -92,7 +87,7 @@ def cpu_seconds() -> float:
 
 
 def wait_for_workers() -> None:
-    """Returns when the batches that are made ahead are made, or after three seconds."""
+    """Waits until the prefetched batches are ready, for at most three seconds."""
     for _ in range(6):
         before = cpu_seconds()
         time.sleep(0.5)
@@ -103,7 +98,7 @@ def wait_for_workers() -> None:
 def measure(
     stream: Iterator, workers: int, seconds: float, busy: BusyPython | None
 ) -> tuple[float, float]:
-    """Batches a second and a second of CPU time, once those made ahead are taken."""
+    """Returns batches per second and per second of CPU time, without the prefetched batches."""
 
     def used() -> float:
         return cpu_seconds() - (busy.seconds if busy else 0)
@@ -113,14 +108,14 @@ def measure(
         next(stream)
     count, cpu, start = 0, used(), time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds or count < 2 * together:
-        for _ in range(together):  # workers take turns and may end theirs together
+        for _ in range(together):  # workers take turns and may finish at the same time
             next(stream)
         count += together
     return count / elapsed, count / (used() - cpu)
 
 
 def time_pipelines(arguments: argparse.Namespace, folder: Path) -> None:
-    """The section `pipeline`."""
+    """Runs the section `pipeline`."""
     import pipeline_peer as peer
 
     from ast_jax.audio.feature_extractor import ASTFeatureExtractor
@@ -135,7 +130,7 @@ def time_pipelines(arguments: argparse.Namespace, folder: Path) -> None:
     classes = [(file, data.labels.index(file.parent.name)) for file in files]
     frontend, _ = peer.model_input()
 
-    # The peer reads what ours prepared, and has its features.
+    # Both read the same clips and compute the same features.
     extractor = ASTFeatureExtractor()
     names = [f"{file.parent.name}/{file.name}" for file in files]
     waveform = data.train.waveforms[list(data.train.names).index(names[0])]
@@ -145,8 +140,8 @@ def time_pipelines(arguments: argparse.Namespace, folder: Path) -> None:
     theirs, _ = peer.Recordings(classes, len(data.labels), mixup=0.0)[0]
     peer.check(frontend, theirs, ours["input_values"][0], 1e-2)
 
-    # The machine's speed as the facts of others can be compared with: it changes as this runs.
-    extract, floats = hugging_face(), waveform / np.float32(32768)
+    # The speed of a shared machine varies; this call is a measure of it.
+    extract, floats = hugging_face_extractor(), waveform / np.float32(32768)
 
     def extraction_seconds() -> float:
         wait_for_workers()
@@ -175,7 +170,7 @@ def time_pipelines(arguments: argparse.Namespace, folder: Path) -> None:
         for workers in filter(None, arguments.workers):
             contenders[loader, workers] = peer.batches(recordings, size, workers)
 
-        # For each (round, idle or busy): clips a second, clips a second of CPU time.
+        # (rounds, idle or busy, clips per second or per second of CPU time)
         rates = {key: np.empty((arguments.rounds, 2, 2)) for key in contenders}
         extractions = {key: np.empty(arguments.rounds) for key in contenders}
         for i in range(arguments.rounds):
@@ -186,14 +181,14 @@ def time_pipelines(arguments: argparse.Namespace, folder: Path) -> None:
                 with BusyPython() as busy:
                     rates[key][i, 1] = measure(contenders[key], key[1], arguments.seconds, busy)
                 rates[key][i] *= size
-        contenders.clear()  # the DataLoaders' processes end with them
+        contenders.clear()  # stops the DataLoaders' workers
     print_pipelines(rates, extractions, size)
     for workers in filter(None, arguments.workers):
         ratio = rates[host, workers] / rates[loader, workers]
         print(
             f"features on the host, workers {workers}, against the DataLoader: "
-            f"{quartiles(ratio[:, 0, 0])} the clips/s, {quartiles(ratio[:, 0, 1])} a CPU second, "
-            f"{quartiles(ratio[:, 1, 0])} the clips/s while Python is busy"
+            f"{quartiles(ratio[:, 0, 0], 'x')} clips/s, {quartiles(ratio[:, 0, 1], 'x')} clips per "
+            f"CPU second, {quartiles(ratio[:, 1, 0], 'x')} clips/s while Python is busy"
         )
 
 
@@ -202,44 +197,51 @@ def print_pipelines(
     extractions: dict[tuple[str, int], np.ndarray],
     size: int,
 ) -> None:
-    """The section's table; `extractions` are seconds of Hugging Face's extractor for one clip."""
+    """Prints the section's table.
+
+    Args:
+        rates: (rounds, idle or busy, clips per second or per second of CPU time) by (name,
+            workers).
+        extractions: seconds of Hugging Face's extractor for one clip, by round.
+        size: clips per batch.
+    """
     print(
         f"\n{f'pipeline: batches of {size} clips':43} {'workers':>7} {'clips/s':>8} "
         f"{'a process':>9} {'a CPU second':>12} {'busy: clips/s':>13} {'lost (quartiles)':>24} "
         f"{'a process, in an extraction':>27}"
     )
-    for (name, workers), of_rounds in rates.items():
-        (idle, idle_cpu), (busy, _) = np.median(of_rounds, axis=0)
-        lost = quartiles(100 * (1 - of_rounds[:, 1, 0] / of_rounds[:, 0, 0]), " %")
-        during = of_rounds[:, 0, 0] / max(workers, 1) * extractions[name, workers]
+    for (name, workers), by_round in rates.items():
+        (idle, idle_cpu), (busy, _) = np.median(by_round, axis=0)
+        lost = quartiles(100 * (1 - by_round[:, 1, 0] / by_round[:, 0, 0]), " %")
+        during = by_round[:, 0, 0] / max(workers, 1) * extractions[name, workers]
         print(
             f"{name:43} {workers:7} {idle:8.1f} {idle / max(workers, 1):9.1f} {idle_cpu:12.1f} "
-            f"{busy:13.1f} {lost:>24} {quartiles(during, ''):>27}"
+            f"{busy:13.1f} {lost:>24} {quartiles(during):>27}"
         )
-    print("workers 0: threads of this process, on all cores; for the others a process is a worker")
+    print("workers 0: threads of this process, on all cores; otherwise each worker is a process")
     milliseconds = 1e3 * np.concatenate(list(extractions.values()))
     print(
-        f"an extraction: one clip by Hugging Face's extractor (NumPy), before and after each of "
-        f"these, which took {quartiles(milliseconds, ' ms')}"
+        f"an extraction: one clip by Hugging Face's extractor (NumPy), measured before and after "
+        f"each row: {quartiles(milliseconds, ' ms')}"
     )
 
 
 # ---- prepare
 
 
-def start(barrier: Any) -> None:
-    """What a process does first: it imports what it needs and waits for the others."""
+def initialize_worker(barrier: Any) -> None:
+    """Imports the package in a new process and waits for the other processes."""
     import ast_jax.data.prepare.run_builder  # noqa: F401
 
     barrier.wait()
 
 
-def nothing(_: int) -> None:
-    """The first task of each process."""
+def do_nothing(_: int) -> None:
+    """Returns at once: a task that makes a pool start its processes."""
 
 
 def time_prepare(arguments: argparse.Namespace, folder: Path) -> None:
-    """The section `prepare`."""
+    """Runs the section `prepare`."""
     from pipeline_peer import write_clips
 
     from ast_jax.data.prepare.builder import AudioBuilder
@@ -248,60 +250,62 @@ def time_prepare(arguments: argparse.Namespace, folder: Path) -> None:
 
     few, _ = write_clips(folder / "few", arguments.source, 4)
     folders, _ = write_clips(folder / "all", arguments.source, arguments.clips)
-    began = time.perf_counter()
+    start = time.perf_counter()
     prepare("folder", few["WAV, 16 kHz"], folder / "few", processes=2)
-    start_up = time.perf_counter() - began
+    start_up = time.perf_counter() - start
 
     rates: dict[tuple[str, int], list] = {(n, p): [] for n in folders for p in (1, 2)}
     with contextlib.ExitStack() as stack:
         pools = {}
         for processes in (1, 2):
             context = get_context("spawn")
-            pool = ProcessPoolExecutor(processes, context, start, (context.Barrier(processes),))
+            pool = ProcessPoolExecutor(
+                processes, context, initialize_worker, (context.Barrier(processes),)
+            )
             pools[processes] = stack.enter_context(pool)
-            list(pool.map(nothing, range(processes)))  # returns when all of them have started
+            list(pool.map(do_nothing, range(processes)))  # returns when all of them have started
         for _ in range(arguments.rounds):
             for name, processes in rates:
 
                 def write(shards: list, labels: list[str], pool: Any = pools[processes]) -> Any:
                     return pool.map(write_shard, shards, repeat(labels))
 
-                cpu, began = cpu_seconds(), time.perf_counter()
+                cpu, start = cpu_seconds(), time.perf_counter()
                 output = folder / "prepared"
                 builder = AudioBuilder(
                     "folder", source=folders[name], data_dir=output, write_shards=write
                 )
                 builder.download_and_prepare(download_dir=output / "no downloads")
-                seconds = time.perf_counter() - began, cpu_seconds() - cpu
+                seconds = time.perf_counter() - start, cpu_seconds() - cpu
                 clips = sum(split.num_examples for split in builder.info.splits.values())
                 rates[name, processes].append(clips / np.array(seconds))
                 shutil.rmtree(output)
     print(
         f"\n{f'prepare: {clips} clips':43} {'processes':>9} {'clips/s':>8} {'a process':>9} "
-        f"{'a CPU second':>12} {'of one process (quartiles)':>28}"
+        f"{'a CPU second':>12} {'over 1 process (quartiles)':>28}"
     )
-    for (name, processes), of_rounds in rates.items():
-        rate, of_cpu = np.median(of_rounds, axis=0)
-        scaling = np.array(of_rounds)[:, 0] / np.array(rates[name, 1])[:, 0]
+    for (name, processes), by_round in rates.items():
+        rate, rate_per_cpu = np.median(by_round, axis=0)
+        scaling = np.array(by_round)[:, 0] / np.array(rates[name, 1])[:, 0]
         print(
-            f"{name:43} {processes:9} {rate:8.1f} {rate / processes:9.1f} {of_cpu:12.1f} "
-            f"{quartiles(scaling):>28}"
+            f"{name:43} {processes:9} {rate:8.1f} {rate / processes:9.1f} {rate_per_cpu:12.1f} "
+            f"{quartiles(scaling, 'x'):>28}"
         )
-    print(f"`prepare` of 4 clips by 2 processes, which is their start-up: {start_up:.1f} s")
+    print(f"`prepare` of 4 clips by 2 processes, mostly start-up: {start_up:.1f} s")
 
 
 SECTIONS = {"pipeline": time_pipelines, "prepare": time_prepare}
 
 
 def main() -> None:
-    """Runs the sections that were asked for and for which all is there."""
+    """Runs the selected sections whose packages can be imported."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
-    parser.add_argument("--source", default="", help="a folder of sound files; else they are made")
-    parser.add_argument("--clips", type=int, default=400, help="at most, half of them to train on")
+    parser.add_argument("--source", default="", help="a folder of sound files; generated if empty")
+    parser.add_argument("--clips", type=int, default=400, help="at most; half are for training")
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--seconds", type=float, default=3.0, help="that a pipeline is timed for")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of timing per pipeline")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tiny", action="store_true", help="a few clips, to try the script")
     arguments = parser.parse_args()
@@ -310,12 +314,12 @@ def main() -> None:
         vars(arguments).update(tiny)
     if arguments.clips < 4:
         parser.error(f"--clips is {arguments.clips}; give 4 or more")
-    print(f"{cpu()}, {os.cpu_count()} cores; Python {platform.python_version()}")
+    print(f"{cpu_name()}, {os.cpu_count()} cores; Python {platform.python_version()}")
     print(versions(["jax", "numpy", "scipy", "torch", "torchaudio", "transformers", "tensorflow"]))
     for section in arguments.sections:
-        missing = [name for name in NEEDED[section] if importlib.util.find_spec(name) is None]
+        missing = [name for name in REQUIRED[section] if importlib.util.find_spec(name) is None]
         if missing:
-            print(f"\n{section}: left out, as {', '.join(missing)} cannot be imported here")
+            print(f"\n{section}: skipped, as {', '.join(missing)} cannot be imported")
             continue
         with tempfile.TemporaryDirectory(prefix="ast_jax_benchmark_") as folder:
             SECTIONS[section](arguments, Path(folder))

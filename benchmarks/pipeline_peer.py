@@ -1,8 +1,8 @@
-"""What `pipeline.py` measures with: the original AST's data loading in PyTorch, and clips.
+"""The peer of `pipeline.py`: the original AST's data loading in PyTorch, and clips to load.
 
 The original (src/dataloader.py) decodes a WAV file, removes its mean, mixes in another one and
-computes Kaldi's fbank by torchaudio. Where torchaudio does not import, the log-mels are those of
-Hugging Face's NumPy extractor, as its users have them then.
+computes Kaldi's fbank with torchaudio. Where torchaudio cannot be imported, Hugging Face's
+extractor falls back to NumPy, and so does this peer.
 """
 
 import sys
@@ -11,18 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import RATE, Compute, hugging_face, torchaudio_fbank
+from common import RATE, Compute, hugging_face_extractor, make_clip, torchaudio_fbank
 from torch.utils.data import DataLoader, RandomSampler
 
 FRAMES, MEAN, STD = 1024, -4.2677393, 4.5689974
-SECONDS, CLASSES = 10, 10  # of the clips that are made
+CLASSES = 10  # of generated clips
 
 
 def model_input() -> tuple[str, Compute]:
-    """From a waveform to the model's input (1024, 128), and what computes it."""
+    """Returns a frontend's name and the frontend: waveform → model input (1024, 128)."""
     fbank = torchaudio_fbank()
     if fbank is None:
-        return "Hugging Face's NumPy features", hugging_face()
+        return "Hugging Face's NumPy features", hugging_face_extractor()
 
     def compute(waveform: np.ndarray) -> np.ndarray:
         log_mel = fbank(waveform)[:FRAMES]
@@ -33,17 +33,17 @@ def model_input() -> tuple[str, Compute]:
 
 
 class Recordings:
-    """The original's data set: (model input, target) of a WAV file, mixed or not.
+    """The original's dataset: (model input, target) of a WAV file, mixed up at a given rate.
 
     Args:
-        files: (path, class) of each, at 16 kHz.
-        classes: how many there are.
-        mixup: the share of clips that are mixed with another.
+        files: (path, class) of each WAV file, at 16 kHz.
+        classes: the number of classes.
+        mixup: the fraction of clips that are mixed with another.
     """
 
     def __init__(self, files: list[tuple[Path, int]], classes: int, mixup: float):
         self.files, self.classes, self.mixup = files, classes, mixup
-        self._rng = self._compute = None  # made in the process that uses them
+        self._rng = self._compute = None  # created in the worker process
 
     def __len__(self) -> int:
         return len(self.files)
@@ -54,12 +54,12 @@ class Recordings:
             _, self._compute = model_input()
         waveform, target = self._read(index)
         if self._rng.random() < self.mixup:
-            second, its_target = self._read(int(self._rng.integers(len(self.files))))
-            share = np.float32(self._rng.beta(10, 10))
+            second, second_target = self._read(int(self._rng.integers(len(self.files))))
+            lam = np.float32(self._rng.beta(10, 10))
             second = np.pad(second[: len(waveform)], (0, max(0, len(waveform) - len(second))))
-            waveform = share * waveform + (1 - share) * second
+            waveform = lam * waveform + (1 - lam) * second
             waveform -= waveform.mean()
-            target = share * target + (1 - share) * its_target
+            target = lam * target + (1 - lam) * second_target
         return self._compute(waveform), target
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +74,7 @@ class Recordings:
 
 
 def batches(recordings: Recordings, batch_size: int, workers: int) -> Iterator[list[torch.Tensor]]:
-    """Batches without end, made by processes started afresh, as JAX's threads rule out forks."""
+    """Returns an endless DataLoader; its workers are spawned, as JAX's threads rule out fork."""
     sampler = RandomSampler(recordings, replacement=True, num_samples=10**9)
     loader = DataLoader(
         recordings,
@@ -86,21 +86,14 @@ def batches(recordings: Recordings, batch_size: int, workers: int) -> Iterator[l
     return iter(loader)
 
 
-def make_clip(number: int) -> np.ndarray:
-    """Ten seconds of int16 at 16 kHz: tones that come and go at random, in some noise."""
-    rng = np.random.default_rng(number)
-    times = np.arange(SECONDS * RATE) / RATE
-    waveform = 0.02 * rng.standard_normal(len(times))
-    for frequency in 100 * 2 ** rng.uniform(0, 6, 3):
-        loudness = np.interp(times, np.arange(SECONDS + 1), rng.standard_normal(SECONDS + 1))
-        waveform += 0.1 * loudness * np.sin(2 * np.pi * frequency * times)
-    return (32767 * np.clip(waveform, -1, 1)).astype(np.int16)
-
-
 def write_clips(folder: Path, source: str, clips: int) -> tuple[dict[str, Path], list[Path]]:
-    """Two folders of the same clips, half in `train` and half in `test`, and the WAVs to train on.
+    """Writes the same clips to two folders, half to `train` and half to `test`.
 
-    One has 16-bit WAV at 16 kHz, the other the files of `source`, or FLAC at 44.1 kHz without it.
+    One folder has 16-bit WAV at 16 kHz, the other the files of `source`, or FLAC at 44.1 kHz if
+    `source` is empty.
+
+    Returns:
+        The folders by a description of their files, and the training WAVs.
     """
     import soundfile
     import soxr
@@ -134,7 +127,7 @@ def write_clips(folder: Path, source: str, clips: int) -> tuple[dict[str, Path],
 
 
 def check(name: str, features: np.ndarray, expected: np.ndarray, largest: float) -> None:
-    """Asserts that model inputs are the same, as differences of their log-mels."""
+    """Asserts that two model inputs agree, by the differences of their log-mels."""
     error = 2 * STD * np.abs(features - expected)
     assert error.max() < largest, f"{name} is off by {error.max()}"
     assert error.mean() < 1e-4, f"{name} is off by {error.mean()} on average"

@@ -1,17 +1,17 @@
-"""What training on many chips costs: compiled for virtual devices, and predicted on paper.
+"""Counts the bytes that a training step exchanges, and predicts its efficiency on many chips.
 
     python benchmarks/scaling.py [--devices 8 64 256] [--clips 2 12] [--utilization .4] [--tiny]
 
-needs neither a GPU, TensorFlow nor a sound library. Two parts, of which only the first is measured:
+Needs neither a GPU nor TensorFlow nor audio libraries. Only the first part is a measurement:
 
-- The training step (AudioSet's recipe in bfloat16, its augmentation left out) is compiled for so
-  many virtual CPU devices, from shapes alone, in a process of its own: with the optimizer's state
-  whole on every device, and split over them (ZeRO-1, `shard_optimizer`). The HLO tells what devices
-  exchange in a step: as the program asks for it, and compiled. The latter is the backend's matter:
-  the CPU's joins all-reduces and widens them to float32, those of GPUs and TPUs join up to a size.
-- From the bytes asked for and what `MACHINES` assumes follows how efficient a step would be where
-  each chip takes as many clips as one alone (weak scaling). Nothing of that was run, and it says
-  nothing of what so large a batch learns.
+- The training step (AudioSet's recipe in bfloat16, without augmentation) is lowered and compiled
+  for virtual CPU devices, from shapes alone, each time in a new process: with the optimizer state
+  replicated, and sharded (ZeRO-1, `shard_optimizer`). The collectives are counted in the lowered
+  and in the compiled HLO. The compiled ones depend on the backend: XLA:CPU combines all-reduces and
+  widens them to float32; those for GPUs and TPUs combine them up to a size.
+- The lowered bytes and the figures in `MACHINES` give a predicted efficiency for a constant batch
+  per chip (weak scaling). Nothing of it was run, and it does not say how well so large a batch
+  trains.
 """
 
 import argparse
@@ -27,8 +27,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from common import cpu, table_head, table_row, versions
-from contest import alone
+from common import cpu_name, table_header, table_row, versions
+from contest import run_in_process
 from models import TINY, training_flop
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -37,25 +37,25 @@ from ast_jax.models.config import SIZES, ASTConfig
 
 CONFIG = Path(__file__).parent.parent / "configs" / "audioset_full.py"
 CHIPS = (8, 16, 32, 64, 128, 256, 512, 1024)
-BACKWARD = 2 / 3  # of a step: two of its three matrix products
+BACKWARD = 2 / 3  # share of a step: two of its three matrix products
 
 
 class Machine(NamedTuple):
-    """What is assumed of a machine: makers' figures, and guesses at what they do not publish.
+    """Assumptions about a machine: vendors' figures, and guesses where none are published.
 
-    Bandwidths are what one chip sends, bytes/s, in one direction.
+    Bandwidths are in bytes/s per chip and direction.
 
     Attributes:
         name: of the chip.
-        peak: bfloat16 FLOP/s of a chip, dense.
-        group: chips that the fast links join.
-        axes: of the torus that these make, 1 for one ring.
-        closed: chips from which on the torus is closed; below, a row's links make one ring and
-            not two, which halves the bandwidth.
+        peak: dense bfloat16 FLOP/s per chip.
+        group: number of chips that fast links connect.
+        axes: number of axes of their torus; 1 for a ring.
+        closed: number of chips from which the torus has wraparound links; without them a row has
+            one ring instead of two, which halves the bandwidth.
         fast: bandwidth inside a group.
-        fast_hop: seconds from chip to chip there.
+        fast_hop: latency between neighbours in a group, in seconds.
         slow: bandwidth between groups.
-        slow_hop: seconds from group to group.
+        slow_hop: latency between groups, in seconds.
     """
 
     name: str
@@ -70,50 +70,55 @@ class Machine(NamedTuple):
 
 
 MACHINES = (
-    # NVIDIA's data sheet (DGX H100): NVLink 900 GB/s both ways, eight 400 Gb/s InfiniBand ports for
-    # eight GPUs. Hops: what NCCL's source assumes of its rings to choose an algorithm by.
+    # NVIDIA's data sheet (DGX H100): NVLink 900 GB/s bidirectional, eight 400 Gb/s InfiniBand ports
+    # for eight GPUs. Latencies: those of NCCL's cost model for rings.
     Machine("H100", 989e12, 8, 1, 1, 450e9, 3.4e-6, 50e9, 14e-6),
     # Google's TPU documentation: four links of 400 Gb/s, pods of 256 chips with 6.4 Tb/s between
-    # pods; an axis of 16 is closed. Hops are guesses.
+    # pods; an axis of 16 has wraparound links. Latencies are guesses.
     Machine("TPU v5e", 197e12, 256, 2, 256, 200e9, 1e-6, 3.1e9, 50e-6),
-    # The same: 4,800 Gb/s in six links, closed from 4 x 4 x 4 on, slices of up to 6,144 chips,
-    # 50 Gb/s a chip between slices, which no row of the table needs.
+    # The same: 4,800 Gb/s in six links, wraparound from 4 x 4 x 4 on, slices of up to 6,144 chips,
+    # 50 Gb/s per chip between slices, which no column of the table reaches.
     Machine("TPU v5p", 459e12, 6144, 3, 64, 600e9, 1e-6, 6.2e9, 50e-6),
 )
 
 
-Exchanged = dict[str, tuple[int, int, set[str]]]
+# By kind of collective: the number in the program, the bytes of their whole arrays (reduced,
+# gathered, or before they are scattered) and the dtypes.
+Collectives = dict[str, tuple[int, int, set[str]]]
 
 
-class Measured(NamedTuple):
-    """What compiling for a number of devices told.
+class Compilation(NamedTuple):
+    """The training step compiled for a number of devices.
 
     Attributes:
-        lower: seconds to trace the step and lower it.
-        compile: seconds to compile it.
-        host: the most bytes the process held.
-        device: bytes of a device's state and batch.
-        asked: for each kind of collective how many the program has, the bytes of their whole
-            arrays (reduced, gathered, or before they are scattered) and the arrays' dtypes.
-        compiled: the same of what the compiler made of them.
+        lower_seconds: to trace and lower the step.
+        compile_seconds: to compile it.
+        host_bytes: peak memory of the process.
+        device_bytes: state and batch of a device.
+        lowered: the collectives before compilation.
+        compiled: the collectives after it.
     """
 
-    lower: float
-    compile: float
-    host: int
-    device: int
-    asked: Exchanged
-    compiled: Exchanged
+    lower_seconds: float
+    compile_seconds: float
+    host_bytes: int
+    device_bytes: int
+    lowered: Collectives
+    compiled: Collectives
 
 
-# ---- in a process of their own
+# ---- in a new process
 
 
-def compile_step(model: ASTConfig, devices: int, split: bool) -> Measured:
-    """Compiles the step for virtual devices, as `build_step_functions` does.
+def compile_step(model: ASTConfig, devices: int, split: bool) -> Compilation:
+    """Compiles the step for virtual devices from shapes, without creating arrays.
 
-    That one lays the state out on the devices; here no array is made. Each has two clips: of one
-    alone a CPU's program is another.
+    Each device has two clips, as the CPU's program for one clip differs.
+
+    Args:
+        model: configuration of the model.
+        devices: their number.
+        split: whether the optimizer state is sharded.
     """
     import jax
     import jax.numpy as jnp
@@ -129,10 +134,12 @@ def compile_step(model: ASTConfig, devices: int, split: bool) -> Measured:
 
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
-    jax.config.update("jax_enable_compilation_cache", False)  # the time is to be that of compiling
+    jax.config.update(
+        "jax_enable_compilation_cache", False
+    )  # to measure the time of a real compilation
     config = load_config(CONFIG)
     optimizer = make_optimizer(config.optimizer, devices if split else 1)
-    # Augmenting takes no exchange. A schedule's course is a constant or two in the program.
+    # Augmentation needs no collectives. The schedule changes only constants in the program.
     spec = StepSpec(
         graphdef(model),
         ASTFeatureExtractor(max_length=model.max_length, num_mel_bins=model.num_mel_bins),
@@ -157,53 +164,53 @@ def compile_step(model: ASTConfig, devices: int, split: bool) -> Measured:
     mapped = parallel.map(
         partial(train_step, spec), (specs, SPLIT), (specs, REPLICATED), donate=(0,)
     )
-    laid_out = jax.tree.map(
+    arguments = jax.tree.map(
         lambda x, spec: x.update(sharding=NamedSharding(parallel.mesh, spec)),
         (state, batch),
         (specs, dict.fromkeys(batch, SPLIT)),
     )
     start = time.perf_counter()
-    lowered = mapped.lower(*laid_out)
+    lowered = mapped.lower(*arguments)
     middle = time.perf_counter()
     compiled = lowered.compile()
     end = time.perf_counter()
     program = compiled.as_text()
     check_counted(program)
-    return Measured(
+    return Compilation(
         middle - start,
         end - middle,
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,  # Linux counts in KiB
         compiled.memory_analysis().argument_size_in_bytes,
-        collectives(lowered.as_text(dialect="hlo"), devices),
-        collectives(program, devices),
+        count_collectives(lowered.as_text(dialect="hlo"), devices),
+        count_collectives(program, devices),
     )
 
 
-EXCHANGE = re.compile(r" = (.+?) (all-reduce|all-gather|reduce-scatter)(?:-start)?\(")
+COLLECTIVE = re.compile(r" = (.+?) (all-reduce|all-gather|reduce-scatter)(?:-start)?\(")
 ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
 
 
 def check_counted(hlo: str) -> None:
-    """Ends where a compiled program's collectives do not run once, or are not whole.
+    """Exits if a collective of a compiled program is in a loop, or is split into start and done.
 
-    The one branch that exchanges something, which updates the parameters, runs in every step whose
-    loss is finite.
+    Collectives in branches count: the only ones update the parameters, in each step with a finite
+    loss.
     """
     before, _, program = hlo.partition("\nENTRY ")
     for branches in re.findall(r"branch_computations=\{(.*?)\}", program):
         for name in branches.split(", "):
             before = re.sub(rf"^{re.escape(name)} .*?^}}", "", before, flags=re.M | re.S)
-    if EXCHANGE.search(before) or re.search("(all-gather|reduce-scatter)-start", program):
-        sys.exit("devices exchange something in a loop or in two halves; its bytes are not known")
+    if COLLECTIVE.search(before) or re.search("(all-gather|reduce-scatter)-start", program):
+        sys.exit("cannot count the bytes of collectives in a loop, or of asynchronous ones")
 
 
-def collectives(hlo: str, devices: int) -> Exchanged:
-    """What devices exchange in a program, see `Measured.asked`."""
-    found: Exchanged = {}
-    for result, kind in EXCHANGE.findall(hlo):
+def count_collectives(hlo: str, devices: int) -> Collectives:
+    """Counts the collectives of a program."""
+    found: Collectives = {}
+    for result, kind in COLLECTIVE.findall(hlo):
         count, size, dtypes = found.get(kind, (0, 0, set()))
         for dtype, shape in ARRAY.findall(result):
-            bits = int(re.search(r"\d+|$", dtype)[0] or 8)  # a pred takes a byte
+            bits = int(re.search(r"\d+|$", dtype)[0] or 8)  # a pred has one byte
             whole = devices if kind == "reduce-scatter" else 1
             size += whole * bits // 8 * math.prod(int(n) for n in shape.split(",") if n)
             dtypes |= {dtype}
@@ -211,13 +218,13 @@ def collectives(hlo: str, devices: int) -> Exchanged:
     return found
 
 
-# ---- on paper
+# ---- prediction
 
 
 def exchange_seconds(machine: Machine, chips: int, size: float) -> float:
-    """Of an all-reduce of so many bytes in rings: inside the groups, then between them.
+    """Predicts the time of an all-reduce of `size` bytes in rings, inside groups and between them.
 
-    Between groups a chip exchanges the part that it has the sum of.
+    Between groups each chip exchanges the shard that it has reduced inside its group.
     """
     inside = min(chips, machine.group)
     bandwidth = machine.fast if inside >= machine.closed else machine.fast / 2
@@ -229,7 +236,7 @@ def exchange_seconds(machine: Machine, chips: int, size: float) -> float:
 
 
 def efficiency(compute: float, exchange: float) -> tuple[float, float]:
-    """Of a step: if nothing overlaps, and if all of the backward pass hides the exchange."""
+    """Returns a step's efficiency without overlap, and with the whole backward pass overlapped."""
     hidden = min(exchange, BACKWARD * compute)
     return compute / (compute + exchange), compute / (compute + exchange - hidden)
 
@@ -237,29 +244,29 @@ def efficiency(compute: float, exchange: float) -> tuple[float, float]:
 # ---- tables
 
 
-def in_words(exchanged: Exchanged) -> str:
-    """A table's cell."""
+def format_collectives(collectives: Collectives) -> str:
+    """Returns a table's cell."""
     return "; ".join(
         f"{count} {kind}: {size:,} bytes of {', '.join(sorted(dtypes))}"
-        for kind, (count, size, dtypes) in sorted(exchanged.items(), reverse=True)
+        for kind, (count, size, dtypes) in sorted(collectives.items(), reverse=True)
     )
 
 
 def predicted_rows(flop: int, size: int, clips: list[int], utilization: float) -> list[str]:
-    """The assumptions, and the table of what follows from them."""
-    rows = table_head("assumed", "peak", "fast links", "of chips", "hop", "between", "hop")
+    """Returns the table of assumptions and the table of predictions."""
+    rows = table_header("assumed", "peak", "fast links", "of chips", "hop", "between", "hop")
     for one in MACHINES:
         links = [f"{one.fast / 1e9:.0f} GB/s", str(one.group), f"{one.fast_hop * 1e6:.1f} µs"]
         links += [f"{one.slow / 1e9:.1f} GB/s", f"{one.slow_hop * 1e6:.0f} µs"]
         rows.append(table_row([one.name, f"{one.peak / 1e12:.0f} TFLOP/s", *links]))
-    rows += ["", *table_head("predicted", "", *(f"{chips} chips" for chips in CHIPS))]
+    rows += ["", *table_header("predicted", "", *(f"{chips} chips" for chips in CHIPS))]
     for one in MACHINES:
         times = [exchange_seconds(one, chips, size) for chips in CHIPS]
         cells = [f"{seconds * 1e3:.1f} ms" for seconds in times]
         rows.append(table_row([one.name, "exchange", *cells]))
         for number in clips:
             compute = number * flop / (utilization * one.peak)
-            label = f"{number} clips a chip, {compute * 1e3:.1f} ms"
+            label = f"{number} clips per chip, {compute * 1e3:.1f} ms"
             pairs = [efficiency(compute, seconds) for seconds in times]
             cells = [f"{apart:.0%} to {hidden:.0%}" for apart, hidden in pairs]
             rows.append(table_row([one.name, label, *cells]))
@@ -267,47 +274,55 @@ def predicted_rows(flop: int, size: int, clips: list[int], utilization: float) -
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parses and checks the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--devices", type=int, nargs="+", default=[8, 64, 256], help="2 or more")
-    parser.add_argument("--clips", type=int, nargs="+", default=[2, 12], help="a chip, to predict")
-    parser.add_argument("--utilization", type=float, default=0.4, help="assumed share of the peak")
+    parser.add_argument(
+        "--clips", type=int, nargs="+", default=[2, 12], help="per chip, for the prediction"
+    )
+    parser.add_argument(
+        "--utilization", type=float, default=0.4, help="assumed fraction of the peak"
+    )
     parser.add_argument("--tiny", action="store_true", help="a small model, to try the script")
     arguments = parser.parse_args(argv)
     if min(arguments.devices) < 2:
-        parser.error("one device exchanges nothing; give --devices of 2 or more")
+        parser.error("one device has no collectives; give --devices of 2 or more")
     if min(arguments.clips) < 1 or not 0 < arguments.utilization <= 1:
-        parser.error("give --clips of 1 or more and a --utilization above 0, up to 1")
+        parser.error("give --clips of 1 or more and --utilization above 0 and up to 1")
     return arguments
 
 
 def main(argv: list[str]) -> None:
-    """Compiles, and prints what was measured and what follows."""
+    """Compiles the steps and prints the measurements and the prediction."""
     arguments = parse(argv)
     model = ASTConfig(dtype="bfloat16", **(TINY if arguments.tiny else SIZES["base384"]))
-    said = versions(["jax", "jaxlib", "flax", "optax"])
-    print(f"{cpu()}, Python {platform.python_version()}, {said}\n")
-    titles = ("devices", "optimizer", "lower", "compile", "host memory", "state of a device")
-    print(*table_head(*titles, "asked for in a step", "compiled"), sep="\n", flush=True)
+    packages = versions(["jax", "jaxlib", "flax", "optax"])
+    print(f"{cpu_name()}, Python {platform.python_version()}, {packages}\n")
+    titles = ("devices", "optimizer", "lower", "compile", "host memory", "state per device")
+    print(*table_header(*titles, "lowered", "compiled"), sep="\n", flush=True)
     sizes = set()
     for devices, split in itertools.product(arguments.devices, (False, True)):
-        cells = [str(devices), "split" if split else "whole"]
+        cells = [str(devices), "sharded" if split else "replicated"]
         try:
-            one = alone(compile_step, model, devices, split)
+            one = run_in_process(compile_step, model, devices, split)
         except BrokenProcessPool:
-            print(table_row([*cells, "killed by the system, for memory", *[""] * 5]), flush=True)
+            print(
+                table_row([*cells, "killed by the system for its memory use", *[""] * 5]),
+                flush=True,
+            )
             continue
-        cells += [f"{one.lower:.1f} s", f"{one.compile:.1f} s", f"{one.host / 2**20:.0f} MiB"]
-        cells += [f"{one.device / 1e6:.1f} MB", in_words(one.asked), in_words(one.compiled)]
+        cells += [f"{one.lower_seconds:.1f} s", f"{one.compile_seconds:.1f} s"]
+        cells += [f"{one.host_bytes / 2**20:.0f} MiB", f"{one.device_bytes / 1e6:.1f} MB"]
+        cells += [format_collectives(one.lowered), format_collectives(one.compiled)]
         print(table_row(cells), flush=True)
-        sizes.add(one.asked["all-reduce"][1])
+        sizes.add(one.lowered["all-reduce"][1])
     if len(sizes) != 1:
-        sys.exit(f"the bytes all-reduced are not one number but {sorted(sizes)}")
+        sys.exit(f"the rows differ in all-reduced bytes: {sorted(sizes)}")
     flop, (size,) = training_flop(model), sizes
     print(
-        f"\nAssumed, not measured: {flop / 1e9:,.1f} GFLOP a clip at {arguments.utilization:.0%} "
-        f"of the peak, {size / 1e6:.1f} MB\nall-reduced in rings. Efficiency is from nothing "
-        f"overlapped to all of the backward pass.\n"
+        f"\nAssumed, not measured: {flop / 1e9:,.1f} GFLOP per clip at {arguments.utilization:.0%} "
+        f"of the peak, {size / 1e6:.1f} MB\nall-reduced in rings. Efficiency ranges from no "
+        f"overlap to an overlap with the whole backward pass.\n"
     )
     print(*predicted_rows(flop, size, arguments.clips, arguments.utilization), sep="\n")
 

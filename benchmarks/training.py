@@ -1,43 +1,45 @@
-"""Times the training step beside Hugging Face's AST in PyTorch, on one GPU or CPU.
+"""Times the training step against Hugging Face's AST in PyTorch, on one GPU or CPU.
 
     python benchmarks/training.py [--size base384] [--batches 1 4 16] [--tiny]
         [--append benchmarks/RESULTS.md]
 
-needs torch and transformers (the extra `test`), and neither TensorFlow nor a sound library. All
-start from the same random weights and take the same batch, which is on the device already; the
-first step's losses are compared before anything is timed. Beside our step:
+Needs torch and transformers (the extra `test`), but neither TensorFlow nor audio libraries. All
+contenders start from the same random weights and use the same batch, already on the device. Their
+first losses must agree. Contenders besides our step:
 
-- from waveforms: our step computes the log-mels too, from int16. What it takes longer is what
-  the frontend on the device costs.
-- SDPA: fused attention, autocast to bfloat16, fused Adam, on a GPU torch.compile as well.
-- eager: attention as the original has it; on a GPU its fp16 autocast and GradScaler.
+- from waveforms: our step with the frontend on the device, from int16. The difference is the cost
+  of the frontend.
+- SDPA: fused attention, autocast to bfloat16, fused Adam, and torch.compile on a GPU.
+- eager: attention as in the original; on a GPU with its fp16 autocast and GradScaler.
 
-With --dtype float32, and for eager on any CPU, nothing is cast.
+--dtype float32 disables autocast, and so does a CPU for eager.
 
-A round takes a few steps of each in turn, waits for the last, and nothing else; ratios are
-medians of the rounds' ratios. See `contest.py` for what runs beside what.
+Each round times a few steps of each contender in turn, until the last one is done. Ratios are
+medians of the rounds' ratios. `contest.py` describes the processes.
 
-FLOP are those of the matrix products of one pass forward, times three, of the paper's model; what a
-step computes anew to save memory does not count, nor what ours saves in the last layer. The matrix
-rate is the best that JAX or PyTorch reaches on one large product in --dtype.
+FLOP are three times those of the matrix products in the forward pass of the paper's model. They
+exclude rematerialization, and include what our last layer leaves out. The matrix rate is that of
+the faster of JAX and PyTorch for one large product in --dtype.
 """
 
 import argparse
 import sys
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
-from common import append, quartiles, table_head, table_row
+from common import quartiles, table_header, table_row
 from contest import (
     Contender,
-    Measured,
-    alone,
+    Measurement,
     compiled_if_possible,
     make_parser,
     measure,
     measure_batch,
     peer_label,
+    print_table,
+    run_in_process,
     tolerance,
 )
 from device import (
@@ -52,15 +54,15 @@ from models import make_batch, make_extractor, make_weights, model_fields, train
 
 from ast_jax.models.config import ASTConfig
 
-# The hungriest last: it is the one to run out of memory.
+# The one that needs the most memory is last.
 NAMES = ("ours", "from waveforms", "SDPA", "eager")
 LEARNING_RATE = 1e-5
 WARM_UP = 2  # steps after the first
-# Relative, of losses.
+# Relative, for losses.
 TOLERANCE = {"float32": 1e-4, "tf32": 1e-3, "bfloat16": 2e-2}
 
 
-# ---- in a process of their own
+# ---- in a new process
 
 
 def measure_training(
@@ -69,15 +71,15 @@ def measure_training(
     arguments: argparse.Namespace,
     kind: str,
     expected: float | None,
-) -> dict[str, Measured]:
+) -> dict[str, Measurement]:
     """Checks that the contenders' first losses agree, and times their steps in turn.
 
     Args:
-        names: of `NAMES`.
-        batch_size: clips.
-        arguments: the command line's.
+        names: of contenders in `NAMES`.
+        batch_size: in clips.
+        arguments: of the command line.
         kind: 'cuda' or 'cpu'.
-        expected: the first loss, if another process knows it.
+        expected: the first loss, if another process computed it.
     """
     torch_precision(kind)
     dtype = arguments.dtype or default_dtype(kind)
@@ -110,7 +112,7 @@ def measure_training(
 def ours(
     name: str, config: ASTConfig, params: dict[str, Any], batch: dict[str, np.ndarray], remat: bool
 ) -> Contender:
-    """The package's own training step, as `train.py` puts it together."""
+    """Returns the package's training step."""
     import jax
 
     from ast_jax.config import OptimizerConfig
@@ -122,7 +124,7 @@ def ours(
     from ast_jax.training.step import StepSpec, init_state, train_step
 
     peak = jax_peak()
-    taken = ("waveforms", "lengths") if name == "from waveforms" else ("input_values",)
+    inputs = ("waveforms", "lengths") if name == "from waveforms" else ("input_values",)
     settings = OptimizerConfig(learning_rate=LEARNING_RATE)
     parallel = DataParallel(devices=jax.devices()[:1])
     spec = StepSpec(
@@ -135,7 +137,7 @@ def ours(
         remat="everything" if remat else "norms_and_activations",
     )
     take_step = parallel.map(partial(train_step, spec), (REPLICATED, SPLIT), donate=(0,))
-    batch = parallel.shard_batch({key: batch[key] for key in (*taken, "targets")})
+    batch = parallel.shard_batch({key: batch[key] for key in (*inputs, "targets")})
     state = parallel.device_put(init_state(params, spec.optimizer, ema=False, average=False))
 
     def run(steps: int) -> float:
@@ -156,17 +158,17 @@ def hugging_face(
     kind: str,
     mode: str,
 ) -> Contender:
-    """Hugging Face's model in PyTorch with the original's loss and Adam."""
+    """Returns a training step of Hugging Face's model with the original's loss and Adam."""
     import torch
     import transformers
 
     peak = torch_peak(kind)
-    best = name == "SDPA"
+    fused = name == "SDPA"
     half = half_precision(name, arguments, kind)
     config = transformers.ASTConfig(
         **model_fields(arguments.size, arguments.tiny),
         num_labels=527,
-        attn_implementation="sdpa" if best else "eager",
+        attn_implementation="sdpa" if fused else "eager",
     )
     model = transformers.ASTForAudioClassification(config)
     model.load_state_dict(weights)
@@ -177,18 +179,18 @@ def hugging_face(
         LEARNING_RATE,
         betas=(0.95, 0.999),
         weight_decay=5e-7,
-        fused=True if best else None,
+        fused=True if fused else None,
     )
     scaler = torch.amp.GradScaler(kind, enabled=half == "float16")
     inputs, targets = (torch.from_numpy(batch[key]).to(kind) for key in ("input_values", "targets"))
     cast_to = getattr(torch, half) if half else None
-    loss_of = torch.nn.BCEWithLogitsLoss()
+    loss_fn = torch.nn.BCEWithLogitsLoss()
 
     def run(steps: int) -> float:
         for _ in range(steps):
-            optimizer.zero_grad(set_to_none=True)  # before there are activations as well
+            optimizer.zero_grad(set_to_none=True)  # frees memory before the forward pass
             with torch.autocast(kind, cast_to, enabled=half is not None):
-                loss = loss_of(forward(inputs).logits, targets)
+                loss = loss_fn(forward(inputs).logits, targets)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
@@ -198,11 +200,11 @@ def hugging_face(
     return Contender(run, peer_label(name, half or "float32", mode), peak)
 
 
-# ---- what the command line means
+# ---- values that depend on the command line
 
 
 def half_precision(name: str, arguments: argparse.Namespace, kind: str) -> str | None:
-    """What a peer is cast to, if to anything."""
+    """Returns the dtype of a peer's autocast, or None without autocast."""
     if (arguments.dtype or default_dtype(kind)) == "float32":
         return None
     if name == "SDPA":
@@ -211,14 +213,14 @@ def half_precision(name: str, arguments: argparse.Namespace, kind: str) -> str |
 
 
 def compile_mode(name: str, arguments: argparse.Namespace, kind: str) -> str:
-    """The mode of torch.compile for a peer, or 'none'."""
+    """Returns a peer's mode of torch.compile, or 'none'."""
     if name != "SDPA":
         return "none"
     return arguments.compile or ("default" if kind == "cuda" else "none")
 
 
 def labels(arguments: argparse.Namespace, kind: str) -> dict[str, str]:
-    """What the table calls the contenders."""
+    """Returns the contenders' labels by name."""
     found = {name: our_label(name, arguments.remat) for name in NAMES[:2]}
     for name in NAMES[2:]:
         dtype = half_precision(name, arguments, kind) or "float32"
@@ -227,21 +229,21 @@ def labels(arguments: argparse.Namespace, kind: str) -> dict[str, str]:
 
 
 def our_label(name: str, remat: bool) -> str:
-    """What the table calls ours."""
+    """Returns the label of one of our contenders."""
     return ("ours" if name == "ours" else f"ours, {name}") + (", remat" if remat else "")
 
 
-# ---- in the first process
+# ---- in the main process
 
 
-HEADER = table_head(
+HEADER = table_header(
     *("batch", "", "clips/s", "TFLOP/s", "of the matrix rate", "peak memory"),
     "time / ours (quartiles)",
 )
 
 
-def table_rows(batch_size: int, found: dict[str, Measured], flop: int, rate: float) -> list[str]:
-    """The table's lines for a batch size."""
+def table_rows(batch_size: int, found: dict[str, Measurement], flop: int, rate: float) -> list[str]:
+    """Returns the table's rows for a batch size."""
     rows = []
     for name, one in found.items():
         base = found["ours"].seconds
@@ -261,11 +263,11 @@ def table_rows(batch_size: int, found: dict[str, Measured], flop: int, rate: flo
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = make_parser(__doc__, ["bfloat16", "float32"])
-    parser.add_argument("--batches", type=int, nargs="+", help="clips; 1 4 16 if left out")
-    parser.add_argument("--steps", type=int, default=10, help="in a round")
-    parser.add_argument("--remat", action="store_true", help="ours computes layers anew")
+    parser.add_argument("--batches", type=int, nargs="+", help="in clips; default: 1 4 16")
+    parser.add_argument("--steps", type=int, default=10, help="per round")
+    parser.add_argument("--remat", action="store_true", help="ours rematerializes whole layers")
     parser.set_defaults(fall_back=True)
     arguments = parser.parse_args(argv)
     arguments.batches = arguments.batches or ([2] if arguments.tiny else [1, 4, 16])
@@ -273,35 +275,27 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> None:
-    """Checks that all agree, times them and prints a table."""
+    """Checks that all contenders agree, times them and prints a table."""
     arguments = parse(argv)
-    device = alone(describe, arguments.dtype, arguments.tiny)
+    device = run_in_process(describe, arguments.dtype, arguments.tiny)
     dtype = arguments.dtype or default_dtype(device.kind)
     config = ASTConfig().replace(**model_fields(arguments.size, arguments.tiny))
     flop = training_flop(config)
-    said = (
+    setup = (
         f"{device.name}; a matrix rate of {device.rate / 1e12:.4g} TFLOP/s, {flop / 1e12:.4g} "
-        f"TFLOP a clip in the paper's model"
+        f"TFLOP per clip in the paper's model"
     )
-    print(f"{said}; {dtype}\n")
+    print(f"{setup}; {dtype}\n")
     size = "a tiny model" if arguments.tiny else arguments.size
     title = f"Training step: {size}, {config.max_length} frames, {dtype}"
-    named, lines = labels(arguments, device.kind), list(HEADER)
-    print(*lines, sep="\n", flush=True)
-    failed = False
-    try:
+    command, names = ["python", "benchmarks/training.py", *argv], labels(arguments, device.kind)
+
+    def measurements() -> Iterator[tuple[list[str], Iterable[Measurement]]]:
         for batch_size in arguments.batches:
-            found = measure_batch(measure_training, named, batch_size, arguments, device.kind)
-            rows = table_rows(batch_size, found, flop, device.rate)
-            print(*rows, sep="\n", flush=True)
-            lines += rows
-            failed |= any(one.remark.startswith("failed") for one in found.values())
-    finally:  # what was measured before something failed, or was interrupted, is kept
-        if arguments.append and len(lines) > len(HEADER):
-            command = ["python", "benchmarks/training.py", *argv]
-            append(arguments.append, title, command, said, lines)
-    if failed:
-        sys.exit("not all of it ran; what failed is told above")
+            found = measure_batch(measure_training, names, batch_size, arguments, device.kind)
+            yield table_rows(batch_size, found, flop, device.rate), found.values()
+
+    print_table(command, title, setup, HEADER, measurements(), arguments.append)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""Times what makes training cheaper than the paper's, each beside the plain model, in one process.
+"""Times variants of the training step that cost less than the paper's, in one process.
 
     python benchmarks/variants.py [--size base384] [--batch 2] [--rounds 3] [--tiny]
 
-needs neither torch nor TensorFlow nor a sound library. Variants are larger strides of the patches,
-structured Patchout, and rematerialisation, of which only the last leaves the model as it is: its
-loss must be the plain one's. What they do to accuracy is not measured here.
+Needs neither torch nor TensorFlow nor audio libraries. The variants are larger patch strides,
+structured Patchout, and rematerialization of whole layers. Only the last does not change the model;
+its loss must equal the plain one's. Effects on accuracy are not measured.
 
-A round takes a few times loss and gradients of each in turn; speed-ups are medians of the rounds'
-ratios. FLOP are those of the model's matrix products as in `training.py`. "Kept" is what the
-forward pass hands on to the backward pass for a clip, parameters apart; "temporary" all that the
-compiled program needs beside its arguments and results, as its compiler counts it.
+Each round computes loss and gradients of each variant in turn; speed-ups are medians of the rounds'
+ratios. FLOP are those of `training.py`. "Residuals" are the bytes per clip that the forward pass
+saves for the backward pass, without parameters. "Temporary" is the memory that the compiled program
+needs besides its arguments and results, according to its compiler.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-from common import cpu, table_head, table_row, versions
+from common import cpu_name, quartiles, table_header, table_row, versions
 from models import TINY, make_batch, training_flop
 from training import TOLERANCE
 
@@ -45,14 +45,14 @@ MIB = 2**20
 
 
 class Variant(NamedTuple):
-    """A way to train.
+    """A variant of the training step.
 
     Attributes:
-        label: what the table calls it.
+        label: its name in the table.
         stride: of the patches, along frequency and time.
-        rows: of patches that Patchout leaves out.
+        rows: number of patch rows that Patchout drops.
         columns: the same along time.
-        remat: what the backward pass recomputes.
+        remat: rematerialization policy.
     """
 
     label: str
@@ -63,7 +63,7 @@ class Variant(NamedTuple):
 
 
 VARIANTS = (
-    Variant("plain, as the paper"),
+    Variant("plain, as in the paper"),
     Variant("remat", remat="everything"),
     Variant("stride 12", stride=12),
     Variant("stride 14", stride=14),
@@ -74,25 +74,25 @@ VARIANTS = (
 )
 
 
-class Prepared(NamedTuple):
-    """A variant, compiled.
+class CompiledVariant(NamedTuple):
+    """A compiled variant.
 
     Attributes:
-        run: computes loss and gradients so many times, waits and returns the loss.
-        tokens: that the encoder sees.
-        flop: of a clip.
-        kept: bytes handed to the backward pass for a clip.
-        temporary: bytes that the program needs for itself.
+        run: computes loss and gradients the given number of times, waits and returns the loss.
+        tokens: number of tokens in the encoder.
+        flop: FLOP per clip.
+        residuals: bytes per clip that are saved for the backward pass.
+        temporary: bytes of temporary memory.
     """
 
     run: Callable[[int], float]
     tokens: int
     flop: int
-    kept: int
+    residuals: int
     temporary: int
 
 
-def prepare(variant: Variant, fields: dict[str, Any], batch_size: int) -> Prepared:
+def compile_variant(variant: Variant, fields: dict[str, Any], batch_size: int) -> CompiledVariant:
     """Compiles a variant's forward and backward pass on one device."""
     stride = {"frequency_stride": variant.stride, "time_stride": variant.stride}
     config = ASTConfig().replace(**fields, **stride)
@@ -117,59 +117,59 @@ def prepare(variant: Variant, fields: dict[str, Any], batch_size: int) -> Prepar
     arguments = (params, parallel.shard_batch(make_batch(config, batch_size)), jax.random.key(0))
     compiled = mapped.lower(*arguments).compile()
 
-    def run(times: int) -> float:
-        for _ in range(times):
+    def run(repeats: int) -> float:
+        for _ in range(repeats):
             loss, gradients = compiled(*arguments)
         jax.block_until_ready(gradients)
         return float(loss)
 
     def forward(params: Any, clips: jax.Array, keys: jax.Array) -> Any:
-        kept = patchout(keys) if patchout else None
+        keep_indices = patchout(keys) if patchout else None
 
         def logits(params: Any) -> jax.Array:
-            return nnx.merge(graph, params)(clips, kept, remat=variant.remat)
+            return nnx.merge(graph, params)(clips, keep_indices, remat=variant.remat)
 
         return jax.vjp(logits, params)[1]
 
-    def handed_on(clips: int) -> int:
+    def residual_bytes(clips: int) -> int:
         shape = (clips, config.max_length, config.num_mel_bins)
         input_values = jax.ShapeDtypeStruct(shape, np.float32)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), clips))
         arrays = jax.tree.leaves(jax.eval_shape(forward, params, input_values, keys))
         return sum(array.size * array.dtype.itemsize for array in arrays)
 
-    kept_tokens = 2 + (config.grid[0] - rows) * (config.grid[1] - columns)
-    return Prepared(
+    tokens = 2 + (config.grid[0] - rows) * (config.grid[1] - columns)
+    return CompiledVariant(
         run,
-        kept_tokens,
-        training_flop(config, kept_tokens),
-        handed_on(2) - handed_on(1),
+        tokens,
+        training_flop(config, tokens),
+        residual_bytes(2) - residual_bytes(1),
         compiled.memory_analysis().temp_size_in_bytes,
     )
 
 
 def main() -> None:
-    """Compiles all, checks rematerialisation's loss, times them and prints a table."""
+    """Compiles the variants, checks the losses, times all and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", choices=list(SIZES), default="base384")
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=1, help="in a round")
+    parser.add_argument("--steps", type=int, default=1, help="per round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="float32")
     parser.add_argument(
-        "--tiny", action="store_true", help="some on a small model, to try the script"
+        "--tiny", action="store_true", help="some variants of a small model, to try the script"
     )
     arguments = parser.parse_args()
     device = jax.devices()[0]
-    print(cpu() if device.platform == "cpu" else device.device_kind, end="; ")
+    print(cpu_name() if device.platform == "cpu" else device.device_kind, end="; ")
     print(f"Python {platform.python_version()}, {versions(['jax', 'flax', 'numpy'])}")
     print(f"{arguments.size}, batch {arguments.batch}, {arguments.dtype}\n")
     fields = TINY if arguments.tiny else SIZES[arguments.size]
     fields = fields | {"dtype": arguments.dtype}
 
     variants = (*VARIANTS[:3], VARIANTS[-1]) if arguments.tiny else VARIANTS
-    prepared = {variant: prepare(variant, fields, arguments.batch) for variant in variants}
-    losses = {variant: each.run(1) for variant, each in prepared.items()}
+    compiled = {variant: compile_variant(variant, fields, arguments.batch) for variant in variants}
+    losses = {variant: each.run(1) for variant, each in compiled.items()}
     plain, remat = VARIANTS[:2]
     tolerance = TOLERANCE[arguments.dtype]
     assert np.isclose(losses[remat], losses[plain], rtol=tolerance), f"losses differ: {losses}"
@@ -177,22 +177,21 @@ def main() -> None:
 
     seconds = {variant: np.empty(arguments.rounds) for variant in variants}
     for i in range(arguments.rounds):
-        for variant, each in prepared.items():
+        for variant, each in compiled.items():
             start = time.perf_counter()
             each.run(arguments.steps)
             seconds[variant][i] = (time.perf_counter() - start) / arguments.steps
-    titles = ("tokens", "GFLOP a clip", "kept a clip", "temporary", "a step")
-    print(*table_head("", *titles, "speed-up (quartiles)"), sep="\n")
-    for variant, each in prepared.items():
-        low, middle, high = np.percentile(seconds[plain] / seconds[variant], [25, 50, 75])
+    titles = ("tokens", "GFLOP per clip", "residuals per clip", "temporary", "per step")
+    print(*table_header("", *titles, "speed-up (quartiles)"), sep="\n")
+    for variant, each in compiled.items():
         cells = (
             variant.label,
             str(each.tokens),
             f"{each.flop / 1e9:.4g}",
-            f"{each.kept / MIB:.4g} MiB",
+            f"{each.residuals / MIB:.4g} MiB",
             f"{each.temporary / MIB:.4g} MiB",
             f"{1e3 * np.median(seconds[variant]):.4g} ms",
-            f"{middle:.2f} ({low:.2f} to {high:.2f})",
+            quartiles(seconds[plain] / seconds[variant]),
         )
         print(table_row(cells))
 

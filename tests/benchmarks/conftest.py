@@ -1,4 +1,4 @@
-"""Runs the scripts of `benchmarks/` as one tries them."""
+"""Fixtures that run the scripts of `benchmarks/`."""
 
 import importlib.util
 import os
@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-# What only data sets need, and a machine with a GPU may not have.
-MISSING = (
+# Packages that only datasets need; a machine with a GPU may not have them.
+DATA_PACKAGES = (
     "tensorflow",
     "tensorflow_datasets",
     "librosa",
@@ -21,10 +21,10 @@ MISSING = (
 
 
 @pytest.fixture(scope="session")
-def run():
-    """Runs Python with these arguments, which must succeed; gives what it printed."""
+def run_python():
+    """Returns a function that runs Python, asserts success and returns its standard output."""
 
-    def run(*arguments, **options):
+    def run_python(*arguments, **options):
         done = subprocess.run(
             [sys.executable, *arguments],
             capture_output=True,
@@ -36,14 +36,14 @@ def run():
         assert done.returncode == 0, done.stderr[-2000:]
         return done.stdout
 
-    return run
+    return run_python
 
 
 @pytest.fixture(scope="session")
-def as_module():
-    """Imports a script; what it does to `sys.path` and the environment ends with that."""
+def load_script():
+    """Returns a function that imports a script and restores `sys.path` and the environment."""
 
-    def as_module(script):
+    def load_script(script):
         spec = importlib.util.spec_from_file_location(f"benchmarks_{script.stem}", script)
         module = importlib.util.module_from_spec(spec)
         with pytest.MonkeyPatch.context() as patch:
@@ -52,18 +52,19 @@ def as_module():
             spec.loader.exec_module(module)
         return module
 
-    return as_module
+    return load_script
 
 
 @pytest.fixture
-def without(tmp_path):
-    """Has `PYTHONPATH=tmp_path` mean that `MISSING` and what is named besides cannot be imported.
+def block_imports(tmp_path):
+    """Returns a function that blocks the import of `DATA_PACKAGES` and of further modules.
 
-    None for a module is Python's own way to say so; processes that a script starts read it too.
+    It writes a `sitecustomize.py` that takes effect with `PYTHONPATH=tmp_path`, in child processes
+    too. Importing a module that is None in `sys.modules` raises ModuleNotFoundError.
     """
 
-    def without(*more):
-        lines = [f"sys.modules[{name!r}] = None" for name in (*MISSING, *more)]
+    def block_imports(*more):
+        lines = [f"sys.modules[{name!r}] = None" for name in (*DATA_PACKAGES, *more)]
         (tmp_path / "sitecustomize.py").write_text("\n".join(["import sys", *lines]))
 
-    return without
+    return block_imports

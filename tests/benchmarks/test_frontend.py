@@ -1,14 +1,14 @@
-"""`benchmarks/frontend.py` as one tries it; the times it prints are not looked at."""
+"""Runs `benchmarks/frontend.py` on small inputs; the printed times are not checked."""
 
 import os
 from pathlib import Path
 
-SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "frontend.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "frontend.py"
 
 
-def test_all_stand_in_the_table_without_what_only_data_sets_need(run, without, tmp_path):
-    without()
-    output = run(SCRIPT, "--tiny", env=os.environ | {"PYTHONPATH": str(tmp_path)})
+def test_table_is_complete_without_dataset_packages(run_python, block_imports, tmp_path):
+    block_imports()
+    output = run_python(SCRIPT, "--tiny", env=os.environ | {"PYTHONPATH": str(tmp_path)})
     names = [row.split("|")[1].strip() for row in output.splitlines() if row.startswith("|")][2:]
     assert names[0] == "Hugging Face's extractor (NumPy)"
     assert {"our extractor (NumPy)", "our fbank alone (NumPy)", "the same in float64"} < set(names)

@@ -1,4 +1,4 @@
-"""`benchmarks/inference.py` as one tries it; the times it prints are not looked at."""
+"""Runs `benchmarks/inference.py` on small inputs; the printed times are not checked."""
 
 import os
 from pathlib import Path
@@ -6,28 +6,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "inference.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "inference.py"
 
 
 @pytest.fixture(scope="module")
-def inference(as_module):
-    return as_module(SCRIPT)
+def inference(load_script):
+    return load_script(SCRIPT)
 
 
 def cells(row):
     return [cell.strip() for cell in row.strip("|").split("|")]
 
 
-def test_both_stand_in_the_table_without_what_only_data_sets_need(run, tmp_path, without):
-    without()
+def test_table_is_complete_without_dataset_packages(run_python, tmp_path, block_imports):
+    block_imports()
     results = tmp_path / "RESULTS.md"
     results.write_text("# Measured\n")
-    printed = run(
+    printed = run_python(
         SCRIPT, "--tiny", "--rounds=2", "--calls=3", "--inputs=waveforms", "--append", results,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
-    said, table = printed.strip().split("\n\n")
-    assert "matrix rate" in said
+    setup, table = printed.strip().split("\n\n")
+    assert "matrix rate" in setup
     rows = [cells(row) for row in table.splitlines()[2:]]
     assert [row[:2] for row in rows] == [["2", "ours"], ["2", "Hugging Face, SDPA, float32"]]
     assert all(float(row[2].split()[0]) > 0 and float(row[4]) > 0 for row in rows)
@@ -38,7 +38,7 @@ def test_both_stand_in_the_table_without_what_only_data_sets_need(run, tmp_path,
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("inputs", ["log-mels", "waveforms"])
-def test_a_wrong_weight_is_found_before_anything_is_timed(inference, monkeypatch, inputs, dtype):
+def test_a_wrong_weight_raises(inference, monkeypatch, inputs, dtype):
     arguments = inference.parse(["--tiny", "--rounds=1", f"--inputs={inputs}", f"--dtype={dtype}"])
     names, right = ("ours", "SDPA"), inference.make_weights
     found = inference.measure_inference(names, 2, arguments, "cpu", None)
@@ -54,7 +54,7 @@ def test_a_wrong_weight_is_found_before_anything_is_timed(inference, monkeypatch
         inference.measure_inference(names, 2, arguments, "cpu", None)
 
 
-def test_the_peers_frontend_is_the_extractor(inference):
+def test_torch_frontend_matches_the_extractor(inference):
     import torch
 
     from ast_jax.audio.feature_extractor import ASTFeatureExtractor
@@ -66,12 +66,12 @@ def test_the_peers_frontend_is_the_extractor(inference):
     np.testing.assert_allclose(found, extractor(waveforms / 2**15, 16000), atol=1e-4)
 
 
-def test_a_rows_figures_are_those_of_its_seconds(inference):
+def test_table_rows_compute_ratios_rates_and_memory(inference):
     seconds = {
         "ours": [[0.5, 1.0, 1.0], [0.25, 0.5, 0.5]],
         "SDPA": [[2.0, 2.0, 1.0], [1.0, 0.5, 1.0]],
     }
-    found = {name: inference.Measured(name, None, np.array(s)) for name, s in seconds.items()}
+    found = {name: inference.Measurement(name, None, np.array(s)) for name, s in seconds.items()}
     found["SDPA"] = found["SDPA"]._replace(peak=2**30)
     rows = [cells(row) for row in inference.table_rows(4, found, 10**12, 16e12)]
     ratio = "2.00 (1.50 to 3.00)"
@@ -82,6 +82,6 @@ def test_a_rows_figures_are_those_of_its_seconds(inference):
 
 
 @pytest.mark.slow
-def test_the_peer_and_its_frontend_compile(run):
-    printed = run(SCRIPT, "--tiny", "--rounds=1", "--inputs=waveforms", "--compile=default")
+def test_the_peer_and_its_frontend_compile(run_python):
+    printed = run_python(SCRIPT, "--tiny", "--rounds=1", "--inputs=waveforms", "--compile=default")
     assert "| Hugging Face, SDPA, float32, compiled |" in printed

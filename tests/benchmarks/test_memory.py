@@ -1,4 +1,4 @@
-"""`benchmarks/memory.py` as one tries it, on a machine whose memory is the limit it is given."""
+"""Tests `benchmarks/memory.py`, with a limit on the batch instead of a full memory."""
 
 import os
 from pathlib import Path
@@ -8,18 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "memory.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "memory.py"
 
 
 @pytest.fixture(scope="module")
-def memory(as_module):
-    return as_module(SCRIPT)
+def memory(load_script):
+    return load_script(SCRIPT)
 
 
 @given(st.integers(0, 3000), st.integers(1, 64), st.integers(64, 2000))
-def test_the_largest_batch_is_found_to_an_eighth_and_none_is_tried_twice(
-    memory, capacity, first, limit
-):
+def test_largest_finds_the_batch_to_an_eighth_and_tries_none_twice(memory, capacity, first, limit):
     tried = []
 
     def trial(batch_size):
@@ -38,8 +36,8 @@ def test_the_largest_batch_is_found_to_an_eighth_and_none_is_tried_twice(
         assert best <= capacity < best + max(best // 8, 1)
 
 
-def test_ours_and_a_peer_stand_in_the_table(run):
-    printed = run(
+def test_table_has_ours_and_a_peer(run_python):
+    printed = run_python(
         SCRIPT, "--tiny", "--limit=1", "--steps=1", "--rounds=1", "--names", "ours", "SDPA"
     )
     rows = [
@@ -53,11 +51,11 @@ def test_ours_and_a_peer_stand_in_the_table(run):
     ]
 
 
-def test_who_does_not_fit_says_so_and_remat_reaches_the_step(memory, monkeypatch, capsys):
-    asked = []
+def test_failures_are_in_the_table_and_remat_reaches_the_step(memory, monkeypatch, capsys):
+    calls = []
 
     def measure_alone(function, name, label, batch_size, arguments, kind, expected):
-        asked.append((name, batch_size, arguments.remat, arguments.fall_back))
+        calls.append((name, batch_size, arguments.remat, arguments.fall_back))
         preallocated = os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"]
         assert preallocated == ("true" if name == "ours" else "false")
         if name == "eager":
@@ -67,15 +65,15 @@ def test_who_does_not_fit_says_so_and_remat_reaches_the_step(memory, monkeypatch
         return measured(label, 0.7, np.full((1, 2), batch_size / 4), peak=2**30)
 
     device = type("Device", (), {"kind": "cuda", "name": "a GPU", "rate": 1e15})
-    measured = memory.Measured
+    measured = memory.Measurement
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    monkeypatch.setattr(memory, "alone", lambda function, *arguments: device)
+    monkeypatch.setattr(memory, "run_in_process", lambda function, *arguments: device)
     monkeypatch.setattr(memory, "measure_alone", measure_alone)
     monkeypatch.setattr(memory, "training_flop", lambda config: 5e13)
-    with pytest.raises(SystemExit, match="not all of it ran"):
+    with pytest.raises(SystemExit, match="some measurements failed"):
         memory.main(["--first=1", "--limit=8", "--names", "ours, remat", "eager"])
     tried = [("ours", size, True, False) for size in (1, 2, 4, 3)]
-    assert asked == [*tried, ("eager", 1, False, False)]
+    assert calls == [*tried, ("eager", 1, False, False)]
     printed = capsys.readouterr()
     ours, eager = printed.out.splitlines()[-2:]
     remat = "| ours, remat | 2; 4 failed, TypeError | 4 | 20% | 1.00 GiB | 4 at 1 |"
@@ -84,8 +82,8 @@ def test_who_does_not_fit_says_so_and_remat_reaches_the_step(memory, monkeypatch
     assert "ours, remat, 3 clips: too much" in printed.err
 
 
-@pytest.mark.parametrize("words", [["--first=0"], ["--limit=0"], ["--first=9", "--limit=8"]])
-def test_batches_that_cannot_be_are_refused(memory, words, capsys):
+@pytest.mark.parametrize("options", [["--first=0"], ["--limit=0"], ["--first=9", "--limit=8"]])
+def test_invalid_batch_limits_raise(memory, options, capsys):
     with pytest.raises(SystemExit):
-        memory.parse(words)
-    assert "give a --first of 1 or more, up to --limit" in capsys.readouterr().err
+        memory.parse(options)
+    assert "give --first between 1 and --limit" in capsys.readouterr().err

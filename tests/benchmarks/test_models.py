@@ -1,4 +1,4 @@
-"""What `benchmarks/models.py` gives to several benchmarks."""
+"""Tests `benchmarks/models.py`."""
 
 from pathlib import Path
 
@@ -7,15 +7,15 @@ import pytest
 
 from ast_jax.models.config import ASTConfig
 
-SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "models.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "models.py"
 
 
 @pytest.fixture(scope="module")
-def models(as_module):
-    return as_module(SCRIPT)
+def models(load_script):
+    return load_script(SCRIPT)
 
 
-def test_flop_are_those_that_pytorch_counts(models):
+def test_flop_match_pytorchs_counter(models):
     import torch
     import transformers
     from torch.utils.flop_counter import FlopCounterMode
@@ -29,7 +29,7 @@ def test_flop_are_those_that_pytorch_counts(models):
     assert models.training_flop(ours) == 3 * counter.get_total_flops()
 
 
-def test_a_batch_is_noise_of_the_models_length_its_log_mels_and_labels(models):
+def test_make_batch_has_noise_its_log_mels_and_labels(models):
     config = ASTConfig().replace(**models.TINY)
     batch = models.make_batch(config, 3)
     assert batch["waveforms"].dtype == np.int16
@@ -43,7 +43,7 @@ def test_a_batch_is_noise_of_the_models_length_its_log_mels_and_labels(models):
     assert not np.array_equal(batch["waveforms"][0], batch["waveforms"][1])
 
 
-def test_a_large_batch_repeats_clips_and_not_their_labels(models):
+def test_a_large_batch_repeats_clips_with_new_labels(models):
     batch = models.make_batch(ASTConfig().replace(**models.TINY), 18)
     for name in ("waveforms", "input_values"):
         np.testing.assert_array_equal(batch[name][16:], batch[name][:2])

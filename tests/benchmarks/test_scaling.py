@@ -1,4 +1,4 @@
-"""`benchmarks/scaling.py` as one tries it; the times it prints are not looked at."""
+"""Runs `benchmarks/scaling.py` on small inputs; the printed times are not checked."""
 
 import math
 import os
@@ -11,7 +11,7 @@ import pytest
 from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig
 
-SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "scaling.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "scaling.py"
 
 HLO = """\
 %sum (a: f32[], b: f32[]) -> f32[] {
@@ -29,52 +29,54 @@ ENTRY %main {
 
 
 @pytest.fixture(scope="module")
-def scaling(as_module):
-    return as_module(SCRIPT)
+def scaling(load_script):
+    return load_script(SCRIPT)
 
 
-def test_a_step_exchanges_each_parameter_once_in_float32(scaling, run, tmp_path, without):
-    without("torch")
-    # What is compiled does not run, and what is exchanged was decided before it is machine code.
-    there = {"PYTHONPATH": str(tmp_path), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    printed = run(SCRIPT, "--tiny", "--devices", "4", env=os.environ | there)
-    said, compiled, note, assumed, predicted = printed.strip().split("\n\n")
-    assert "jaxlib" in said
+def test_a_step_reduces_each_parameter_once_in_float32(
+    scaling, run_python, tmp_path, block_imports
+):
+    block_imports("torch")
+    # The optimization level does not affect collectives, and the program does not run.
+    environment = {"PYTHONPATH": str(tmp_path), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    printed = run_python(SCRIPT, "--tiny", "--devices", "4", env=os.environ | environment)
+    setup, compiled, note, assumed, predicted = printed.strip().split("\n\n")
+    assert "jaxlib" in setup
     shapes = param_shapes(ASTConfig(**scaling.TINY))
     numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
-    # 23 arrays and the loss. Four devices split an axis of each but of the head's bias.
+    # 23 arrays and the loss. Four devices shard an axis of each, except the head's bias.
     reduced = f"all-reduce: {4 * (numbers + 1):,} bytes of f32"
     gathered = f"22 all-gather: {4 * (numbers - 527):,} bytes of f32"
-    whole, split = (row.strip("| ").split(" | ") for row in compiled.splitlines()[2:])
-    assert whole[:2] == ["4", "whole"]
-    assert whole[-2] == f"24 {reduced}"
-    assert re.fullmatch(rf"\d+ {reduced}", whole[-1])
-    assert split[:2] == ["4", "split"]
-    assert split[-2] == f"24 {reduced}; {gathered}"
-    assert re.fullmatch(rf"\d+ {reduced}; {gathered}", split[-1])
-    assert float(split[-3].split()[0]) < float(whole[-3].split()[0])
+    replicated, sharded = (row.strip("| ").split(" | ") for row in compiled.splitlines()[2:])
+    assert replicated[:2] == ["4", "replicated"]
+    assert replicated[-2] == f"24 {reduced}"
+    assert re.fullmatch(rf"\d+ {reduced}", replicated[-1])
+    assert sharded[:2] == ["4", "sharded"]
+    assert sharded[-2] == f"24 {reduced}; {gathered}"
+    assert re.fullmatch(rf"\d+ {reduced}; {gathered}", sharded[-1])
+    assert float(sharded[-3].split()[0]) < float(replicated[-3].split()[0])
     assert note.startswith("Assumed, not measured: ")
     assert len(assumed.splitlines()) == 2 + len(scaling.MACHINES)
     assert len(predicted.splitlines()) == 2 + 3 * len(scaling.MACHINES)
 
 
-def test_bytes_are_counted_by_kind_with_tuples_and_scalars(scaling):
-    assert scaling.collectives(HLO, devices=4) == {
+def test_count_collectives_handles_tuples_and_scalars(scaling):
+    assert scaling.count_collectives(HLO, devices=4) == {
         "all-reduce": (2, 24 + 8 + 4, {"f32", "bf16"}),
         "reduce-scatter": (1, 4 * 20, {"f32"}),
         "all-gather": (1, 16, {"pred"}),
     }
 
 
-def test_what_cannot_be_counted_is_refused(scaling):
+def test_collectives_in_loops_and_asynchronous_ones_raise(scaling):
     in_a_loop = HLO.replace("f32[] add(%a, %b)", "f32[] all-reduce(%a)")
     for hlo in (in_a_loop, HLO.replace("all-gather(", "all-gather-start(")):
-        with pytest.raises(SystemExit, match="in a loop or in two halves"):
+        with pytest.raises(SystemExit, match="in a loop, or of asynchronous ones"):
             scaling.check_counted(hlo)
     scaling.check_counted(HLO)
 
 
-def test_a_branch_of_the_program_is_counted_and_a_loop_in_it_is_not(scaling):
+def test_collectives_in_a_branch_are_allowed(scaling):
     branch = """\
 %change.1 (p: f32[2]) -> f32[2] {
   ROOT %g = f32[4]{0} all-gather(%p), dimensions={0}
@@ -87,28 +89,28 @@ def test_a_branch_of_the_program_is_counted_and_a_loop_in_it_is_not(scaling):
         scaling.check_counted(branch.replace("change.1", "loop.3") + HLO.replace("ROOT", call))
 
 
-def test_rings_inside_groups_and_between_them(scaling):
+def test_exchange_seconds_of_rings_inside_and_between_groups(scaling):
     machine = scaling.Machine(
         "pairs", peak=1.0, group=2, axes=1, closed=1, fast=100.0, fast_hop=1.0, slow=10.0,
         slow_hop=3.0,
     )  # fmt: skip
-    # Two chips: each sends the whole of 1,000 bytes at 100 bytes/s, over two hops of 1 s.
+    # Two chips: each sends 1,000 bytes at 100 bytes/s, over two hops of 1 s.
     assert scaling.exchange_seconds(machine, 2, 1000) == pytest.approx(10 + 2)
-    # Eight: four groups besides exchange halves, 2 x 3/4 x 500 at 10 bytes/s over six hops of 3 s.
+    # Eight: four groups also exchange halves, 2 x 3/4 x 500 at 10 bytes/s over six hops of 3 s.
     assert scaling.exchange_seconds(machine, 8, 1000) == pytest.approx(12 + 75 + 18)
-    # A torus of 4 x 4, open below 32 chips: half the bandwidth, 2 x (3 + 3) hops.
+    # A torus of 4 x 4 without wraparound links: half the bandwidth, 2 x (3 + 3) hops.
     torus = machine._replace(group=64, axes=2, closed=32)
     assert scaling.exchange_seconds(torus, 16, 1000) == pytest.approx(2 * 15 / 16 * 20 + 12)
 
 
-def test_only_the_backward_pass_hides_an_exchange(scaling):
+def test_only_the_backward_pass_overlaps_with_the_exchange(scaling):
     assert scaling.efficiency(3.0, 1.0) == (3 / 4, 1)
     assert scaling.efficiency(3.0, 3.0) == (1 / 2, 3 / 4)
     assert scaling.efficiency(3.0, 0.0) == (1, 1)
 
 
-@pytest.mark.parametrize("words", [["--devices", "1"], ["--clips", "0"], ["--utilization", "40"]])
-def test_what_means_nothing_is_refused(scaling, words, capsys):
+@pytest.mark.parametrize("options", [["--devices", "1"], ["--clips", "0"], ["--utilization", "40"]])
+def test_invalid_options_raise(scaling, options, capsys):
     with pytest.raises(SystemExit):
-        scaling.parse(words)
-    assert f"{words[0]}" in capsys.readouterr().err.splitlines()[-1]
+        scaling.parse(options)
+    assert f"{options[0]}" in capsys.readouterr().err.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""`benchmarks/training.py` as one tries it; the times it prints are not looked at."""
+"""Runs `benchmarks/training.py` on small inputs; the printed times are not checked."""
 
 import os
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "training.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "training.py"
 
 
 @pytest.fixture(scope="module")
-def training(as_module):
-    return as_module(SCRIPT)
+def training(load_script):
+    return load_script(SCRIPT)
 
 
 @pytest.fixture
@@ -23,16 +23,16 @@ def cells(row):
     return [cell.strip() for cell in row.strip("|").split("|")]
 
 
-def test_all_stand_in_the_table_without_what_only_data_sets_need(run, tmp_path, without):
-    without()
+def test_table_is_complete_without_dataset_packages(run_python, tmp_path, block_imports):
+    block_imports()
     results = tmp_path / "RESULTS.md"
     results.write_text("# Measured\n")
-    printed = run(
+    printed = run_python(
         SCRIPT, "--tiny", "--steps", "1", "--rounds", "2", "--append", results,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
-    said, table = printed.strip().split("\n\n")
-    assert "matrix rate" in said
+    setup, table = printed.strip().split("\n\n")
+    assert "matrix rate" in setup
     rows = [cells(row) for row in table.splitlines()[2:]]
     assert [row[1].split(", ")[:2] for row in rows] == [
         ["ours"],
@@ -47,7 +47,7 @@ def test_all_stand_in_the_table_without_what_only_data_sets_need(run, tmp_path, 
     assert appended.endswith(f"\n\n{table}\n")
 
 
-def test_a_wrong_weight_is_found_before_anything_is_timed(training, arguments, monkeypatch):
+def test_a_wrong_weight_raises(training, arguments, monkeypatch):
     right = training.make_weights
 
     def wrong(fields):
@@ -60,7 +60,7 @@ def test_a_wrong_weight_is_found_before_anything_is_timed(training, arguments, m
         training.measure_training(("ours", "SDPA"), 2, arguments, "cpu", None)
 
 
-def test_the_step_from_waveforms_hears_them(training, arguments, monkeypatch):
+def test_wrong_waveforms_raise(training, arguments, monkeypatch):
     right = training.make_batch
 
     def wrong(config, batch_size):
@@ -72,14 +72,14 @@ def test_the_step_from_waveforms_hears_them(training, arguments, monkeypatch):
         training.measure_training(("ours", "from waveforms"), 2, arguments, "cpu", None)
 
 
-def test_one_alone_is_held_against_the_loss_of_the_others(training, arguments):
+def test_a_contender_measured_alone_is_compared_with_the_given_loss(training, arguments):
     with pytest.raises(AssertionError, match=r"not 0\.5"):
         training.measure_training(("eager",), 2, arguments, "cpu", 0.5)
 
 
-def test_a_rows_figures_are_those_of_its_seconds(training):
+def test_table_rows_compute_rates_memory_and_ratios(training):
     seconds = {"ours": [[0.5, 0.25, 0.5]], "SDPA": [[1.0, 1.0, 0.5]]}
-    found = {name: training.Measured(name, 0.7, np.array(s)) for name, s in seconds.items()}
+    found = {name: training.Measurement(name, 0.7, np.array(s)) for name, s in seconds.items()}
     found["ours"] = found["ours"]._replace(peak=3 * 2**29)
     found["SDPA"] = found["SDPA"]._replace(remark="apart")
     rows = [cells(row) for row in training.table_rows(2, found, 10**12, 16e12)]
@@ -90,7 +90,7 @@ def test_a_rows_figures_are_those_of_its_seconds(training):
 
 
 @pytest.mark.slow
-def test_out_of_memory_and_out_of_compilers(training, arguments, monkeypatch, capsys):
+def test_lack_of_memory_and_of_a_compiler_are_tolerated(training, arguments, monkeypatch, capsys):
     import torch
 
     def no_compiler(*_, **__):
