@@ -20,7 +20,7 @@ def file(tmp_path):
     return path
 
 
-def test_a_file_gives_its_configuration_with_fields_changed(file):
+def test_load_config_applies_changes(file):
     assert load_config(file) == TrainConfig(workdir="runs/x", batch_size=7)
     config = load_config(
         file,
@@ -47,7 +47,7 @@ def test_a_file_gives_its_configuration_with_fields_changed(file):
     "change",
     ["batch_size", "data=3", "data.dir.x=3", "=3", "a.b.c=3"],
 )
-def test_what_changes_no_field_is_refused(file, change):
+def test_a_malformed_change_is_refused(file, change):
     message = f"'{change}' is no change of a field; write it as FIELD=VALUE"
     with pytest.raises(InputError, match=re.escape(message)):
         load_config(file, [change])
@@ -80,7 +80,7 @@ def test_a_value_of_another_type_is_refused(file, change, like):
         ("def get_config():\n    return {}", "return a TrainConfig"),
     ],
 )
-def test_a_file_that_is_no_configuration_is_refused_by_name(tmp_path, content, said):
+def test_an_invalid_configuration_file_is_named(tmp_path, content, said):
     file = tmp_path / "bad.py"
     file.write_text(content)
     with pytest.raises(InputError, match=f"bad.py: .*{said}"):

@@ -200,7 +200,7 @@ def value(config, field):
 
 @files
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections' call
-def test_every_file_is_a_valid_configuration_from_anywhere(file, tmp_path, monkeypatch):
+def test_every_file_is_valid_from_any_working_directory(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load_config(file, ["data.dir=somewhere"])
     config.validate()
@@ -213,7 +213,7 @@ def test_every_file_is_a_valid_configuration_from_anywhere(file, tmp_path, monke
 
 
 @files
-def test_a_docstring_gives_the_files_own_command_and_fields_that_exist(file):
+def test_docstrings_name_the_files_command_and_existing_fields(file):
     text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
     assert f"python train.py --config=configs/{file.name}" in text
     for field in re.findall(r"--config\.([\w.]+)", text):
@@ -221,7 +221,7 @@ def test_a_docstring_gives_the_files_own_command_and_fields_that_exist(file):
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.name)
-def test_what_a_guide_names_exists(guide):
+def test_guides_name_existing_files_and_fields(guide):
     text = guide.read_text(encoding="utf-8")
     fields = re.findall(r"--config\.([a-z_.0-9]*[a-z_0-9])", text)
     for field in fields:
@@ -233,7 +233,7 @@ def test_what_a_guide_names_exists(guide):
 
 
 @recipes
-def test_a_recipe_has_the_published_values(name):
+def test_recipes_have_the_published_values(name):
     config = load(name)
     expected = COMMON | PUBLISHED[name]
     assert {field: value(config, field) for field in expected} == expected
@@ -241,7 +241,7 @@ def test_a_recipe_has_the_published_values(name):
 
 
 @recipes
-def test_the_rate_of_each_epoch_is_the_published_one_on_the_real_set(name):
+def test_learning_rates_of_each_epoch_are_the_published_ones(name):
     config = load(name)
     epoch = steps_per_epoch(CLIPS[name], config.batch_size)
     schedule = make_schedule(config.optimizer, epoch * config.num_epochs, epoch)
@@ -318,7 +318,7 @@ def shrunk(name, workdir, sets):
         pytest.param("finetune", 13, 3, 2, marks=pytest.mark.slow),
     ],
 )
-def test_a_small_run_of_a_recipe_ends_with_its_result(
+def test_a_small_run_of_each_recipe_finishes(
     name, train, held_out, labels, prepared, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("ast_jax.runs.history.draw_loss", lambda *arguments: None)

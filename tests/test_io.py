@@ -27,7 +27,7 @@ def test_the_file_appears_after_the_block(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_an_existing_file_is_replaced_only_if_asked_and_only_by_a_complete_one(tmp_path):
+def test_an_existing_file_is_replaced_on_request_by_a_complete_one(tmp_path):
     file = tmp_path / "out"
     file.write_text("old")
     with pytest.raises(InputError, match="out: exists already; choose another output"):
@@ -40,7 +40,7 @@ def test_an_existing_file_is_replaced_only_if_asked_and_only_by_a_complete_one(t
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_broken_link_is_not_replaced_unasked(tmp_path):
+def test_a_broken_link_is_not_replaced(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(InputError, match="link: exists already"):
         write(tmp_path / "link", "new")
@@ -59,7 +59,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, kind):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_cleaning_up_keeps_other_files(tmp_path):
+def test_cleanup_keeps_other_files(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "other").touch()
     with pytest.raises(RuntimeError):
@@ -77,7 +77,7 @@ def test_a_failed_write_names_the_file_and_the_reason(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_json_comes_back(tmp_path):
+def test_json_round_trips(tmp_path):
     content = {"café": [1, 0.1, None, True]}
     for _ in range(2):
         write_json(tmp_path / "x.json", content)

@@ -19,7 +19,7 @@ from ast_jax.labels import (
         (SPEECH_COMMANDS, "backward", "one"),
     ],
 )
-def test_class_lists_are_whole_and_in_the_published_order(benchmark, first, last):
+def test_class_lists_are_complete_and_in_the_published_order(benchmark, first, last):
     names = class_names(benchmark.class_list)
     (count,) = (n for n, known in BY_NUM_LABELS.items() if known is benchmark)
     assert len(names) == len(set(names)) == count
@@ -47,7 +47,7 @@ def test_only_audiosets_classes_are_not_exclusive():
     assert set(kinds.values()) == {"single_label_classification"}
 
 
-def test_label_fields_know_the_benchmarks_only():
+def test_label_fields_names_only_the_benchmarks_classes():
     assert label_fields(50)["id2label"][0] == "dog"
     assert label_fields(527)["problem_type"] == "multi_label_classification"
     assert label_fields(10) == {"num_labels": 10, "problem_type": "single_label_classification"}

@@ -4,7 +4,7 @@ import pytest
 from ast_jax.losses import binary_cross_entropy, cross_entropy, with_label_smoothing
 
 
-def test_smoothing_spreads_a_share_of_the_target():
+def test_label_smoothing_spreads_a_fraction_of_the_target():
     logits = jnp.array([[2.0, -1.0, 0.5]])
     targets = jnp.array([[1.0, 0, 0]])
     single = with_label_smoothing(cross_entropy, 0.3)(logits, targets)

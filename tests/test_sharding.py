@@ -62,7 +62,7 @@ def gradients(how, devices, batch):
 
 
 @pytest.mark.parametrize("how", ["shard_map", "pmap"])
-def test_eight_devices_give_one_devices_loss_and_gradients(how, batch, within):
+def test_loss_and_gradients_on_eight_devices_match_one(how, batch, within):
     loss, expected = gradients("shard_map", 1, batch)
     loss_8, ours = gradients(how, 8, batch)
     assert float(loss_8) == pytest.approx(float(loss), rel=1e-6)
@@ -79,7 +79,7 @@ def test_eight_devices_give_one_devices_loss_and_gradients(how, batch, within):
 
 
 @pytest.mark.parametrize("how", ["shard_map", "pmap"])
-def test_the_train_step_runs_donates_and_counts(how, batch):
+def test_the_train_step_lowers_the_loss_donates_and_counts(how, batch):
     parallel = DataParallel(how)
     take_step = parallel.map(partial(train_step, SPEC), (REPLICATED, SPLIT), donate=(0,))
     state = init_state(init_params(CONFIG), SPEC.optimizer, ema=False, average=False)
@@ -117,7 +117,7 @@ def test_predictions_keep_the_order_of_the_batch(how, batch):
         pytest.param("pmap", 2, 4, marks=pytest.mark.slow),
     ],
 )
-def test_each_clip_is_augmented_alike_on_any_number_of_devices(
+def test_augmentation_does_not_depend_on_the_number_of_devices(
     how, batch, devices, grad_accum_steps
 ):
     @jax.vmap

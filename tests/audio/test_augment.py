@@ -19,7 +19,7 @@ def masks(key, shape, frequency_mask, time_mask):
     return np.asarray(masked) == -7
 
 
-def test_a_mask_is_one_whole_band_of_either_kind():
+def test_mask_is_one_band_along_frequency_and_one_along_time():
     masked = masks(0, (20, 50, 30), 12, 20)
     for clip in masked:
         frames, bins = clip.all(axis=1), clip.all(axis=0)
@@ -48,7 +48,7 @@ def test_zero_width_masks_nothing():
     assert not masks(2, (8, 20, 10), 0, 0).any()
 
 
-def test_a_mask_as_wide_as_the_clip_stays_inside():
+def test_a_mask_as_wide_as_the_clip_stays_inside_it():
     masked = masks(3, (500, 4, 10), 10, 4)
     assert masked.shape == (500, 4, 10)
     assert masked.any()
@@ -65,7 +65,7 @@ def test_masks_reach_the_first_bin_and_frame_and_the_last_but_one():
         assert {1, 2, 3, 4, 5} <= set(at_the_end.sum(axis=1))
 
 
-def test_one_mask_may_be_of_no_width_and_the_other_not():
+def test_either_mask_can_have_zero_width_alone():
     only_bins, only_frames = masks(8, (50, 20, 10), 5, 0), masks(8, (50, 20, 10), 0, 5)
     assert only_bins.any()
     assert not only_bins.all(axis=2).any()
@@ -73,14 +73,14 @@ def test_one_mask_may_be_of_no_width_and_the_other_not():
     assert not only_frames.all(axis=1).any()
 
 
-def test_a_clips_two_masks_and_different_clips_masks_are_independent():
+def test_masks_are_independent_of_each_other_and_across_clips():
     masked = masks(9, (20000, 40, 40), 30, 30)
     bins, frames = (masked.all(axis=axis).sum(axis=1) for axis in (1, 2))
     for one, other in [(bins, frames), (bins[:-1], bins[1:]), (frames[:-1], frames[1:])]:
         assert abs(np.corrcoef(one, other)[0, 1]) <= 0.03
 
 
-def test_clips_and_keys_differ_and_a_key_repeats():
+def test_masks_differ_by_clip_and_key_and_repeat_with_the_key():
     first = masks(4, (10, 50, 30), 12, 20)
     assert not (first == first[0]).all()
     np.testing.assert_array_equal(first, masks(4, (10, 50, 30), 12, 20))
@@ -91,7 +91,7 @@ def test_a_batch_of_one_works():
     assert masks(6, (1, 50, 30), 12, 20).shape == (1, 50, 30)
 
 
-def test_roll_shifts_whole_clips_uniformly_between_its_bounds():
+def test_roll_shifts_clips_uniformly_between_its_bounds():
     frames, clips = 50, 20000
     clip = jnp.arange(frames, dtype=jnp.float32)[:, None] * jnp.ones((1, 2))
     rolled = np.asarray(roll(jax.random.key(0), jnp.tile(clip, (clips, 1, 1)), 10))
@@ -104,12 +104,12 @@ def test_roll_shifts_whole_clips_uniformly_between_its_bounds():
     np.testing.assert_allclose(counts / clips, 1 / 20, atol=0.006)
 
 
-def test_no_roll_is_nothing_at_all():
+def test_zero_roll_changes_nothing():
     x = jnp.ones((2, 4, 3))
     assert roll(jax.random.key(0), x, 0) is x
 
 
-def test_rolls_of_different_clips_are_independent_and_a_key_repeats():
+def test_rolls_are_independent_across_clips_and_repeat_with_the_key():
     clip = jnp.arange(50.0)[:, None]
     batch = jnp.tile(clip, (5000, 1, 1))
     rolled = np.asarray(roll(jax.random.key(1), batch, 10))
@@ -119,7 +119,7 @@ def test_rolls_of_different_clips_are_independent_and_a_key_repeats():
     assert (rolled != roll(jax.random.key(2), batch, 10)).any()
 
 
-def test_a_roll_past_the_clips_length_goes_round_again():
+def test_a_roll_longer_than_the_clip_wraps_around():
     clip = jnp.arange(3.0)[None, :, None]
     for seed in range(20):
         rolled = np.asarray(roll(jax.random.key(seed), clip, 10))[0, :, 0]
@@ -130,7 +130,7 @@ def added_noise(key, shape):
     return np.asarray(noise(jax.random.key(key), jnp.zeros(shape)))
 
 
-def test_noise_is_uniform_and_its_loudness_uniform_over_clips():
+def test_noise_is_uniform_and_so_is_its_loudness_over_clips():
     added = added_noise(0, (5000, 40, 25))
     assert (added >= 0).all()
     loudness = added.max(axis=(1, 2))  # of 1000 values in [0, u), next to u
@@ -142,7 +142,7 @@ def test_noise_is_uniform_and_its_loudness_uniform_over_clips():
     np.testing.assert_allclose(counts / added.size, 0.1, atol=0.002)
 
 
-def test_noise_differs_between_values_clips_and_keys_and_a_key_repeats():
+def test_noise_differs_by_value_clip_and_key_and_repeats_with_the_key():
     added = added_noise(1, (2000, 10, 8))
     assert len(np.unique(added[0])) == 80
     loudness = added.mean(axis=(1, 2))
@@ -155,7 +155,7 @@ def test_noise_differs_between_values_clips_and_keys_and_a_key_repeats():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_noise_is_added_to_the_input_and_keeps_its_type(dtype):
+def test_noise_is_added_and_keeps_the_dtype(dtype):
     x = jnp.full((1, 30, 20), -0.25, dtype)
     noisy = noise(jax.random.key(0), x)
     assert noisy.dtype == dtype

@@ -65,9 +65,7 @@ def folder(tmp_path_factory):
     seed=st.integers(0, 99),
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # librosa's own imports
-def test_any_rate_and_channel_count_gives_what_librosa_gives(
-    folder, frames, channels, rate, new_rate, seed
-):
+def test_any_rate_and_channel_count_matches_librosa(folder, frames, channels, rate, new_rate, seed):
     import librosa
 
     samples = noise(frames, channels, seed)
@@ -86,7 +84,7 @@ def test_any_rate_and_channel_count_gives_what_librosa_gives(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_stereo_cd_file_equals_librosa_load(tmp_path):
+def test_a_stereo_cd_file_matches_librosa_load(tmp_path):
     import librosa
 
     path = write(tmp_path / "cd.flac", noise(44100, 2), 44100)
@@ -95,7 +93,7 @@ def test_a_stereo_cd_file_equals_librosa_load(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_format_is_read_whole(tmp_path, kind):
+def test_every_format_is_read_completely(tmp_path, kind):
     format, subtype, rate = KINDS[kind]
     samples = noise(2 * rate)
     loaded = load_audio(write(tmp_path / f"a.{kind}", samples, rate, subtype, format), rate)
@@ -107,7 +105,7 @@ def test_every_format_is_read_whole(tmp_path, kind):
         np.testing.assert_array_equal(loaded, samples[:, 0])
 
 
-def test_floats_beyond_one_are_kept(tmp_path):
+def test_floats_beyond_one_are_not_clipped(tmp_path):
     path = write(tmp_path / "loud.wav", 4 * noise(1000), subtype="FLOAT")
     assert np.abs(load_audio(path)).max() > 1.5
 
@@ -151,7 +149,7 @@ def test_an_ogg_file_cut_between_two_pages_is_refused(tmp_path, kind):
     assert "truncated" in message_of(path)
 
 
-def test_truncation_is_seen_behind_long_metadata(tmp_path):
+def test_truncation_is_detected_after_long_metadata(tmp_path):
     # libsndfile's log ends after 2 kB, which the metadata fills
     ogg = tmp_path / "a.ogg"
     with soundfile.SoundFile(ogg, "w", 16000, 1, format="OGG") as file:
@@ -187,7 +185,7 @@ def with_sizes(data, riff=None, samples=None):
         pytest.param(lambda d: d + b"LIST\x04\0\0\0INFO", id="outer size leaves out metadata"),
     ],
 )
-def test_a_whole_wav_with_a_careless_header_is_read(tmp_path, change):
+def test_a_complete_wav_with_wrong_sizes_in_its_header_is_read(tmp_path, change):
     path = write(tmp_path / "a.wav", noise(8000))
     expected = load_audio(path)
     path.write_bytes(change(path.read_bytes()))
@@ -251,7 +249,7 @@ def test_nan_and_infinity_in_any_channel_are_refused(tmp_path, bad, rate):
     assert "NaN or infinite" in message_of(path)
 
 
-def test_a_header_that_promises_more_than_memory_is_refused(tmp_path):
+def test_a_header_with_more_samples_than_fit_in_memory_is_refused(tmp_path):
     path = write(tmp_path / "a.flac", noise(16000))
     data = bytearray(path.read_bytes())
     data[21] |= 0x0F  # the highest bits of STREAMINFO's number of samples: now 2**36

@@ -33,7 +33,7 @@ def clip(golden, request):
     return waveform - waveform.mean(), arrays[f"fbank64_{request.param}"]
 
 
-def test_float64_equals_the_originals_float64(clip, within):
+def test_float64_matches_the_originals_float64(clip, within):
     # What is left is torchaudio's mel bank, which is float32 in either precision.
     waveform, expected = clip
     error = np.abs(fbank(waveform, dtype=np.float64) - expected)
@@ -41,7 +41,7 @@ def test_float64_equals_the_originals_float64(clip, within):
     within("log-mel, float64 against torchaudio's: mean", error.mean(), 5e-6)
 
 
-def test_float32_is_as_near_as_the_originals_float32(clip, within):
+def test_float32_error_is_that_of_the_originals_float32(clip, within):
     # torchaudio's own float32 is off by up to 9.2e-3, 5.5e-5 on average: on these synthetic
     # tones, filters 100 dB below the peak hold little but rounding.
     waveform, expected = clip
@@ -52,7 +52,7 @@ def test_float32_is_as_near_as_the_originals_float32(clip, within):
     within("log-mel, float32 against torchaudio's float64: mean", error.mean(), 6e-5)
 
 
-def test_float32_equals_float64_on_real_recordings(esc10):
+def test_float32_matches_float64_on_real_recordings(esc10):
     paths = sorted((esc10 / "audio").glob("*.ogg"))[::10]
     errors = []
     for path in paths:
@@ -92,14 +92,14 @@ KALDI = {
 @example(**KALDI, rate=16000, frame_length=10.0, frame_shift=10.0)  # frames that do not overlap
 @example(**KALDI, rate=16000, frame_length=10.0, frame_shift=15.0)  # and that leave samples out
 @example(**KALDI, rate=44100, frame_length=4.0, frame_shift=1.0)  # more than a block has
-def test_equals_the_reference_with_any_options(rate, seed, **options):
+def test_matches_the_reference_with_any_options(rate, seed, **options):
     x = noise(int(rate * 0.15), seed) + 0.2
     expected = fbank_reference(x, rate, **options)
     np.testing.assert_allclose(fbank(x, rate, **options, dtype=np.float64), expected, atol=1e-9)
     np.testing.assert_allclose(fbank(x, rate, **options), expected, atol=5e-3)
 
 
-def test_an_empty_filter_and_silence_lie_at_the_floor():
+def test_an_empty_filter_and_silence_give_the_floor():
     empty = np.flatnonzero(~mel_bank(128, 512, 16000, 20.0, 0.0).any(axis=1))
     np.testing.assert_allclose(fbank(noise(16000))[:, empty], FLOOR, rtol=1e-7)
     np.testing.assert_allclose(fbank(np.zeros(16000, np.float32)), FLOOR, rtol=1e-7)
@@ -111,19 +111,19 @@ def test_an_empty_filter_and_silence_lie_at_the_floor():
 
 @settings(max_examples=60, deadline=None)
 @given(samples=st.integers(400, 40_000))
-def test_frames_are_counted_as_with_snip_edges(samples):
+def test_number_of_frames_is_kaldis_with_snip_edges(samples):
     log_mel = fbank(noise(samples), num_mel_bins=8)
     assert log_mel.shape == (1 + (samples - 400) // 160, 8)
     assert np.isfinite(log_mel).all()
 
 
-def test_ten_seconds_make_998_frames():
+def test_ten_seconds_have_998_frames():
     assert fbank(noise(160_000)).shape == (998, 128)
 
 
 @settings(max_examples=30, deadline=None)
 @given(gain=st.floats(1e-3, 1e3), seed=st.integers(0, 99))
-def test_a_gain_adds_its_log_to_all_that_is_above_the_floor(gain, seed):
+def test_a_gain_adds_its_log_to_values_above_the_floor(gain, seed):
     x = noise(4000, seed).astype(np.float64)
     quiet, loud = fbank(x, dtype=np.float64), fbank(gain * x, dtype=np.float64)
     above = (quiet > FLOOR) & (loud > FLOOR)
@@ -132,7 +132,7 @@ def test_a_gain_adds_its_log_to_all_that_is_above_the_floor(gain, seed):
 
 @settings(max_examples=30, deadline=None)
 @given(shift=st.integers(0, 300), frames=st.integers(1, 2 * BLOCK))
-def test_a_frame_depends_on_its_own_samples_only(shift, frames):
+def test_a_frame_depends_only_on_its_own_samples(shift, frames):
     x = noise(400 + 160 * (300 + 2 * BLOCK))
     part = x[160 * shift : 160 * (shift + frames - 1) + 400]
     for dtype, atol in [(np.float32, 1e-2), (np.float64, 1e-9)]:
@@ -142,7 +142,7 @@ def test_a_frame_depends_on_its_own_samples_only(shift, frames):
 
 @settings(max_examples=30, deadline=None)
 @given(offset=st.floats(-1, 1), scale=st.floats(1e-3, 0.3))
-def test_a_constant_offset_changes_nothing_and_costs_no_precision(offset, scale):
+def test_a_constant_offset_changes_nothing(offset, scale):
     x = noise(8000, scale=scale).astype(np.float64)
     expected = fbank(x, dtype=np.float64)
     np.testing.assert_allclose(fbank(x + offset, dtype=np.float64), expected, atol=1e-6)
@@ -152,7 +152,7 @@ def test_a_constant_offset_changes_nothing_and_costs_no_precision(offset, scale)
     assert error.mean() <= 1e-5
 
 
-def test_a_tone_peaks_in_the_filter_around_it():
+def test_a_tone_peaks_in_its_filter():
     t = np.arange(16000) / 16000
     bank = mel_bank(128, 512, 16000, 20.0, 0.0)
     for hertz in (500, 1000, 3000, 7000):
@@ -161,7 +161,7 @@ def test_a_tone_peaks_in_the_filter_around_it():
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
-def test_any_float_input_is_taken_and_left_as_it_was(dtype):
+def test_any_float_input_is_accepted_and_not_modified(dtype):
     x = noise(8000).astype(dtype)
     before = x.copy()
     x.setflags(write=False)
@@ -182,7 +182,7 @@ def test_threads_do_not_share_state():
 # ---- dither
 
 
-def test_dither_is_a_function_of_its_generator():
+def test_dither_depends_only_on_its_generator():
     x = noise(40_000)
     first, again, other = (fbank(x, dither=1e-3, rng=np.random.default_rng(s)) for s in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
@@ -191,7 +191,7 @@ def test_dither_is_a_function_of_its_generator():
     np.testing.assert_allclose(first, double, atol=2e-2)
 
 
-def test_dither_is_emphasised_as_the_frames_are():
+def test_dither_is_added_before_preemphasis():
     options = {"preemphasis": 0.97, "frame_length": 25.0, "frame_shift": 25.0, "num_mel_bins": 20}
     x = noise(4 * 400).astype(np.float64)
     added = 0.1 * np.random.default_rng(1).standard_normal((4, 400))
@@ -200,13 +200,13 @@ def test_dither_is_emphasised_as_the_frames_are():
     np.testing.assert_allclose(ours, expected, atol=1e-9)
 
 
-def test_no_dither_draws_nothing():
+def test_zero_dither_does_not_use_the_generator():
     rng = np.random.default_rng(1)
     np.testing.assert_array_equal(fbank(noise(4000), rng=rng), fbank(noise(4000)))
     assert rng.random() == np.random.default_rng(1).random()
 
 
-def test_dither_is_white_noise_of_its_deviation_in_each_frame():
+def test_dither_is_white_noise_of_the_given_deviation():
     silence = np.zeros(160_000)
     options = {"preemphasis": 0.0, "window_type": "rectangular", "frame_length": 32.0}
     energy = np.exp(fbank(silence, dither=0.1, rng=np.random.default_rng(0), **options))
@@ -235,7 +235,7 @@ def test_dither_is_white_noise_of_its_deviation_in_each_frame():
         (np.full(16000, 1e300), "NaN or infinite"),
     ],
 )
-def test_a_bad_waveform_is_refused(waveform, named):
+def test_an_invalid_waveform_is_refused(waveform, named):
     with pytest.raises(InputError, match=named) as caught:
         fbank(waveform)
     assert "\n" not in str(caught.value)
@@ -272,7 +272,7 @@ def test_a_bad_waveform_is_refused(waveform, named):
         f"{name}={value}" for name, value in options.items() if name != "rng"
     ),
 )
-def test_a_bad_option_is_refused_by_its_name(options):
+def test_an_invalid_option_is_named(options):
     with pytest.raises(InputError, match=next(iter(options))) as caught:
         fbank(noise(16000), **options)
     assert "\n" not in str(caught.value)

@@ -42,7 +42,7 @@ def exact(waveform, *args, **options):
 
 @pytest.mark.parametrize("index", range(5))
 @pytest.mark.parametrize("kind", ["int16", "float32"])
-def test_is_as_near_to_torchaudio_as_torchaudios_own_float32(golden, within, index, kind):
+def test_error_against_torchaudio_is_that_of_its_own_float32(golden, within, index, kind):
     waveform = golden["arrays"][f"waveform_{index}"]
     if kind == "float32":  # with its mean off, as the original has it
         waveform = (waveform / 32768).astype(np.float32)
@@ -82,14 +82,14 @@ def check_recordings(paths, within):
             assert (log_mel[len(expected) :] == 0).all()
 
 
-def test_equals_float64_on_real_recordings_of_all_lengths_and_the_hardest(esc10, within):
+def test_matches_float64_on_selected_real_recordings(esc10, within):
     folder = esc10 / "audio"
     paths = {*sorted(folder.glob("*.ogg"))[::11], *(folder / name for name in HARDEST)}
     check_recordings(sorted(paths), within)
 
 
 @pytest.mark.slow
-def test_equals_float64_on_all_real_recordings(esc10, within):
+def test_matches_float64_on_all_real_recordings(esc10, within):
     check_recordings(sorted((esc10 / "audio").glob("*.ogg")), within)
 
 
@@ -105,7 +105,7 @@ def test_equals_float64_on_all_real_recordings(esc10, within):
     high_freq=st.floats(-1000, 3000).filter(lambda hertz: hertz <= 0 or hertz > 700),
     preemphasis=st.floats(0, 1),
 )
-def test_every_option_means_what_it_means_in_numpy(rate, seed, **options):
+def test_every_option_matches_the_numpy_frontend(rate, seed, **options):
     x = noise(int(rate * 0.15), seed) + np.int16(2000)
     expected = exact(x, rate, **options)
     ours = jax.jit(partial(fbank_jax, sampling_rate=rate, **options))(x[None])[0]
@@ -113,7 +113,7 @@ def test_every_option_means_what_it_means_in_numpy(rate, seed, **options):
     assert np.abs(ours - expected).mean() <= 2e-5
 
 
-def test_names_and_defaults_are_those_in_numpy():
+def test_signature_matches_the_numpy_frontend():
     theirs = inspect.signature(fbank).parameters
     ours = inspect.signature(fbank_jax).parameters
     options = set(ours) - {"waveforms", "lengths"}
@@ -123,12 +123,12 @@ def test_names_and_defaults_are_those_in_numpy():
 
 
 @pytest.mark.parametrize("samples", [400, 559, 560, 16_000])
-def test_frames_are_counted_as_in_numpy(samples):
+def test_number_of_frames_matches_the_numpy_frontend(samples):
     log_mel = compiled(noise(samples)[None])
     assert log_mel.shape == (1, *fbank(noise(samples) / 32768).shape)
 
 
-def test_silence_and_a_constant_lie_at_the_floor():
+def test_silence_and_a_constant_give_the_floor():
     clips = np.stack([np.zeros(4000, np.int16), np.full(4000, 32767, np.int16)])
     np.testing.assert_allclose(compiled(clips), FLOOR, rtol=1e-7)
 
@@ -139,7 +139,7 @@ def test_the_largest_integers_do_not_overflow(samples):
     np.testing.assert_allclose(log_mel, exact(samples), atol=5e-3)
 
 
-def test_an_offset_costs_no_precision():
+def test_an_offset_does_not_reduce_precision():
     x = noise(8000, scale=0.003) + np.int16(20_000)
     error = np.abs(compiled(x[None])[0] - exact(x))
     assert error.mean() <= 1e-5
@@ -150,7 +150,7 @@ def test_an_offset_costs_no_precision():
 
 @settings(max_examples=20, deadline=None)
 @given(lengths=st.lists(st.integers(0, 8000), min_size=4, max_size=4))
-def test_each_clip_of_a_batch_is_as_if_it_were_alone(lengths):
+def test_clips_of_a_batch_do_not_affect_each_other(lengths):
     clips = [noise(8000, seed=i) for i in range(4)]
     log_mel = np.asarray(compiled(np.stack(clips), np.array(lengths, np.int32)))
     assert log_mel.shape == (4, 48, 128)
@@ -161,12 +161,12 @@ def test_each_clip_of_a_batch_is_as_if_it_were_alone(lengths):
         assert (ours[frames:] == 0).all()
 
 
-def test_float32_and_int16_of_the_same_samples_are_one():
+def test_float32_and_int16_of_the_same_samples_are_equal():
     x = noise(8000)[None]
     np.testing.assert_array_equal(compiled(x), compiled((x / 32768).astype(np.float32)))
 
 
-def test_sharded_over_eight_devices_it_is_what_it_is_on_one():
+def test_eight_devices_match_one():
     clips = np.stack([noise(4000, seed=i) for i in range(8)])
     lengths = np.arange(500, 4500, 500, dtype=np.int32)
     mesh = Mesh(jax.devices()[:8], "data")
@@ -175,7 +175,7 @@ def test_sharded_over_eight_devices_it_is_what_it_is_on_one():
     np.testing.assert_allclose(sharded(clips, lengths), compiled(clips, lengths), atol=2e-3)
 
 
-def test_stays_float32_whatever_the_precision_around_it():
+def test_ignores_the_default_matmul_precision_and_x64():
     x = noise(4000)[None]
     expected = compiled(x)
     with jax.default_matmul_precision("bfloat16"):
@@ -189,7 +189,7 @@ def test_stays_float32_whatever_the_precision_around_it():
     np.testing.assert_allclose(log_mel, expected, atol=2e-3)
 
 
-def test_has_a_gradient_that_is_finite():
+def test_gradient_is_finite():
     x = jnp.asarray(noise(2000)[None] / 32768, jnp.float32)
     gradient = jax.jit(jax.grad(lambda x: fbank_jax(x).sum()))(x)
     assert np.isfinite(gradient).all()
@@ -210,7 +210,7 @@ def as_extracted(clip, extractor):
 
 @settings(max_examples=30, deadline=None)
 @given(lengths=st.lists(st.integers(0, 8000), min_size=3, max_size=3))
-def test_input_values_are_the_extractors_for_clips_of_any_length(lengths):
+def test_input_values_match_the_extractor_for_clips_of_any_length(lengths):
     padded = np.zeros((3, 8000), np.int16)
     for i, length in enumerate(lengths):
         padded[i, :length] = noise(length, seed=i)
@@ -225,7 +225,7 @@ def test_input_values_are_the_extractors_for_clips_of_any_length(lengths):
 
 
 @pytest.mark.parametrize("samples", [1, 399, 400, SMALL_SAMPLES - 1, SMALL_SAMPLES, 9000])
-def test_input_values_have_one_shape_however_far_the_batch_is_padded(samples):
+def test_input_values_do_not_depend_on_the_batchs_padding(samples):
     clip = noise(samples)
     values = small_input_values(clip[None], np.array([samples], np.int32))
     assert values.shape == (1, 30, 40)
@@ -240,7 +240,7 @@ def test_input_values_have_one_shape_however_far_the_batch_is_padded(samples):
         ASTFeatureExtractor(mean=-6.6268077, std=5.358466, max_length=20),
     ],
 )
-def test_input_values_follow_the_extractors_settings(extractor):
+def test_input_values_use_the_extractors_settings(extractor):
     clip = noise(3000)
     program = jax.jit(partial(input_values, extractor=extractor))
     ours = program(clip[None], np.array([2500], np.int32))
@@ -252,7 +252,7 @@ def test_a_clip_shorter_than_a_frame_is_all_padding():
     np.testing.assert_allclose(values, 4.2677393 / (2 * 4.5689974), rtol=1e-6)
 
 
-def test_input_values_equal_the_extractors_on_real_recordings(esc10, within):
+def test_input_values_match_the_extractor_on_real_recordings(esc10, within):
     extractor = ASTFeatureExtractor()
     clips = [
         (load_audio(path) * 32767).astype(np.int16)
@@ -267,7 +267,7 @@ def test_input_values_equal_the_extractors_on_real_recordings(esc10, within):
         within("model input on the device, recordings: mean", error.mean(), 1e-5 / 9)
 
 
-def test_samples_past_the_last_frame_cost_nothing():
+def test_samples_after_the_last_frame_are_not_computed():
     def flops(samples):
         shapes = (
             jax.ShapeDtypeStruct((2, samples), jnp.int16),
@@ -290,7 +290,7 @@ def test_samples_past_the_last_frame_cost_nothing():
         (noise(8000)[None].astype(np.float16), "float16"),
     ],
 )
-def test_bad_waveforms_are_refused(waveforms, named):
+def test_invalid_waveforms_are_refused(waveforms, named):
     with pytest.raises(InputError, match=named):
         fbank_jax(waveforms)
     if "frame" not in named:
@@ -313,6 +313,6 @@ def test_bad_waveforms_are_refused(waveforms, named):
     ],
     ids=str,
 )
-def test_a_bad_option_is_refused_by_its_name(options):
+def test_an_invalid_option_is_named(options):
     with pytest.raises(InputError, match=next(iter(options))):
         fbank_jax(noise(16000)[None], **options)

@@ -33,7 +33,7 @@ def hugging_face(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:At least one mel filter has all zero:UserWarning")
 @pytest.mark.parametrize("samples", [400, 16_000, 163_920, 164_079, 164_080, 200_000])
-def test_equals_hugging_faces_on_noise_of_any_length(hugging_face, samples):
+def test_matches_hugging_face_on_noise_of_any_length(hugging_face, samples):
     waveform = noise(samples)
     theirs = hugging_face()(waveform, sampling_rate=16000, return_tensors="np")["input_values"]
 
@@ -52,7 +52,7 @@ def test_equals_hugging_faces_on_noise_of_any_length(hugging_face, samples):
 
 
 @pytest.mark.filterwarnings("ignore:At least one mel filter has all zero:UserWarning")
-def test_equals_hugging_faces_on_real_recordings(hugging_face, esc10):
+def test_matches_hugging_face_on_real_recordings(hugging_face, esc10):
     theirs, ours = hugging_face(), ASTFeatureExtractor()
     for path in sorted((esc10 / "audio").glob("*.ogg"))[::40]:
         waveform = load_audio(path)
@@ -63,7 +63,7 @@ def test_equals_hugging_faces_on_real_recordings(hugging_face, esc10):
 
 
 @pytest.mark.parametrize("index", range(5))
-def test_equals_the_originals_input(golden, index):
+def test_matches_the_originals_input(golden, index):
     waveform = (golden["arrays"][f"waveform_{index}"] / 32768).astype(np.float32)
     log_mel = golden["arrays"][f"fbank_{index}"][:1024]
     padded = np.zeros((1024, 128))
@@ -74,20 +74,20 @@ def test_equals_the_originals_input(golden, index):
     assert error.mean() <= 1.2e-4 / 9
 
 
-def test_a_short_clip_is_filled_with_zeros_before_normalisation():
+def test_a_short_clip_is_zero_padded_before_normalization():
     inputs = ASTFeatureExtractor()(noise(16_000), 16000)
     np.testing.assert_allclose(inputs[0, 98:], 4.2677393 / (2 * 4.5689974), rtol=1e-6)
     assert not np.isclose(inputs[0, 97], inputs[0, 98]).all()
 
 
-def test_without_normalisation_the_log_mel_is_given():
+def test_do_normalize_false_returns_the_log_mel():
     extractor = ASTFeatureExtractor(do_normalize=False, max_length=90)
     np.testing.assert_array_equal(extractor(noise(16_000), 16000)[0], fbank(noise(16_000))[:90])
 
 
 @settings(max_examples=30, deadline=None)
 @given(lengths=st.lists(st.integers(400, 9000), min_size=1, max_size=5))
-def test_a_clip_gives_the_same_alone_and_in_any_batch(lengths):
+def test_a_clip_gives_the_same_result_in_any_batch(lengths):
     clips = [noise(length, seed) for seed, length in enumerate(lengths)]
     batch = SMALL(clips, 16000)
     assert batch.shape == (len(clips), 30, 16)
@@ -96,7 +96,7 @@ def test_a_clip_gives_the_same_alone_and_in_any_batch(lengths):
         np.testing.assert_array_equal(SMALL(clip, 16000), row[None])
 
 
-def test_every_form_of_input_gives_the_same():
+def test_every_form_of_input_gives_the_same_result():
     clips = np.stack([noise(5000, 1), noise(5000, 2)])
     expected = SMALL(clips, 16000)
     np.testing.assert_array_equal(SMALL(list(clips), 16000), expected)
@@ -106,7 +106,7 @@ def test_every_form_of_input_gives_the_same():
     np.testing.assert_array_equal(SMALL(clips[0].tolist(), 16000), expected[:1])
 
 
-def test_another_rate_has_frames_of_as_many_milliseconds():
+def test_frame_length_in_milliseconds_does_not_depend_on_the_rate():
     extractor = ASTFeatureExtractor(sampling_rate=32000, do_normalize=False, max_length=98)
     assert extractor(noise(32_000), 32000).shape == (1, 98, 128)
     np.testing.assert_array_equal(extractor(noise(32_000), 32000)[0], fbank(noise(32_000), 32000))
@@ -114,7 +114,7 @@ def test_another_rate_has_frames_of_as_many_milliseconds():
 
 @settings(max_examples=50, deadline=None)
 @given(frames=st.integers(0, 40), max_length=st.integers(1, 40))
-def test_pad_or_cut_keeps_what_fits(frames, max_length):
+def test_pad_or_cut_keeps_the_first_frames(frames, max_length):
     log_mel = np.ones((frames, 3), np.float32)
     out = pad_or_cut(log_mel, max_length)
     assert out.shape == (max_length, 3)
@@ -123,7 +123,7 @@ def test_pad_or_cut_keeps_what_fits(frames, max_length):
     assert (out[frames:] == 0).all()
 
 
-def test_normalize_keeps_its_argument_and_the_dtype():
+def test_normalize_keeps_the_dtype_and_does_not_modify_its_argument():
     log_mel = np.ones((2, 3), np.float32)
     out = SMALL.normalize(log_mel)
     assert (log_mel == 1).all()
@@ -162,7 +162,7 @@ def test_another_sampling_rate_is_refused():
         (None, "shape"),
     ],
 )
-def test_waveforms_that_cannot_be_used_are_refused(waveforms, named):
+def test_invalid_waveforms_are_refused(waveforms, named):
     with pytest.raises(InputError, match=named) as caught:
         SMALL(waveforms, 16000)
     assert "\n" not in str(caught.value)
@@ -174,7 +174,7 @@ CHANGED = ASTFeatureExtractor(32000, 64, 512, False, -6.6268077, 5.358466)
 
 
 @pytest.mark.parametrize("extractor", [ASTFeatureExtractor(), CHANGED])
-def test_a_saved_extractor_is_read_back(tmp_path, extractor):
+def test_a_saved_extractor_round_trips(tmp_path, extractor):
     extractor.save_pretrained(tmp_path / "new" / "folder")
     assert ASTFeatureExtractor.from_pretrained(tmp_path / "new" / "folder") == extractor
     assert ASTFeatureExtractor.from_dict(extractor.to_dict()) == extractor
@@ -182,7 +182,7 @@ def test_a_saved_extractor_is_read_back(tmp_path, extractor):
 
 @pytest.mark.filterwarnings("ignore:At least one mel filter has all zero:UserWarning")
 @pytest.mark.parametrize("extractor", [ASTFeatureExtractor(), CHANGED])
-def test_hugging_face_reads_our_file_and_we_theirs(tmp_path, hugging_face, extractor):
+def test_hugging_face_reads_our_file_and_we_read_theirs(tmp_path, hugging_face, extractor):
     extractor.save_pretrained(tmp_path)
     theirs = hugging_face.from_pretrained(tmp_path)
     for name, value in extractor.to_dict().items():
@@ -195,7 +195,7 @@ def test_hugging_face_reads_our_file_and_we_theirs(tmp_path, hugging_face, extra
 
 
 @pytest.mark.filterwarnings("ignore:At least one mel filter has all zero:UserWarning")
-def test_transformers_auto_class_finds_our_file(tmp_path):
+def test_transformers_auto_class_reads_our_file(tmp_path):
     from transformers import AutoFeatureExtractor
 
     ASTFeatureExtractor().save_pretrained(tmp_path)
@@ -208,7 +208,7 @@ def write(folder, text):
     return folder
 
 
-def test_missing_fields_have_defaults_and_bookkeeping_is_left_alone(tmp_path):
+def test_missing_fields_have_defaults_and_other_fields_are_ignored(tmp_path):
     entries = {
         "mean": -5,
         "feature_extractor_type": "ASTFeatureExtractor",
@@ -235,7 +235,7 @@ def test_missing_fields_have_defaults_and_bookkeeping_is_left_alone(tmp_path):
         *[("padding_value", value) for value in (-1.0, 0.1, None, False)],
     ],
 )  # fmt: skip
-def test_a_bad_value_is_refused_by_file_and_field(tmp_path, field, value):
+def test_an_invalid_value_names_file_and_field(tmp_path, field, value):
     with pytest.raises(InputError, match=field) as caught:
         ASTFeatureExtractor.from_pretrained(write(tmp_path, json.dumps({field: value})))
     assert str(tmp_path / FILE_NAME) in str(caught.value)
@@ -261,7 +261,7 @@ def test_a_file_that_is_not_json_is_refused(tmp_path, text):
     assert str(tmp_path / FILE_NAME) in str(caught.value)
 
 
-def test_a_file_of_other_bytes_is_refused(tmp_path):
+def test_a_binary_file_is_refused(tmp_path):
     (tmp_path / FILE_NAME).write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="cannot be read as JSON"):
         ASTFeatureExtractor.from_pretrained(tmp_path)

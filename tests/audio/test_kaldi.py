@@ -6,7 +6,7 @@ from ast_jax.audio.kaldi import mel_bank, window
 
 
 @pytest.mark.parametrize("size", [2, 25, 400, 551])
-def test_windows_are_the_symmetric_ones(size):
+def test_windows_are_symmetric(size):
     for ours, scipys in [("hanning", "hann"), ("hamming", "hamming"), ("blackman", "blackman")]:
         expected = scipy.signal.get_window(scipys, size, fftbins=False)
         np.testing.assert_allclose(window(ours, size), expected, atol=1e-15)
@@ -15,7 +15,7 @@ def test_windows_are_the_symmetric_ones(size):
 
 
 @pytest.mark.filterwarnings("ignore:At least one mel filter has all zero:UserWarning")
-def test_mel_bank_equals_hugging_faces():
+def test_mel_bank_matches_hugging_face():
     from transformers.audio_utils import mel_filter_bank
 
     theirs = mel_filter_bank(

@@ -42,21 +42,21 @@ grids = st.tuples(st.integers(1, 14), st.integers(1, 30))
 
 @settings(max_examples=40, deadline=None)
 @given(old=grids, new=grids)
-def test_resizing_equals_pytorchs_bilinear_interpolation_and_the_originals_cut(old, new):
+def test_resizing_matches_pytorchs_interpolation_and_the_originals_cut(old, new):
     rng = np.random.default_rng(0)
     embeddings = rng.standard_normal((1, 2 + old[0] * old[1], 4), dtype=np.float32)
     ours = resize_position_embeddings(embeddings, old, new)
     np.testing.assert_allclose(ours, torch_resize(embeddings, old, new), atol=1e-5)
 
 
-def test_the_same_grid_is_left_bit_for_bit():
+def test_the_same_grid_is_unchanged():
     embeddings = np.random.default_rng(0).standard_normal((1, 2 + 6, 4), dtype=np.float32)
     np.testing.assert_array_equal(
         resize_position_embeddings(embeddings, (2, 3), (2, 3)), embeddings
     )
 
 
-def test_new_classes_get_a_new_head_and_leave_the_rest():
+def test_new_classes_change_only_the_head():
     params = init_params(TINY)
     new = adapt_params(params, TINY, TINY.replace(num_labels=7), seed=5)
     assert new["classifier"]["dense"]["kernel"].shape == (32, 7)
@@ -67,7 +67,7 @@ def test_new_classes_get_a_new_head_and_leave_the_rest():
     )
 
 
-def test_as_many_classes_of_other_names_get_a_new_head_but_first_names_do_not():
+def test_other_class_names_change_the_head_but_names_for_unnamed_classes_do_not():
     params = init_params(TINY)
     named = TINY.replace(id2label={0: "a", 1: "b", 2: "c"})
     first = adapt_params(params, TINY, named)
@@ -76,6 +76,6 @@ def test_as_many_classes_of_other_names_get_a_new_head_but_first_names_do_not():
     assert other["classifier"] is not params["classifier"]
 
 
-def test_another_width_is_refused_by_the_parameters_name():
+def test_another_width_names_the_parameter():
     with pytest.raises(InputError, match="ast/embeddings/cls_token"):
         adapt_params(init_params(TINY), TINY, TINY.replace(hidden_size=64))

@@ -78,7 +78,7 @@ def refusal(path):
     return message
 
 
-def test_a_checkpoint_comes_back_to_the_bit(saved):
+def test_a_checkpoint_round_trips_exactly(saved):
     config, extractor, params = load_checkpoint(saved)
     assert (config, extractor) == (CONFIG, EXTRACTOR)
     assert jax.tree.structure(params) == jax.tree.structure(CHECKPOINT.params)
@@ -89,7 +89,7 @@ def test_a_checkpoint_comes_back_to_the_bit(saved):
         assert ours.tobytes() == expected.tobytes()
 
 
-def test_the_folder_holds_parameters_and_a_description_and_nothing_beside(saved):
+def test_the_folder_has_only_parameters_and_a_description(saved):
     assert {"params", "config"} <= {path.name for path in saved.iterdir()}
     assert [path.name for path in saved.parent.iterdir()] == ["checkpoint"]
     description = json.loads((saved / "config" / "config.json").read_text())
@@ -112,19 +112,19 @@ def test_a_relative_path_works(saved, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["a b", "é 50%20#?&", "-x", "...", "~"])
-def test_any_name_will_do(tmp_path, name):
+def test_any_folder_name_works(tmp_path, name):
     save_checkpoint(tmp_path / name, CHECKPOINT)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert load_checkpoint(tmp_path / name).config == CONFIG
 
 
-def test_a_checkpoint_without_a_classifier_comes_back_without_one(tmp_path):
+def test_a_checkpoint_without_a_classifier_round_trips(tmp_path):
     params = {"ast": CHECKPOINT.params["ast"]}
     save_checkpoint(tmp_path / "headless", CHECKPOINT._replace(params=params))
     assert set(load_checkpoint(tmp_path / "headless").params) == {"ast"}
 
 
-def test_parameters_stored_in_half_precision_come_as_float32(copy):
+def test_half_precision_parameters_are_loaded_as_float32(copy):
     import jax.numpy as jnp
 
     halves = jax.tree.map(lambda a: jnp.asarray(a, jnp.bfloat16), CHECKPOINT.params)
@@ -138,7 +138,7 @@ def test_parameters_stored_in_half_precision_come_as_float32(copy):
 # ---- saving
 
 
-def test_an_output_that_exists_is_kept(saved):
+def test_an_existing_output_is_kept(saved):
     before = sorted(saved.rglob("*"))
     with pytest.raises(InputError, match=f"^{saved}: exists already; "):
         save_checkpoint(saved, CHECKPOINT)
@@ -148,7 +148,7 @@ def test_an_output_that_exists_is_kept(saved):
 # ---- damage
 
 
-def test_a_checkpoint_with_any_file_cut_short_or_missing_is_refused_or_whole(saved, tmp_path):
+def test_a_checkpoint_with_a_damaged_file_is_refused_or_loads_completely(saved, tmp_path):
     files = sorted(path.relative_to(saved) for path in saved.rglob("*") if path.is_file())
     refused = set()
     for i, (file, share) in enumerate(itertools.product(files, (None, 0, 0.5, 0.95))):
@@ -201,7 +201,7 @@ def test_a_checkpoint_without_a_part_is_refused(copy, part):
         ('{"model": 3, "feature_extractor": {}}', "'model' is missing"),
     ],
 )
-def test_a_description_that_lacks_something_is_refused(copy, content, complaint):
+def test_an_incomplete_description_is_refused(copy, content, complaint):
     (copy / "config" / "config.json").write_text(content)
     message = refusal(copy)
     assert message.startswith(f"{copy / 'config' / 'config.json'}: ")
@@ -219,7 +219,7 @@ def test_a_description_that_lacks_something_is_refused(copy, content, complaint)
         ("feature_extractor", {"num_mel_bins": 16}, "num_mel_bins is 32 for the model and 16"),
     ],
 )
-def test_a_description_with_a_wrong_field_is_refused_by_its_name(copy, part, entries, complaint):
+def test_an_invalid_field_of_the_description_is_named(copy, part, entries, complaint):
     file = copy / "config" / "config.json"
     description = json.loads(file.read_text())
     description[part] |= entries
@@ -249,7 +249,7 @@ def changed(name, value):
         ("ast/layernorm/bias", np.zeros(8, np.int32), "holds int32, not floating-point"),
     ],
 )
-def test_a_checkpoint_with_one_parameter_wrong_is_refused_by_its_name(copy, name, value, complaint):
+def test_a_wrong_parameter_is_named(copy, name, value, complaint):
     save_params(copy, changed(name, value))
     with pytest.raises(InputError, match=f"^{copy / 'params'}: parameter {name} {complaint}"):
         load_checkpoint(copy)

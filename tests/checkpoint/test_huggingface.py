@@ -89,7 +89,7 @@ def logits(model, input_values):
 
 
 @pytest.mark.parametrize("fields", GEOMETRIES.values(), ids=GEOMETRIES.keys())
-def test_everything_the_model_returns_equals_theirs(assert_close, tmp_path, fields):
+def test_all_outputs_match_hugging_face(assert_close, tmp_path, fields):
     model = theirs(transformers.ASTForAudioClassification, **fields)
     model.save_pretrained(tmp_path)
     ours = ASTForAudioClassification.from_pretrained(tmp_path)
@@ -98,7 +98,7 @@ def test_everything_the_model_returns_equals_theirs(assert_close, tmp_path, fiel
     assert_close(ours(jnp.asarray(input_values)), logits(model, input_values))
 
 
-def test_a_model_without_a_classifier_equals_theirs_and_asks_for_a_head(assert_close, tmp_path):
+def test_a_model_without_a_classifier_matches_hugging_face(assert_close, tmp_path):
     model = theirs(transformers.ASTModel)
     model.save_pretrained(tmp_path)
     with pytest.raises(InputError, match=f"^{tmp_path}: has no classification head; .*num_labels"):
@@ -108,7 +108,7 @@ def test_a_model_without_a_classifier_equals_theirs_and_asks_for_a_head(assert_c
     assert ours(jnp.zeros((1, 100, 128))).shape == (1, 4)
 
 
-def test_a_state_dict_with_their_names_in_memory_is_read(tmp_path):
+def test_a_state_dict_with_transformers_module_names_is_read(tmp_path):
     model = theirs(transformers.ASTForAudioClassification, max_length=128)
     names = list(model.state_dict())
     assert any(name.endswith(".layers.2.attention.q_proj.weight") for name in names)
@@ -121,9 +121,7 @@ def test_a_state_dict_with_their_names_in_memory_is_read(tmp_path):
     )
 
 
-def test_a_model_they_store_in_bfloat16_is_read_exactly_and_computed_in_float32(
-    assert_close, tmp_path
-):
+def test_a_bfloat16_model_is_read_exactly_and_computed_in_float32(assert_close, tmp_path):
     model = theirs(transformers.ASTForAudioClassification).to(torch.bfloat16)
     model.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
@@ -135,7 +133,7 @@ def test_a_model_they_store_in_bfloat16_is_read_exactly_and_computed_in_float32(
 # ---- and back
 
 
-def test_they_load_what_we_write_and_give_the_same_logits(
+def test_hugging_face_loads_our_folder_and_gives_the_same_logits(
     assert_close, tmp_path, original_tensors, save_torch
 ):
     path = save_torch(original_tensors(), tmp_path / "x.pth", prefix="module.")
@@ -151,7 +149,7 @@ def test_they_load_what_we_write_and_give_the_same_logits(
     assert_close(ours(jnp.asarray(input_values)), logits(model.eval(), input_values))
 
 
-def test_a_folder_of_theirs_comes_back_from_ours_to_the_bit(tmp_path):
+def test_a_hugging_face_folder_round_trips_exactly(tmp_path):
     model = theirs(transformers.ASTForAudioClassification, max_length=128)
     model.save_pretrained(tmp_path / "theirs")
     write_huggingface(tmp_path / "ours", read_checkpoint(tmp_path / "theirs"))
@@ -165,7 +163,7 @@ def test_a_folder_of_theirs_comes_back_from_ours_to_the_bit(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:At least one mel filter has all zero:UserWarning")
-def test_they_load_labels_and_feature_extractor(tmp_path, small_checkpoint):
+def test_hugging_face_loads_our_labels_and_feature_extractor(tmp_path, small_checkpoint):
     write_huggingface(tmp_path / "folder", small_checkpoint)
     config = transformers.ASTConfig.from_pretrained(tmp_path / "folder")
     assert config.id2label == small_checkpoint.config.id2label
@@ -177,7 +175,7 @@ def test_they_load_labels_and_feature_extractor(tmp_path, small_checkpoint):
     assert ASTFeatureExtractor.from_pretrained(tmp_path / "folder") == expected
 
 
-def test_a_checkpoint_without_a_head_becomes_an_ast_model_of_theirs(tmp_path, small_checkpoint):
+def test_a_checkpoint_without_a_head_is_written_as_an_ast_model(tmp_path, small_checkpoint):
     config, extractor, params = small_checkpoint
     headless = Checkpoint(config, extractor, {"ast": params["ast"]})
     write_huggingface(tmp_path / "folder", headless)
@@ -188,7 +186,7 @@ def test_a_checkpoint_without_a_head_becomes_an_ast_model_of_theirs(tmp_path, sm
     assert model.config.architectures == ["ASTModel"]
 
 
-def test_bfloat16_computing_is_not_written_as_their_dtype(tmp_path, small_checkpoint):
+def test_the_compute_dtype_is_not_written_as_torch_dtype(tmp_path, small_checkpoint):
     config = small_checkpoint.config.replace(dtype="bfloat16")
     write_huggingface(tmp_path / "folder", small_checkpoint._replace(config=config))
     model = transformers.ASTForAudioClassification.from_pretrained(tmp_path / "folder")

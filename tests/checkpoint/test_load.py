@@ -55,7 +55,7 @@ def places(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["ours", "link", "run", "huggingface", "x.pth", "x.safetensors"])
-def test_every_form_of_a_checkpoint_is_read(places, name):
+def test_every_checkpoint_format_is_read(places, name):
     for path in (places / name, str(places / name)):
         config, extractor, params = read_checkpoint(path)
         assert_params_equal(params, CHECKPOINT.params)
@@ -65,7 +65,7 @@ def test_every_form_of_a_checkpoint_is_read(places, name):
 
 
 @pytest.mark.parametrize("name", ["ours", "huggingface", "x.pth"])
-def test_changes_of_the_input_adapt_positions_and_extractor(places, name):
+def test_changes_to_the_input_adapt_positions_and_extractor(places, name):
     config, extractor, params = read_checkpoint(places / name, max_length=200, num_mel_bins=64)
     assert (config.max_length, config.num_mel_bins) == (200, 64)
     assert (extractor.max_length, extractor.num_mel_bins) == (200, 64)
@@ -75,12 +75,12 @@ def test_changes_of_the_input_adapt_positions_and_extractor(places, name):
     assert_params_equal(params["classifier"], CHECKPOINT.params["classifier"])
 
 
-def test_from_pretrained_makes_the_changed_model(places):
+def test_from_pretrained_applies_changes(places):
     model = ASTForAudioClassification.from_pretrained(places / "ours", num_labels=7, time_stride=5)
     assert model(np.zeros((2, 128, 128), np.float32)).shape == (2, 7)
 
 
-def test_of_a_runs_steps_the_newest_counts(tmp_path):
+def test_the_newest_step_of_a_run_is_loaded(tmp_path):
     for step in (9, 10, 100):
         params = random_params(CONFIG, seed=step)
         save_checkpoint(tmp_path / "checkpoints" / str(step), CHECKPOINT._replace(params=params))
@@ -90,7 +90,7 @@ def test_of_a_runs_steps_the_newest_counts(tmp_path):
     assert_params_equal(read_checkpoint(tmp_path).params, random_params(CONFIG, seed=100))
 
 
-def test_a_step_that_orbax_has_not_finished_does_not_count(tmp_path):
+def test_an_unfinished_step_of_orbax_is_ignored(tmp_path):
     save_checkpoint(tmp_path / "checkpoints" / "9", CHECKPOINT)
     unfinished = tmp_path / "checkpoints" / "10.orbax-checkpoint-tmp" / "config"
     unfinished.mkdir(parents=True)
@@ -113,7 +113,7 @@ def test_a_missing_path_is_refused(tmp_path):
 # ---- heads and labels
 
 
-def test_another_number_of_classes_makes_a_new_unnamed_head():
+def test_another_number_of_classes_creates_an_unnamed_head():
     new = adapt_checkpoint(CHECKPOINT, {"num_labels": 50})
     assert new.params["classifier"]["dense"]["kernel"].shape == (64, 50)
     # Fifty classes need not be ESC-50's.
@@ -121,7 +121,7 @@ def test_another_number_of_classes_makes_a_new_unnamed_head():
     assert_params_equal(new.params["ast"], CHECKPOINT.params["ast"])
 
 
-def test_new_labels_bring_their_number_and_a_new_head():
+def test_new_labels_set_the_number_of_classes_and_create_a_head():
     new = adapt_checkpoint(CHECKPOINT, {"id2label": {0: "a", 1: "b"}})
     assert new.config.num_labels == 2
     assert new.params["classifier"]["dense"]["bias"].shape == (2,)
@@ -146,17 +146,17 @@ def test_a_new_head_depends_on_its_seed():
         ),
     ],
 )
-def test_a_new_heads_problem_type_is_the_benchmarks_or_the_callers(changes, kind):
+def test_a_new_heads_problem_type_comes_from_the_benchmark_or_the_caller(changes, kind):
     assert adapt_checkpoint(CHECKPOINT, changes).config.problem_type == kind
 
 
-def test_without_changes_all_stays():
+def test_without_changes_nothing_changes():
     same = adapt_checkpoint(CHECKPOINT, {})
     assert same[:2] == CHECKPOINT[:2]
     assert_params_equal(same.params, CHECKPOINT.params)
 
 
-def test_a_headless_checkpoint_stays_so_unless_a_head_is_asked_for():
+def test_a_checkpoint_without_a_head_gets_one_only_on_request():
     assert set(adapt_checkpoint(HEADLESS, {"max_length": 200}).params) == {"ast"}
     labels = {i: f"class {i}" for i in range(4)}
     for changes in ({"num_labels": 4}, {"id2label": labels}):
@@ -165,7 +165,7 @@ def test_a_headless_checkpoint_stays_so_unless_a_head_is_asked_for():
         assert new.params["classifier"]["dense"]["kernel"].shape == (64, 4)
 
 
-def test_a_headless_checkpoint_cannot_classify_until_given_a_head(tmp_path):
+def test_a_checkpoint_without_a_head_cannot_classify(tmp_path):
     save_checkpoint(tmp_path / "headless", HEADLESS)
     with pytest.raises(InputError) as caught:
         read_checkpoint(tmp_path / "headless")
@@ -194,12 +194,12 @@ def test_a_headless_checkpoint_cannot_classify_until_given_a_head(tmp_path):
         ({"num_labels": 4, "id2label": {0: "a"}}, "id2label must name the classes 0 to 3"),
     ],
 )
-def test_a_change_that_cannot_be_is_refused_by_its_field(places, name, changes, complaint):
+def test_an_invalid_change_names_the_field(places, name, changes, complaint):
     with pytest.raises(InputError, match=complaint):
         ASTForAudioClassification.from_pretrained(places / name, **changes)
 
 
-def test_a_damaged_newest_step_is_refused_and_not_passed_over(tmp_path):
+def test_a_damaged_newest_step_is_refused_not_skipped(tmp_path):
     for step in ("1", "2"):
         save_checkpoint(tmp_path / "checkpoints" / step, CHECKPOINT)
     (tmp_path / "checkpoints" / "2" / "config" / "config.json").write_text(json.dumps({}))

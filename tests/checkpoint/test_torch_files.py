@@ -55,7 +55,7 @@ def test_torch_files_are_read(tmp_path, save_torch, prefix, wrap, zipped):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", ["x.pth", "x.safetensors"])
-def test_every_half_precision_number_becomes_float32_exactly(tmp_path, dtype, kind):
+def test_every_half_precision_number_converts_to_float32_exactly(tmp_path, dtype, kind):
     import safetensors.torch
 
     numbers = every_half(dtype)
@@ -126,7 +126,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("name", ["zip.pth", "legacy.pth", "x.safetensors"])
 @ONE_FILE
 @given(share=st.floats(0, 1, exclude_max=True))
-def test_a_file_cut_anywhere_is_refused(tmp_path, whole, name, share):
+def test_a_truncated_file_is_refused(tmp_path, whole, name, share):
     (tmp_path / name).write_bytes(whole[name][: int(share * len(whole[name]))])
     refusal(tmp_path / name)
 
@@ -134,7 +134,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, whole, name, share):
 @pytest.mark.parametrize("name", ["zip.pth", "legacy.pth", "x.safetensors"])
 @ONE_FILE
 @given(place=st.floats(0, 1, exclude_max=True), noise=st.binary(min_size=1, max_size=8))
-def test_a_damaged_file_is_read_or_refused_and_nothing_else(tmp_path, whole, name, place, noise):
+def test_a_damaged_file_is_read_or_raises_an_input_error(tmp_path, whole, name, place, noise):
     content = bytearray(whole[name])
     start = int(place * len(content))
     content[start : start + len(noise)] = noise
@@ -146,7 +146,7 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(tmp_path, whole, nam
 
 @ONE_FILE
 @given(content=st.binary(max_size=200), suffix=st.sampled_from([".pth", ".bin", ".safetensors"]))
-def test_a_file_of_anything_is_refused(tmp_path, content, suffix):
+def test_a_file_of_arbitrary_bytes_is_refused(tmp_path, content, suffix):
     path = tmp_path / f"x{suffix}"
     path.write_bytes(content)
     refusal(path)
@@ -165,12 +165,12 @@ def test_a_file_of_anything_is_refused(tmp_path, content, suffix):
         ({"w": torch.zeros(2, 2).to_sparse()}, "torch.sparse_coo, not dense floating-point"),
     ],
 )
-def test_torch_files_of_something_else_are_refused_by_name(tmp_path, content, complaint):
+def test_torch_files_of_other_objects_name_the_file(tmp_path, content, complaint):
     torch.save(content, tmp_path / "x.pth")
     assert complaint in refusal(tmp_path / "x.pth")
 
 
-def test_safetensors_of_whole_numbers_are_refused_by_name(tmp_path):
+def test_safetensors_of_integers_name_the_tensor(tmp_path):
     save_file({"w": np.zeros(3, np.int64)}, tmp_path / "x.safetensors")
     assert "tensor w holds I64, not dense floating-point" in refusal(tmp_path / "x.safetensors")
 
@@ -181,7 +181,7 @@ def test_a_missing_file_is_named(tmp_path):
     assert "no such file" in refusal(tmp_path / "dangling.pth")
 
 
-def test_without_torch_it_says_how_to_get_it(tmp_path, monkeypatch, save_torch):
+def test_without_torch_the_error_says_how_to_install_it(tmp_path, monkeypatch, save_torch):
     path = save_torch({"w": np.zeros(1, np.float32)}, tmp_path / "x.pth")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(InputError, match=r"needs PyTorch, .*; pip install torch"):
@@ -202,7 +202,7 @@ def test_the_prefix_of_data_parallel_is_dropped():
     assert (list(tensors), checkpoint_format) == (["v.cls_token", "mlp_head.0.bias"], "original")
 
 
-def test_a_distilled_deit_is_known_by_its_names():
+def test_a_distilled_deit_is_recognized_by_its_names():
     tensors, checkpoint_format = normalize_names(
         names_of("cls_token", "dist_token", "blocks.0.a"), "x"
     )
@@ -215,7 +215,7 @@ def test_a_deit_that_is_not_distilled_is_refused():
 
 
 @pytest.mark.parametrize("prefix", ["", "audio_spectrogram_transformer."])
-def test_hugging_faces_names_in_memory_become_those_in_files(prefix):
+def test_transformers_module_names_become_its_file_names(prefix):
     parts = [
         ("attention.q_proj", "attention.attention.query"),
         ("attention.k_proj", "attention.attention.key"),
@@ -235,7 +235,7 @@ def test_hugging_faces_names_in_memory_become_those_in_files(prefix):
     assert checkpoint_format == "huggingface"
 
 
-def test_two_tensors_for_one_place_are_refused():
+def test_two_tensors_for_one_parameter_are_refused():
     with pytest.raises(InputError, match=r"tensors v\.a and module\.v\.a are the same parameter"):
         normalize_names(names_of("v.a", "module.v.a"), "x")
 

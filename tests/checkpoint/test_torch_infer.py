@@ -52,7 +52,7 @@ def geometry_of(config):
         ("audioset_bal_10_10_0.3499", 10, 1024, 1212, 527, "multi"),
     ],
 )
-def test_all_nine_published_files_are_inferred_without_a_flag(
+def test_all_nine_published_files_are_inferred_without_flags(
     file, stride, frames, patches, classes, kind
 ):
     labels = class_names("audioset" if classes == 527 else "speech_commands_v2_35")
@@ -80,7 +80,7 @@ def test_every_size_is_inferred(size):
     frames=st.sampled_from(LENGTHS),
     told=st.sets(st.sampled_from(GEOMETRY)),
 )
-def test_an_inferred_geometry_is_the_true_one_or_is_asked_for(stride, frames, told):
+def test_geometry_is_inferred_correctly_or_flags_are_requested(stride, frames, told):
     true = ASTConfig(frequency_stride=stride, time_stride=stride, max_length=frames)
     known = {field: getattr(true, field) for field in told}
     tensors = published(true.num_tokens - 2)
@@ -108,12 +108,12 @@ def test_an_inferred_geometry_is_the_true_one_or_is_asked_for(stride, frames, to
         }
     )
 )
-def test_any_geometry_can_be_given(geometry):
+def test_any_geometry_can_be_passed(geometry):
     true = ASTConfig(**geometry)
     assert geometry_of(infer(published(true.num_tokens - 2), **geometry)) == geometry
 
 
-def test_one_stride_given_is_both_strides():
+def test_one_stride_sets_both_strides():
     true = ASTConfig(frequency_stride=8, time_stride=8)
     tensors = published(true.num_tokens - 2)
     assert geometry_of(infer(tensors, time_stride=8)) == geometry_of(true)
@@ -188,7 +188,7 @@ def test_a_patch_larger_than_the_input_is_refused_with_the_files_name():
         infer(tensors)
 
 
-def test_a_width_that_tells_no_number_of_heads_is_refused():
+def test_a_width_that_is_no_multiple_of_64_needs_the_number_of_heads():
     with pytest.raises(InputError, match=r"^x\.pth: the width 96 .* give a folder with its config"):
         infer(published(1212, width=96))
 
@@ -200,6 +200,6 @@ def test_the_grid_of_an_imagenet_checkpoint_is_square(shape):
 
 
 @pytest.mark.parametrize("shape", [(1, 2 + 195, 64), (1, 2, 64), (1, 1, 64), (2, 6, 64), (1, 6, 8)])
-def test_positions_that_are_no_square_are_refused(shape):
+def test_positions_of_a_grid_that_is_not_square_are_refused(shape):
     with pytest.raises(InputError, match=r"^x\.pth: tensor pos_embed has shape"):
         square_grid({"pos_embed": np.zeros(shape)}, "deit", 64, "x.pth")

@@ -54,7 +54,7 @@ configs = st.builds(
 @pytest.mark.parametrize("checkpoint_format", ["original", "huggingface"])
 @settings(max_examples=20, deadline=None)
 @given(config=configs, headless=st.booleans(), seed=st.integers(0, 2**32 - 1))
-def test_params_survive_a_round_trip_to_the_bit(checkpoint_format, config, headless, seed):
+def test_params_round_trip_exactly(checkpoint_format, config, headless, seed):
     rng = np.random.default_rng(seed)
     params = jax.tree.map(lambda a: random_bits(a.shape, rng), param_shapes(config))
     if headless:
@@ -65,7 +65,7 @@ def test_params_survive_a_round_trip_to_the_bit(checkpoint_format, config, headl
     assert ignored == []
 
 
-def test_tensors_survive_a_round_trip_to_the_bit(original_tensors, small_config):
+def test_tensors_round_trip_exactly(original_tensors, small_config):
     tensors = original_tensors(imagenet_heads=False)
     params, _ = params_from_tensors(tensors, "original", small_config, "x.pth")
     assert_equal_bits(tensors_from_params(params, "original"), tensors)
@@ -74,18 +74,18 @@ def test_tensors_survive_a_round_trip_to_the_bit(original_tensors, small_config)
     assert_equal_bits(tensors_from_params(params, "original"), tensors)
 
 
-def test_the_table_names_every_tensor_of_the_published_checkpoints(golden):
+def test_the_table_has_every_tensor_of_the_published_checkpoints(golden):
     published = golden["audioset_finetune_source"]["tensors"]
     named = {row[1].replace("{i}", str(layer)) for row in TABLE for layer in range(12)}
     assert named | set(IGNORED) == set(published)
 
 
-def test_the_table_fills_every_parameter_and_no_other(small_config):
+def test_the_table_fills_exactly_the_models_parameters(small_config):
     assert {row[0] for row in TABLE} == set(flat(param_shapes(small_config)))
     assert len({row[2] for row in TABLE}) == len(TABLE)
 
 
-def test_query_key_and_value_are_joined_in_that_order(original_tensors, small_config):
+def test_query_key_and_value_are_concatenated_in_that_order(original_tensors, small_config):
     tensors = original_tensors()
     params, _ = params_from_tensors(tensors, "original", small_config, "x.pth")
     theirs = tensors_from_params(params, "huggingface")

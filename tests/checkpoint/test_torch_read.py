@@ -68,7 +68,7 @@ def audioset_file(golden, save_torch, tmp_path_factory):
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_an_audioset_checkpoint_adapts_as_in_the_original(golden, within, audioset_file, index):
+def test_an_audioset_checkpoint_is_adapted_as_in_the_original(golden, within, audioset_file, index):
     entry = golden["audioset_finetune"][index]
     model = ASTForAudioClassification.from_pretrained(audioset_file, **geometry(entry))
     assert_golden(within, model, golden, entry, "finetune")
@@ -108,7 +108,7 @@ def test_an_original_file_is_read(
     assert listed in notes
 
 
-def test_the_notes_say_what_was_inferred(original_tensors, save_torch, tmp_path):
+def test_the_notes_list_what_was_inferred(original_tensors, save_torch, tmp_path):
     tensors = original_tensors()
     path = save_torch(tensors, tmp_path / "x.pth")
     _, notes, guesses = read_torch_checkpoint(path)
@@ -120,7 +120,7 @@ def test_the_notes_say_what_was_inferred(original_tensors, save_torch, tmp_path)
     assert "mean -4.2677393 and std 4.5689974 of audioset are used" in notes
 
 
-def test_a_benchmarks_classes_bring_its_labels_and_statistics(
+def test_a_benchmarks_number_of_classes_sets_its_labels_and_statistics(
     original_tensors, save_torch, tmp_path
 ):
     path = save_torch(original_tensors(classes=50), tmp_path / "x.pth")
@@ -132,7 +132,7 @@ def test_a_benchmarks_classes_bring_its_labels_and_statistics(
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("kind", ["x.pth", "x.safetensors"])
-def test_half_precision_files_become_float32_exactly(original_tensors, tmp_path, dtype, kind):
+def test_half_precision_files_convert_to_float32_exactly(original_tensors, tmp_path, dtype, kind):
     import safetensors.torch
     import torch
 
@@ -198,9 +198,7 @@ def test_a_half_precision_deit_is_summed_and_resized_in_float32(deit_tensors, tm
         ("mlp_head.1.bias", np.zeros(3), "tensor mlp_head.1.bias has no place"),
     ],
 )
-def test_a_deit_that_is_not_whole_is_refused(
-    deit_tensors, save_torch, tmp_path, name, value, complaint
-):
+def test_an_incomplete_deit_is_refused(deit_tensors, save_torch, tmp_path, name, value, complaint):
     tensors = deit_tensors()
     tensors.pop(name, None)
     if value is not None:
@@ -225,7 +223,7 @@ def rewrite(file, **entries):
     file.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
 
 
-def test_a_folder_brings_its_labels_and_statistics(folder):
+def test_a_folders_labels_and_statistics_are_read(folder):
     config, extractor, _ = read_torch_checkpoint(folder).checkpoint
     assert config.labels == ["rain", "wind", "sea", "bird", "owl"]
     assert (extractor.mean, extractor.std) == (-3.0, 2.0)
@@ -244,7 +242,7 @@ def test_a_folder_with_pytorch_model_bin_is_read(folder, save_torch):
     )
 
 
-def test_a_folder_without_the_extractors_file_says_what_it_assumes(folder):
+def test_a_folder_without_the_extractors_file_notes_its_assumptions(folder):
     (folder / "preprocessor_config.json").unlink()
     (_, extractor, _), _, guesses = read_torch_checkpoint(folder)
     assert (extractor.mean, extractor.max_length) == (AUDIOSET.mean, 128)
@@ -252,12 +250,12 @@ def test_a_folder_without_the_extractors_file_says_what_it_assumes(folder):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
-def test_the_precision_of_storage_is_not_that_of_computing(folder, dtype):
+def test_the_storage_dtype_is_not_the_compute_dtype(folder, dtype):
     rewrite(folder / "config.json", dtype=dtype)
     assert read_torch_checkpoint(folder).checkpoint.config.dtype == "float32"
 
 
-def test_audiosets_labels_make_a_multi_label_model(original_tensors, save_torch, tmp_path):
+def test_audiosets_labels_set_the_multi_label_problem_type(original_tensors, save_torch, tmp_path):
     path = save_torch(original_tensors(classes=527), tmp_path / "x.pth")
     write_huggingface(tmp_path / "folder", read_torch_checkpoint(path).checkpoint)
     file = tmp_path / "folder" / "config.json"
@@ -271,7 +269,7 @@ def test_audiosets_labels_make_a_multi_label_model(original_tensors, save_torch,
         assert config.problem_type == meant
 
 
-def test_a_bare_safetensors_has_hugging_faces_epsilon(folder):
+def test_a_single_safetensors_has_hugging_faces_epsilon(folder):
     config = read_torch_checkpoint(folder / "model.safetensors").checkpoint.config
     assert config.layer_norm_eps == config.head_layer_norm_eps == 1e-12
     assert (config.num_hidden_layers, config.max_length, config.num_labels) == (2, 128, 5)
@@ -293,7 +291,7 @@ def test_a_bare_safetensors_has_hugging_faces_epsilon(folder):
         ({"num_attention_heads": 5}, "does not divide into num_attention_heads 5"),
     ],
 )
-def test_a_malformed_configuration_is_refused_by_field(folder, entries, complaint):
+def test_a_malformed_configuration_names_the_field(folder, entries, complaint):
     rewrite(folder / "config.json", **entries)
     with pytest.raises(InputError) as caught:
         read_torch_checkpoint(folder)
@@ -315,7 +313,7 @@ def test_a_malformed_configuration_is_refused_by_field(folder, entries, complain
         ({"qkv_bias": False}, "attention.attention.key.bias"),
     ],
 )
-def test_a_configuration_of_another_model_is_refused_by_tensor(folder, entries, tensor):
+def test_a_configuration_of_another_model_names_the_tensor(folder, entries, tensor):
     rewrite(folder / "config.json", **entries)
     with pytest.raises(InputError) as caught:
         read_torch_checkpoint(folder)
@@ -330,7 +328,7 @@ def test_a_configuration_that_is_no_json_object_is_refused(folder, content):
         read_torch_checkpoint(folder)
 
 
-def test_a_folder_lacking_a_part_is_refused(folder):
+def test_an_incomplete_folder_is_refused(folder):
     (folder / "config.json").unlink()
     with pytest.raises(InputError, match=r"config\.json: no such file"):
         read_torch_checkpoint(folder)
@@ -339,7 +337,7 @@ def test_a_folder_lacking_a_part_is_refused(folder):
         read_torch_checkpoint(folder)
 
 
-def test_an_extractor_of_another_input_is_refused_by_field(folder):
+def test_an_extractor_for_another_input_names_the_field(folder):
     rewrite(folder / "preprocessor_config.json", max_length=1024)
     with pytest.raises(InputError) as caught:
         read_torch_checkpoint(folder)
@@ -349,12 +347,12 @@ def test_an_extractor_of_another_input_is_refused_by_field(folder):
     )
 
 
-def test_a_flag_against_the_folders_word_is_refused(folder):
+def test_a_flag_that_contradicts_the_folder_is_refused(folder):
     with pytest.raises(InputError, match="time_stride is 10, not 16; leave --time-stride out"):
         read_torch_checkpoint(folder, {"time_stride": 16})
 
 
-def test_safetensors_come_before_the_pickle_beside_them(folder):
+def test_safetensors_are_preferred_to_a_pickle(folder):
     (folder / "pytorch_model.bin").write_bytes(b"not even a pickle")
     assert read_torch_checkpoint(folder).checkpoint.config.num_labels == 5
 

@@ -36,7 +36,7 @@ def refused(capsys):
 # ---- what it prints
 
 
-def test_it_prints_the_best_labels_of_every_file(capsys, checkpoint, sounds):
+def test_prints_the_best_labels_of_every_file(capsys, checkpoint, sounds):
     assert classify(*sounds, "--checkpoint", checkpoint / "ours", "--top-k", 2) == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
@@ -46,7 +46,7 @@ def test_it_prints_the_best_labels_of_every_file(capsys, checkpoint, sounds):
     assert printed.err == ""
 
 
-def test_json_is_valid_and_says_what_python_says(capsys, checkpoint, sounds):
+def test_json_is_valid_and_matches_the_python_api(capsys, checkpoint, sounds):
     assert classify(*sounds, "--checkpoint", checkpoint / "ours", "--json") == 0
     results = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     classifier = ast_jax.load(checkpoint / "ours")
@@ -55,7 +55,7 @@ def test_json_is_valid_and_says_what_python_says(capsys, checkpoint, sounds):
 
 
 @pytest.mark.parametrize("name", ["ours", "huggingface", "x.safetensors"])
-def test_every_form_of_a_checkpoint_will_do(capsys, checkpoint, sounds, name):
+def test_every_checkpoint_format_classifies(capsys, checkpoint, sounds, name):
     assert classify(sounds[0], "--checkpoint", checkpoint / name, "--json") == 0
     ((result,),) = [json.loads(capsys.readouterr().out)]
     scores = sorted(label["score"] for label in result["labels"])
@@ -63,12 +63,12 @@ def test_every_form_of_a_checkpoint_will_do(capsys, checkpoint, sounds, name):
     np.testing.assert_allclose(scores, sorted(x["score"] for x in expected), rtol=1e-4)
 
 
-def test_a_pth_will_do(capsys, pth, sounds):
+def test_a_pth_classifies(capsys, pth, sounds):
     assert classify(sounds[0], "--checkpoint", pth) == 0
     assert "LABEL_" in capsys.readouterr().out
 
 
-def test_a_clip_longer_than_the_model_hears_gets_a_note(capsys, checkpoint, tmp_path):
+def test_a_clip_longer_than_the_models_input_gets_a_note(capsys, checkpoint, tmp_path):
     soundfile.write(tmp_path / "long.wav", 0.1 * np.ones(48000), 16000)
     assert classify(tmp_path / "long.wav", "--checkpoint", checkpoint / "ours") == 0
     assert capsys.readouterr().err == (
@@ -112,7 +112,7 @@ def test_a_sound_that_cannot_be_used_is_named(refused, checkpoint, tmp_path, nam
     assert message.count(str(tmp_path / name)) == 1
 
 
-def test_bad_sounds_do_not_stop_the_good_one_and_json_stays_valid(capsys, checkpoint, tmp_path):
+def test_invalid_sounds_do_not_stop_valid_ones_and_json_stays_valid(capsys, checkpoint, tmp_path):
     write_bad_sounds(tmp_path)
     files = [*(tmp_path / name for name in BAD_SOUNDS), tmp_path / "good.wav"]
     assert classify(*files, "--checkpoint", checkpoint / "ours", "--json") == 1
@@ -122,12 +122,12 @@ def test_bad_sounds_do_not_stop_the_good_one_and_json_stays_valid(capsys, checkp
     assert len(printed.err.splitlines()) == len(BAD_SOUNDS)
 
 
-def test_a_bad_sound_alone_gives_an_empty_json_list(capsys, checkpoint, tmp_path):
+def test_an_invalid_sound_alone_gives_an_empty_json_list(capsys, checkpoint, tmp_path):
     assert classify(tmp_path / "none", "--checkpoint", checkpoint / "ours", "--json") == 1
     assert json.loads(capsys.readouterr().out) == []
 
 
-def test_a_path_written_otherwise_is_not_named_twice(capsys, checkpoint, tmp_path, monkeypatch):
+def test_an_error_names_the_path_once(capsys, checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert classify(".//none.wav", "--checkpoint", checkpoint / "ours") == 1
     assert capsys.readouterr().err.count("none.wav") == 1
@@ -197,7 +197,7 @@ def run_command(*arguments, **options):
     return subprocess.run(command, check=False, cwd=root, **options)
 
 
-def test_as_a_command_it_refuses_a_damaged_checkpoint_in_one_sentence(checkpoint, sounds, tmp_path):
+def test_the_command_refuses_a_damaged_checkpoint_in_one_sentence(checkpoint, sounds, tmp_path):
     path = shutil.copytree(checkpoint / "ours", tmp_path / "cut")
     largest = max((path / "params").rglob("*"), key=lambda file: file.stat().st_size)
     os.truncate(largest, largest.stat().st_size // 2)
@@ -207,7 +207,7 @@ def test_as_a_command_it_refuses_a_damaged_checkpoint_in_one_sentence(checkpoint
     assert line.startswith(f"ast-jax: {path / 'params'}: damaged or incomplete (")
 
 
-def test_as_a_command_it_prints_any_file_name_and_bears_a_closed_pipe(checkpoint, tmp_path):
+def test_the_command_prints_any_file_name_and_handles_a_closed_pipe(checkpoint, tmp_path):
     odd = tmp_path / "é ☃.wav"
     soundfile.write(odd, 0.1 * np.ones(16000), 16000)
     arguments = ("classify", odd, "--checkpoint", checkpoint / "ours")

@@ -23,7 +23,7 @@ def fails(error):
         (KeyboardInterrupt(), INTERRUPTED, ""),
     ],
 )
-def test_a_users_mistake_is_one_sentence_and_a_status(capsys, error, status, said):
+def test_an_input_error_prints_one_sentence_and_sets_the_status(capsys, error, status, said):
     assert run_command("tool", fails(error), "subject") == status
     printed = capsys.readouterr()
     assert printed.err.startswith(said)
@@ -31,23 +31,23 @@ def test_a_users_mistake_is_one_sentence_and_a_status(capsys, error, status, sai
     assert not printed.out
 
 
-def test_a_fault_of_ours_keeps_its_traceback():
+def test_other_errors_keep_their_traceback():
     with pytest.raises(ValueError, match="a fault"):
         run_command("tool", fails(ValueError("a fault")), "subject")
 
 
 @pytest.mark.parametrize("status", [None, 0, 1, 3])
-def test_the_works_own_status_is_the_commands(status):
+def test_the_functions_status_is_the_commands(status):
     assert run_command("tool", lambda: status, "subject") == (status or 0)
 
 
 @pytest.mark.parametrize("text", ["0", "-3"])
-def test_a_count_of_less_than_one_is_refused(text):
+def test_a_count_below_one_is_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match=f"{text} is not 1 or more"):
         positive(text)
 
 
-def test_a_count_is_a_whole_number():
+def test_a_count_is_an_integer():
     assert positive("7") == 7
     with pytest.raises(ValueError, match="invalid literal"):
         positive("1.5")

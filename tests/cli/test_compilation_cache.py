@@ -33,20 +33,20 @@ def run(*command, **variables):
         ({"XDG_CACHE_HOME": "/proc"}, "None"),
     ],
 )
-def test_programs_are_kept_in_the_users_cache_unless_jax_is_told_where(
+def test_programs_are_cached_in_the_users_folder_unless_jax_has_another(
     tmp_path, variables, expected
 ):
     variables = {name: value.format(tmp=tmp_path) for name, value in variables.items()}
     assert run(sys.executable, "-c", CODE, **variables) == expected.format(tmp=tmp_path)
 
 
-def test_a_folder_that_others_may_write_to_is_not_trusted(tmp_path):
+def test_a_folder_that_others_can_write_to_is_not_used(tmp_path):
     (tmp_path / "ast_jax").mkdir()
     (tmp_path / "ast_jax").chmod(0o777)
     assert run(sys.executable, "-c", CODE, XDG_CACHE_HOME=str(tmp_path)) == "None"
 
 
-def test_a_second_classification_finds_the_first_ones_program(tmp_path, esc10):
+def test_a_second_classification_uses_the_cached_program(tmp_path, esc10):
     config = ASTConfig(
         hidden_size=384, num_attention_heads=6, intermediate_size=768, num_hidden_layers=2,
         max_length=512, num_labels=3,

@@ -100,7 +100,7 @@ def test_a_hugging_face_folder_becomes_a_checkpoint(
     assert_params_equal(params, small_checkpoint.params)
 
 
-def test_a_bare_safetensors_becomes_a_checkpoint(convert, small_checkpoint, tmp_path):
+def test_a_single_safetensors_becomes_a_checkpoint(convert, small_checkpoint, tmp_path):
     write_huggingface(tmp_path / "hf", small_checkpoint)
     (tmp_path / "hf" / "model.safetensors").rename(tmp_path / "x.safetensors")
     convert(tmp_path / "x.safetensors", tmp_path / "out", "--mean=-3", "--std=2")
@@ -110,9 +110,7 @@ def test_a_bare_safetensors_becomes_a_checkpoint(convert, small_checkpoint, tmp_
     assert_params_equal(params, small_checkpoint.params)
 
 
-def test_a_deit_becomes_a_checkpoint_to_start_a_training_from(
-    convert, deit_tensors, save_torch, tmp_path
-):
+def test_a_deit_becomes_a_checkpoint_for_training(convert, deit_tensors, save_torch, tmp_path):
     source = save_torch(deit_tensors(), tmp_path / "deit.pth", wrap="model")
     printed = convert(source, tmp_path / "out", "--max-length=256", "--time-stride=16")
     config, extractor, params = load_checkpoint(tmp_path / "out")
@@ -130,7 +128,7 @@ def test_a_deit_can_be_given_a_head(convert, deit_tensors, save_torch, tmp_path)
     assert "a new classifier of 7 classes, untrained" in printed
 
 
-def test_flags_say_what_the_tensors_leave_open(
+def test_flags_set_what_the_tensors_do_not_record(
     convert, refused, original_tensors, save_torch, tmp_path
 ):
     source = save_torch(original_tensors(patches=64), tmp_path / "x.pth")
@@ -144,7 +142,7 @@ def test_flags_say_what_the_tensors_leave_open(
 # ---- and back
 
 
-def test_to_torch_and_back_is_the_same_to_the_bit(convert, original_tensors, save_torch, tmp_path):
+def test_to_torch_and_back_is_exact(convert, original_tensors, save_torch, tmp_path):
     tensors = original_tensors(imagenet_heads=False)
     source = save_torch(tensors, tmp_path / "x.pth", prefix="module.")
     convert(source, tmp_path / "ours")
@@ -155,7 +153,7 @@ def test_to_torch_and_back_is_the_same_to_the_bit(convert, original_tensors, sav
         assert again[f"module.{name}"].numpy().tobytes() == tensor.tobytes(), name
 
 
-def test_to_hugging_face_and_back_is_the_same_to_the_bit(convert, ours, tmp_path):
+def test_to_hugging_face_and_back_is_exact(convert, ours, tmp_path):
     convert(ours, tmp_path / "hf", "--to-huggingface")
     convert(tmp_path / "hf", tmp_path / "again")
     before, after = load_checkpoint(ours), load_checkpoint(tmp_path / "again")
@@ -163,7 +161,7 @@ def test_to_hugging_face_and_back_is_the_same_to_the_bit(convert, ours, tmp_path
     assert_params_equal(before.params, after.params)
 
 
-def test_a_file_goes_from_one_layout_to_the_other_directly(
+def test_a_file_converts_directly_between_both_formats(
     convert, original_tensors, save_torch, tmp_path
 ):
     source = save_torch(original_tensors(), tmp_path / "x.pth", prefix="module.")
@@ -181,7 +179,7 @@ def test_the_newest_checkpoint_of_a_run_is_converted(convert, ours, tmp_path):
     assert (tmp_path / "hf" / "model.safetensors").is_file()
 
 
-def test_missing_folders_of_the_output_are_made(convert, ours, tmp_path):
+def test_missing_parent_folders_of_the_output_are_created(convert, ours, tmp_path):
     convert(ours, tmp_path / "a" / "b" / "x.pth", "--to-torch")
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["x.pth"]
 
@@ -194,7 +192,7 @@ TARGETS = [[], ["--to-torch"], ["--to-huggingface"]]
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("kind", ["file", "folder", "dangling link"])
-def test_an_output_that_exists_is_refused_and_kept(refused, ours, tmp_path, target, kind):
+def test_an_existing_output_is_refused_and_kept(refused, ours, tmp_path, target, kind):
     output = tmp_path / "out"
     if kind == "file":
         output.write_text("precious")
@@ -224,7 +222,7 @@ def test_an_output_with_too_long_a_name_is_refused(refused, ours, tmp_path, targ
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_write_that_fails_at_its_end_leaves_nothing(refused, ours, tmp_path, target, monkeypatch):
+def test_a_write_that_fails_at_the_end_leaves_nothing(refused, ours, tmp_path, target, monkeypatch):
     def replace(source, target):
         raise OSError(28, "No space left on device", str(source))
 
@@ -236,7 +234,7 @@ def test_a_write_that_fails_at_its_end_leaves_nothing(refused, ours, tmp_path, t
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_disk_that_fills_up_leaves_nothing(ours, tmp_path, target):
+def test_a_full_disk_leaves_nothing(ours, tmp_path, target):
     # A limit on the size of files fails as a full disk does, in the middle of writing.
     code = (
         "import resource, sys; from convert_torch_weights import main; "
@@ -298,7 +296,7 @@ def test_code_in_a_checkpoint_does_not_run(refused, original_tensors, tmp_path):
         ("v.norm.bias", np.zeros(64, np.int64), "holds torch.int64"),
     ],
 )
-def test_a_checkpoint_with_one_tensor_wrong_is_refused_by_its_name(
+def test_a_wrong_tensor_is_named(
     refused, original_tensors, save_torch, tmp_path, name, change, complaint
 ):
     tensors = original_tensors()
@@ -348,14 +346,14 @@ def test_geometry_flags_for_a_checkpoint_of_ours_are_refused(refused, ours, tmp_
 
 
 @pytest.mark.parametrize("flag", ["--std=0", "--std=nan", "--mean=inf"])
-def test_statistics_that_cannot_be_are_refused(capsys, ours, tmp_path, flag):
+def test_invalid_statistics_are_refused(capsys, ours, tmp_path, flag):
     assert main([str(ours), str(tmp_path / "out"), flag]) == 1
     assert flag[2:].split("=")[0] in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("flag", ["--max-length=0", "--time-stride=x", "--strides=3"])
-def test_flags_that_cannot_be_are_refused_with_the_usage(capsys, tmp_path, flag):
+def test_invalid_flags_print_the_usage(capsys, tmp_path, flag):
     with pytest.raises(SystemExit) as caught:
         main([str(tmp_path / "x.pth"), str(tmp_path / "out"), flag])
     assert caught.value.code == 2
@@ -374,7 +372,7 @@ def test_without_torch_a_pth_is_refused_and_safetensors_are_not(
     assert "needs PyTorch" in refused(tmp_path / "hf", tmp_path / "out", "--to-torch")
 
 
-def test_as_a_command_it_converts_and_refuses_without_a_traceback(
+def test_the_command_converts_and_refuses_without_a_traceback(
     original_tensors, save_torch, tmp_path
 ):
     source = save_torch(original_tensors(), tmp_path / "x.pth", prefix="module.")
@@ -394,9 +392,7 @@ def test_as_a_command_it_converts_and_refuses_without_a_traceback(
     assert not (tmp_path / "none").exists()
 
 
-def test_what_a_pth_does_not_hold_is_told_and_the_flags_give_the_model_back(
-    convert, ours, small_checkpoint, tmp_path
-):
+def test_flags_printed_for_a_pth_restore_the_model(convert, ours, small_checkpoint, tmp_path):
     convert(ours, tmp_path / "same.pth", "--to-torch")
     config = small_checkpoint.config.replace(
         num_attention_heads=4,
@@ -418,7 +414,7 @@ def test_what_a_pth_does_not_hold_is_told_and_the_flags_give_the_model_back(
     assert back.feature_extractor == extractor
 
 
-def test_a_pth_of_another_input_needs_all_of_its_geometry(convert, tmp_path):
+def test_a_pth_for_another_input_needs_all_of_its_geometry(convert, tmp_path):
     config = ASTConfig(
         hidden_size=64, num_attention_heads=1, num_hidden_layers=1, intermediate_size=32,
         max_length=96, num_mel_bins=64, num_labels=3,

@@ -43,7 +43,7 @@ def evaluate(*arguments):
     return main(["evaluate", *map(str, arguments)])
 
 
-def test_evaluate_prints_a_table_and_writes_what_it_found(models, prepared, tmp_path, capsys):
+def test_evaluate_prints_a_table_and_writes_its_results(models, prepared, tmp_path, capsys):
     arguments = [models / "a", models / "b", "--data", prepared, "--split", "train+test"]
     assert evaluate(*arguments, "--output", tmp_path / "out") == 0
     printed = capsys.readouterr()
@@ -74,14 +74,14 @@ def _pair(label):
     return label["label"], label["score"]
 
 
-def test_evaluate_prints_valid_json_and_takes_the_split_held_out(models, prepared, capsys):
+def test_evaluate_prints_valid_json_and_uses_the_held_out_split(models, prepared, capsys):
     assert evaluate(models / "a", "--data", prepared, "--json", "--on-device") == 0
     results = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert (results["split"], results["classes"], results["ensemble"]) == ("test", 2, None)
     assert results["checkpoints"][0]["checkpoint"] == str(models / "a")
 
 
-def test_evaluate_notes_a_checkpoint_that_does_not_name_its_classes(models, prepared, capsys):
+def test_evaluate_notes_a_checkpoint_without_class_names(models, prepared, capsys):
     assert evaluate(models / "unnamed", "--data", prepared) == 0
     assert capsys.readouterr().err == (
         f"note: {models / 'unnamed'} does not name its classes; the order of the data's "
@@ -99,7 +99,7 @@ def test_evaluate_notes_a_checkpoint_that_does_not_name_its_classes(models, prep
         (["a", "a"], [], "a checkpoint is given twice; give each of them once"),
     ],
 )
-def test_evaluate_says_in_one_sentence_why_it_cannot(
+def test_evaluate_refuses_invalid_input_in_one_sentence(
     models, prepared, tmp_path, capsys, names, flags, said
 ):
     paths = {"tmp": tmp_path, "data": prepared, "models": models}
@@ -111,9 +111,7 @@ def test_evaluate_says_in_one_sentence_why_it_cannot(
     assert printed.out == ""
 
 
-def test_evaluate_refuses_another_sets_classes_and_leaves_nothing(
-    checkpoint, prepared, tmp_path, capsys
-):
+def test_evaluate_refuses_other_classes_and_leaves_nothing(checkpoint, prepared, tmp_path, capsys):
     output = tmp_path / "new" / "out"
     assert evaluate(checkpoint / "ours", "--data", prepared, "--output", output) == 1
     assert capsys.readouterr().err == (

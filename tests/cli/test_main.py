@@ -17,7 +17,7 @@ from ast_jax.cli.main import main
         ["clasify", "x.wav", "--checkpoint", "y"],
     ],
 )
-def test_arguments_that_cannot_be_are_refused_with_the_usage(capsys, arguments):
+def test_invalid_arguments_print_the_usage(capsys, arguments):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2

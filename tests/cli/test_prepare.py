@@ -15,7 +15,7 @@ from ast_jax.training.loop import fit
 DEMO = Path(__file__).parent.parent.parent / "configs" / "demo.py"
 
 
-def test_prepare_says_what_it_wrote_and_left_out(source, tmp_path, capsys):
+def test_prepare_prints_what_it_wrote_and_skipped(source, tmp_path, capsys):
     arguments = ["folder", "--source", source, "--output", tmp_path, "--processes", 1]
     assert main(["prepare", *map(str, arguments)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
@@ -32,7 +32,7 @@ def test_prepare_says_what_it_wrote_and_left_out(source, tmp_path, capsys):
     assert "exists; remove it or choose another --output" in capsys.readouterr().err
 
 
-def test_stats_prints_a_table_and_training_takes_its_values(prepared, capsys):
+def test_stats_prints_a_table_and_training_uses_its_values(prepared, capsys):
     arguments = [str(prepared), "--num-mel-bins", "32", "--processes", "1"]
     assert main(["stats", *arguments]) == 0
     printed = capsys.readouterr().out
@@ -45,7 +45,7 @@ def test_stats_prints_a_table_and_training_takes_its_values(prepared, capsys):
     assert float(padded) > mean  # half of each input is zeros
 
 
-def test_stats_are_of_the_split_to_train_on_where_there_are_three(source, tmp_path, capsys):
+def test_stats_measure_the_training_split_of_three(source, tmp_path, capsys):
     splits = ["train", "validation", "test"]
     rows = [f"{source}/bark/{i}.wav,bark,{split}" for i, split in enumerate(splits)]
     (tmp_path / "clips.csv").write_text("\n".join(["path,labels,split", *rows]))
@@ -95,7 +95,7 @@ def test_a_run_trains_on_a_prepared_set_with_workers_and_the_device_frontend(pre
         ({"evaluation": "train"}, "no split may be in both"),
     ],
 )
-def test_a_set_that_is_not_the_configurations_is_refused_before_training(
+def test_a_set_that_does_not_fit_the_configuration_is_refused_before_training(
     prepared, tmp_path, change, said
 ):
     config = load_config(DEMO)

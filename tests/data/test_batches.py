@@ -49,7 +49,7 @@ def join(batches):
     return {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
 
 
-def test_inputs_are_each_waveforms_features_whether_int16_or_float():
+def test_inputs_are_the_features_of_int16_or_float_waveforms():
     ours = filled(INPUTS, CLIPS.waveforms)
     assert list(ours) == ["input_values"]
     expected = [EXTRACTOR(to_float(waveform), 16000)[0] for waveform in CLIPS.waveforms]
@@ -57,7 +57,7 @@ def test_inputs_are_each_waveforms_features_whether_int16_or_float():
     assert_equal(filled(INPUTS, [to_float(waveform) for waveform in CLIPS.waveforms]), ours)
 
 
-def test_inputs_for_the_device_are_int16_samples_of_the_frames_and_their_number():
+def test_inputs_for_the_device_are_int16_samples_and_lengths():
     batch = filled(InputBuilder(EXTRACTOR, on_device=True), CLIPS.waveforms)
     assert batch["waveforms"].shape == (10, SAMPLES)
     assert batch["waveforms"].dtype == np.int16
@@ -69,7 +69,7 @@ def test_inputs_for_the_device_are_int16_samples_of_the_frames_and_their_number(
         assert not row[length:].any()
 
 
-def test_inputs_for_the_device_hold_all_that_the_features_are_made_of():
+def test_inputs_for_the_device_have_all_samples_that_features_need():
     batch = filled(InputBuilder(EXTRACTOR, on_device=True), CLIPS.waveforms)
     cut = [row[:length] for row, length in zip(*batch.values(), strict=True)]
     ours, theirs = (
@@ -84,7 +84,7 @@ def test_floats_for_the_device_are_rounded_to_int16():
     np.testing.assert_array_equal(batch["waveforms"][0, :900], to_int16(waveform))
 
 
-def test_training_batches_are_each_clips_features_and_its_targets():
+def test_training_batches_have_features_and_targets():
     make = TrainBatches(CLIPS, INPUTS, seed=3, batch_size=5)
     batches = [make(step) for step in range(4)]
     for batch in batches:
@@ -109,7 +109,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_starting_at_step_k_gives_what_never_stopping_gives(settings):
+def test_starting_at_step_k_gives_the_same_batches(settings):
     whole = TrainBatches(CLIPS, INPUTS, seed=3, batch_size=4, **settings)
     batches = [whole(step) for step in range(7)]
     for k in (0, 3, 6):
@@ -126,7 +126,7 @@ def test_seeds_differ(settings):
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("processes", [1, 2, 8])
-def test_the_union_of_the_processes_is_one_processs_epoch(processes, settings):
+def test_the_processes_together_read_one_epoch(processes, settings):
     clips = make_clips(20)
     alone = TrainBatches(clips, INPUTS, seed=1, batch_size=8, **settings)
     each = [
@@ -146,7 +146,7 @@ def test_sparse_targets_give_the_same_batches(settings):
     assert_equal(ours(3), theirs(3))
 
 
-def test_balanced_batches_are_drawn_by_the_weights():
+def test_balanced_batches_follow_the_weights():
     targets = np.eye(2, dtype=np.float32)[[0] * 9 + [1]]
     clips = CLIPS._replace(targets=targets)
     make = TrainBatches(clips, INPUTS, seed=5, batch_size=10, balanced=True)
@@ -154,7 +154,7 @@ def test_balanced_batches_are_drawn_by_the_weights():
     np.testing.assert_array_equal(make(2)["targets"], targets[order])
 
 
-def test_mixup_mixes_the_share_of_clips_it_is_told_to_and_their_targets():
+def test_mixup_mixes_clips_and_targets_at_the_given_rate():
     make = TrainBatches(CLIPS, INPUTS, seed=1, batch_size=5, mixup=0.5)
     targets = join([make(step) for step in range(40)])["targets"]
     np.testing.assert_allclose(targets.sum(axis=1), 1, atol=1e-6)
@@ -164,7 +164,7 @@ def test_mixup_mixes_the_share_of_clips_it_is_told_to_and_their_targets():
 
 
 @pytest.mark.parametrize("on_device", [False, True])
-def test_a_mixed_clip_is_the_mix_of_both_waveforms_and_of_both_targets(on_device):
+def test_a_mixed_clip_is_the_weighted_sum_of_waveforms_and_targets(on_device):
     inputs = InputBuilder(EXTRACTOR, on_device)
     batch = TrainBatches(CLIPS, inputs, seed=2, batch_size=5, mixup=1.0)(3)
     waveforms, targets = [], []
@@ -184,7 +184,7 @@ def busy_threads():
     sys.setswitchinterval(before)
 
 
-def test_threads_at_two_epochs_at_once_get_the_orders_of_each(busy_threads):
+def test_threads_in_different_epochs_get_the_right_orders(busy_threads):
     make = TrainBatches(CLIPS, INPUTS, seed=0, batch_size=10)
     orders = [epoch_order(0, epoch, 10).tolist() for epoch in range(6)]
     wrong, start = [], threading.Barrier(16)
@@ -208,12 +208,12 @@ def test_threads_at_two_epochs_at_once_get_the_orders_of_each(busy_threads):
     assert len(make._orders) <= 3  # a set of millions has orders of many megabytes
 
 
-def test_an_epochs_order_is_made_once():
+def test_an_epochs_order_is_computed_once():
     make = TrainBatches(CLIPS, INPUTS, seed=0, batch_size=5)
     assert make._order(1) is make._order(1)
 
 
-def test_batches_go_to_another_process():
+def test_batches_can_be_pickled():
     make = TrainBatches(CLIPS, INPUTS, seed=0, batch_size=5, mixup=0.5, balanced=True)
     make(0)
     assert_equal(pickle.loads(pickle.dumps(make))(3), make(3))
@@ -223,7 +223,7 @@ def test_batches_go_to_another_process():
 
 @pytest.mark.parametrize("processes", [1, 2, 8])
 @pytest.mark.parametrize("count", [1, 7, 8, 10, 16])
-def test_evaluation_counts_every_clip_once_whatever_the_processes(count, processes):
+def test_evaluation_counts_every_clip_once_for_any_number_of_processes(count, processes):
     clips = make_clips(count)
     each = [EvaluationBatches(clips, INPUTS, 8, p, processes) for p in range(processes)]
     assert {len(make) for make in each} == {-(-count // 8)}
@@ -238,7 +238,7 @@ def test_evaluation_counts_every_clip_once_whatever_the_processes(count, process
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 10, 16])
-def test_evaluation_counts_every_clip_once_whatever_the_batch(batch_size):
+def test_evaluation_counts_every_clip_once_for_any_batch_size(batch_size):
     make = EvaluationBatches(CLIPS, INPUTS, batch_size)
     batches = [make(number) for number in range(len(make))]
     assert {len(batch["input_values"]) for batch in batches} == {batch_size}

@@ -13,7 +13,7 @@ from ast_jax.errors import InputError
 
 
 @given(st.integers(1, 20), st.integers(1, 8), st.integers(0, 2**32))
-def test_sparse_targets_read_as_the_dense_ones_they_stand_for(clips, classes, seed):
+def test_sparse_targets_equal_dense_ones(clips, classes, seed):
     targets = (np.random.default_rng(seed).random((clips, classes)) < 0.3).astype(np.float32)
     waveforms, names = [np.zeros(1, np.float32)] * clips, ["x"] * clips
     for held in (targets, csr_array(targets)):
@@ -26,13 +26,13 @@ def test_sparse_targets_read_as_the_dense_ones_they_stand_for(clips, classes, se
         np.testing.assert_array_equal(held.all_targets(), targets)
 
 
-def test_one_target_of_sparse_ones_can_be_changed_without_changing_the_rest():
+def test_a_row_of_sparse_targets_can_be_changed_alone():
     clips = Clips([], csr_array(np.eye(2, dtype=np.float32)), [])
     clips.target(0)[:] = 7
     np.testing.assert_array_equal(clips.all_targets(), np.eye(2))
 
 
-def test_lengths_are_the_waveforms_or_what_is_said_of_them():
+def test_lengths_are_measured_or_given():
     waveforms = [np.zeros(n, np.int16) for n in (3, 5)]
     assert Clips(waveforms, np.eye(2), ["a", "b"]).lengths() == [3, 5]
     told = Clips(waveforms, np.eye(2), ["a", "b"], np.array([30, 50]))
@@ -40,7 +40,7 @@ def test_lengths_are_the_waveforms_or_what_is_said_of_them():
     assert {type(length) for length in told.lengths()} == {int}
 
 
-def test_clips_go_to_another_process():
+def test_clips_can_be_pickled():
     clips = Clips([np.zeros(3, np.int16)], csr_array(np.ones((1, 2), np.float32)), ["a"])
     copy = pickle.loads(pickle.dumps(clips))
     np.testing.assert_array_equal(copy.target(0), [1, 1])
@@ -59,7 +59,7 @@ def test_recordings_are_read_in_order_and_resampled(tmp_path):
     assert clips.names == [example.path for example in examples]
 
 
-def test_a_recording_that_cannot_be_used_is_named(tmp_path):
+def test_an_invalid_recording_is_named(tmp_path):
     soundfile.write(tmp_path / "short.wav", np.zeros(399), 16000)
     for name, said in (
         ("short", r"short\.wav: lasts 25 ms, less than one frame"),
@@ -70,7 +70,7 @@ def test_a_recording_that_cannot_be_used_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("held", [np.asarray, csr_array])
-def test_classes_of_no_clip_or_one_are_told_of_on_each_side(held):
+def test_classes_with_few_clips_are_reported_by_split(held):
     def clips(*classes):
         return Clips([], held(np.eye(7, dtype=np.float32)[list(classes)]), [])
 

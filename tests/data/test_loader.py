@@ -41,7 +41,7 @@ def assert_equal(first, second):
 
 
 @pytest.mark.parametrize("on_device", [False, True])
-def test_threads_give_the_batches_that_are_made_one_by_one(clips, on_device):
+def test_threads_give_the_same_batches_as_sequential_calls(clips, on_device):
     inputs = InputBuilder(INPUTS.extractor, on_device)
     make = TrainBatches(clips, inputs, seed=3, batch_size=4, mixup=0.5, balanced=True)
     assert_equal(stream(make, range(2, 30, 3)), map(make, range(2, 30, 3)))
@@ -55,25 +55,25 @@ def test_any_number_of_workers_gives_the_same_training_from_any_step(clips):
     assert_equal(stream(make, range(5, 12)), whole[5:])
 
 
-def test_evaluation_counts_every_clip_once_from_workers_as_from_threads(clips):
+def test_evaluation_counts_every_clip_once_with_threads_and_workers(clips):
     make = EvaluationBatches(clips, INPUTS, batch_size=5)
     threads, workers = (list(stream(make, range(len(make)), count)) for count in (0, 2))
     assert_equal(threads, workers)
     assert sum(batch["mask"].sum() for batch in threads) == 12
 
 
-def test_in_memory_clips_go_to_workers_too():
+def test_in_memory_clips_work_with_workers():
     waveforms = [np.full(900, 0.1 * i, np.float32) for i in range(4)]
     make = TrainBatches(Clips(waveforms, np.eye(4, dtype=np.float32), list("abcd")), INPUTS, 0, 2)
     assert_equal(stream(make, range(4), workers=1), map(make, range(4)))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_no_batches_are_none(workers):
+def test_zero_batches_give_an_empty_stream(workers):
     assert list(stream(lambda number: {}, range(0), workers)) == []
 
 
-def test_batches_are_made_ahead_in_threads_of_this_process():
+def test_batches_are_prefetched_in_threads():
     makers, ahead = [], threading.Event()
 
     def make(number):
@@ -91,7 +91,7 @@ def test_batches_are_made_ahead_in_threads_of_this_process():
 
 
 @pytest.mark.parametrize("error", [InputError("clip 3 is damaged; mend it"), KeyError("clip 3")])
-def test_an_error_in_a_thread_reaches_the_caller_as_it_is(error):
+def test_an_error_in_a_thread_reaches_the_caller(error):
     def make(number):
         if number == 3:
             raise error
@@ -103,7 +103,7 @@ def test_an_error_in_a_thread_reaches_the_caller_as_it_is(error):
         next(batches)
 
 
-def test_a_thread_that_makes_another_shape_is_told_of():
+def test_a_batch_of_another_shape_raises():
     import tensorflow as tf
 
     with pytest.raises(tf.errors.InvalidArgumentError, match="shape"):

@@ -7,7 +7,7 @@ from ast_jax.data.mixup import mixup, sample_mixup
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.floats(0, 1))
-def test_mixup_has_the_firsts_length_and_no_mean(first, second, lam):
+def test_mixup_has_the_first_clips_length_and_zero_mean(first, second, lam):
     rng = np.random.default_rng(0)
     a = rng.uniform(-1, 1, first).astype(np.float32)
     b = rng.uniform(-1, 1, second).astype(np.float32)
@@ -23,7 +23,7 @@ def test_mixup_is_the_weighted_sum_with_the_shorter_padded():
     np.testing.assert_allclose(mixup(b, a, 0.75), [1.5 + 0.25, -1.5 - 0.25])
 
 
-def test_samples_follow_the_rate_are_uniform_over_partners_and_repeat():
+def test_sample_mixup_follows_the_rate_with_uniform_partners():
     samples = [sample_mixup(0, position, 0.4, 5) for position in range(4000)]
     mixed = [d for d in samples if d.partner is not None]
     assert abs(len(mixed) / 4000 - 0.4) < 0.03
@@ -42,7 +42,7 @@ LAMBDAS = st.just(0.0) | st.floats(1e-6, 1.0)
 
 
 @given(st.integers(1, 300), st.integers(1, 300), LAMBDAS, st.integers(0, 2**32))
-def test_int16_waveforms_mix_as_the_floats_they_stand_for(first, second, lam, seed):
+def test_int16_waveforms_mix_like_floats(first, second, lam, seed):
     rng = np.random.default_rng(seed)
     a, b = (rng.integers(-32768, 32768, n).astype(np.int16) for n in (first, second))
     kept = a.copy(), b.copy()
@@ -53,7 +53,7 @@ def test_int16_waveforms_mix_as_the_floats_they_stand_for(first, second, lam, se
     np.testing.assert_array_equal(b, kept[1])
 
 
-def test_waveforms_that_cannot_be_written_to_are_mixed():
+def test_read_only_waveforms_can_be_mixed():
     a = np.frombuffer(bytes(range(40)), np.int16)
     assert not a.flags.writeable
     assert mixup(a, a, 0.5).shape == (20,)

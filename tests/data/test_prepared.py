@@ -52,7 +52,7 @@ def copy(made, tmp_path):
     return tmp_path / "csv" / VERSION
 
 
-def test_a_set_is_what_was_prepared(made):
+def test_a_set_round_trips(made):
     folder, samples = made
     prepared = open_prepared(folder)
     assert prepared == open_prepared(folder / "csv" / VERSION) == open_prepared(str(folder), "csv")
@@ -138,7 +138,7 @@ def test_a_folder_without_a_set_is_rejected(made, tmp_path):
         open_prepared(made[0], "esc50")
 
 
-def test_of_several_sets_one_must_be_named(copy, tmp_path):
+def test_several_sets_need_a_name(copy, tmp_path):
     shutil.copytree(tmp_path / "csv", tmp_path / "json")
     with pytest.raises(
         InputError, match=r"several prepared sets; set data\.name \(or --name\) to one of csv, j"
@@ -147,7 +147,7 @@ def test_of_several_sets_one_must_be_named(copy, tmp_path):
     assert open_prepared(tmp_path, "csv").folder == copy
 
 
-def test_the_folder_of_an_interrupted_run_is_no_set(copy, tmp_path):
+def test_an_interrupted_runs_folder_is_rejected(copy, tmp_path):
     shutil.copytree(copy, copy.parent / f"incomplete.ABC123_{VERSION}")
     assert open_prepared(tmp_path).folder == copy
     shutil.rmtree(copy)
@@ -199,7 +199,7 @@ def test_a_set_with_fields_of_a_wrong_type_is_rejected(copy, file, fields):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_set_that_lacks_a_file_or_its_end_is_rejected(copy, split):
+def test_a_set_with_a_missing_or_truncated_file_is_rejected(copy, split):
     file = sorted(copy.glob(f"csv-{split}.array_record-*"))[-1]
     content = file.read_bytes()
     file.write_bytes(content[:-1])
@@ -228,7 +228,7 @@ def test_a_list_of_clips_with_changed_bytes_is_rejected(copy):
 
 
 @pytest.mark.parametrize("part", ["ids", "samples", "labels", "label_counts"])
-def test_a_list_of_other_clips_than_the_files_is_rejected(copy, part):
+def test_a_list_that_does_not_match_the_files_is_rejected(copy, part):
     with np.load(copy / CLIPS_FILE) as arrays:
         content = dict(arrays)
     content[f"b/{part}"] = content[f"b/{part}"][:-1]
@@ -298,12 +298,12 @@ def test_a_set_of_one_split_asks_for_another(made):
 
 
 @pytest.mark.parametrize(("train", "evaluation"), [("a", "a"), ("a + b", "b"), ("a+b", "c+ a")])
-def test_a_split_to_train_on_cannot_be_held_out_too(made, train, evaluation):
+def test_a_split_cannot_be_for_training_and_evaluation(made, train, evaluation):
     with pytest.raises(InputError, match=r"data\.train is '.*'; no split may be in both"):
         read_prepared(open_prepared(made[0]), 16000, train, evaluation, fold=1)
 
 
-def test_a_set_at_another_rate_than_the_models_is_rejected(made):
+def test_a_set_at_another_sampling_rate_is_rejected(made):
     with pytest.raises(
         InputError, match=r"has a sampling rate of 16000 Hz and .* with --sampling-rate 8000$"
     ):

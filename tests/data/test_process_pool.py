@@ -18,13 +18,13 @@ def add(shared, task):
     return shared + task
 
 
-def test_a_pool_gives_what_the_tasks_return():
+def test_a_pool_yields_the_tasks_results():
     with start_pool(2, add, 40, "died") as submit:
         assert [future.result() for future in [submit(1), submit(2)]] == [41, 42]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), InputError("a damaged file")])
-def test_after_an_error_tasks_under_way_are_not_waited_for(tmp_path, error):
+def test_an_error_does_not_wait_for_running_tasks(tmp_path, error):
     def fail():
         with start_pool(1, sleep, tmp_path, "died") as submit:
             submit("first")
@@ -45,7 +45,7 @@ def die_or_sleep(folder, name):
     sleep(folder, name)
 
 
-def test_when_one_process_dies_the_others_are_not_waited_for(tmp_path):
+def test_a_dying_process_does_not_wait_for_the_others(tmp_path):
     def work():
         with start_pool(2, die_or_sleep, tmp_path, "a process died") as submit:
             for future in [submit("dies"), submit("sleeps"), submit("dies")]:
@@ -60,7 +60,7 @@ def blocked(shared, task):
     return signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
-def test_a_signal_that_comes_while_processes_start_is_heard_and_not_by_them():
+def test_a_signal_during_the_start_reaches_only_the_parent():
     heard = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:

@@ -28,7 +28,7 @@ def test_epochs_and_seeds_differ_and_each_repeats(weights):
     np.testing.assert_array_equal(orders[0], epoch_order(0, 0, 100, weights))
 
 
-def test_weights_are_1000_over_the_count_and_a_hundredth_summed_over_a_clips_classes():
+def test_weights_are_the_originals():
     # As the original's egs/audioset/gen_weight_file.py, on clips of several classes and of none.
     clips = [[0], [0, 1], [0, 1, 2], [], [2], [0]]
     targets = np.zeros((6, 4), np.float32)  # nothing is of class 3
@@ -42,7 +42,7 @@ def test_weights_are_1000_over_the_count_and_a_hundredth_summed_over_a_clips_cla
 
 
 @given(st.integers(1, 30), st.integers(1, 8), st.integers(0, 2**32))
-def test_weights_are_the_same_of_sparse_targets(clips, classes, seed):
+def test_weights_of_sparse_targets_equal_dense_ones(clips, classes, seed):
     targets = (np.random.default_rng(seed).random((clips, classes)) < 0.4).astype(np.float32)
     np.testing.assert_allclose(
         balancing_weights(csr_array(targets)), balancing_weights(targets), rtol=1e-12
@@ -68,21 +68,21 @@ def test_a_balanced_epoch_draws_with_replacement_in_proportion_to_the_weights():
     assert shares[0] == 0
 
 
-def test_a_balanced_epoch_hears_rare_classes_as_often_as_common_ones():
+def test_a_balanced_epoch_draws_rare_classes_as_often_as_common_ones():
     targets = np.eye(2, dtype=np.float32)[[0] * 1900 + [1] * 100]
     order = epoch_order(0, 0, 2000, balancing_weights(targets))
     assert abs(targets[order].mean(axis=0)[1] - 0.5) < 0.04
 
 
 @given(st.integers(1, 12), st.integers(12, 50), st.integers(0, 200))
-def test_steps_follow_one_another_through_the_epochs(batch_size, clips, step):
+def test_steps_continue_across_epochs(batch_size, clips, step):
     epoch, start = step_position(step, clips, batch_size)
     assert start % batch_size == 0
     assert start + batch_size <= clips
     assert epoch * steps_per_epoch(clips, batch_size) + start // batch_size == step
 
 
-def test_an_epoch_drops_what_fills_no_batch():
+def test_an_epoch_drops_the_incomplete_batch():
     positions = [step_position(step, num_clips=14, batch_size=4) for step in range(5)]
     assert positions == [(0, 0), (0, 4), (0, 8), (1, 0), (1, 4)]
 

@@ -24,7 +24,7 @@ def log_mels(clips):
     return [fbank(x, num_mel_bins=32) for x in clips.waveforms]
 
 
-def test_statistics_are_those_of_all_unpadded_log_mels(clips):
+def test_statistics_cover_all_unpadded_log_mels(clips):
     values = np.concatenate([log_mel.ravel() for log_mel in log_mels(clips)])
     measured = measure(clips, ["x", "y", "z"], 16000, 32)
     assert measured.mean == pytest.approx(values.mean(dtype=np.float64), rel=1e-6)
@@ -41,7 +41,7 @@ def test_durations_and_classes_are_counted(clips):
     assert measure(sparse, ["x", "y", "z"], 16000, 32) == measured
 
 
-def test_the_originals_way_averages_batches_of_padded_clips(clips, monkeypatch):
+def test_padded_statistics_average_batches_as_the_original_does(clips, monkeypatch):
     monkeypatch.setattr(statistics, "BATCH", 2)
     padded = np.stack([pad_or_cut(log_mel, 50) for log_mel in log_mels(clips)])
     measured = measure(clips, ["x", "y", "z"], 16000, 32, padded_to=50)
@@ -49,12 +49,12 @@ def test_the_originals_way_averages_batches_of_padded_clips(clips, monkeypatch):
     assert measured.std == pytest.approx((padded[:2].std() + padded[2:].std()) / 2, rel=1e-5)
 
 
-def test_several_processes_measure_the_same(clips):
+def test_any_number_of_processes_measures_the_same(clips):
     labels = ["x", "y", "z"]
     assert measure(clips, labels, 16000, 32, processes=2) == measure(clips, labels, 16000, 32)
 
 
-def test_what_is_written_is_read_for_the_same_splits_and_mel_bins(clips, tmp_path):
+def test_saved_statistics_are_read_for_the_same_splits_and_mel_bins(clips, tmp_path):
     assert read_statistics(tmp_path, "train") == {}
     measured = measure(clips, ["x", "y", "z"], 16000, 32)
     write_statistics(tmp_path, "train", 32, 0, measured)
@@ -73,7 +73,7 @@ def test_what_is_written_is_read_for_the_same_splits_and_mel_bins(clips, tmp_pat
     [[], {"train": 3}, {"train": {"unpadded": {"x": {}}}}, {"train": {"unpadded": {"32": {}}}}]
     + [{"train": {"unpadded": {"32": {"mean": m, "std": s}}}} for m, s in ((0, 0), ("a", 1))],
 )
-def test_a_damaged_file_is_refused_by_its_name(tmp_path, content):
+def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / "statistics.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"statistics\.json: damaged \(.*\); remove it and run"):
         read_statistics(tmp_path, "train")

@@ -36,7 +36,7 @@ def esc(tmp_path):
     return tmp_path
 
 
-def test_esc50_holds_one_fold_out_and_numbers_the_classes_that_occur(esc):
+def test_esc50_holds_out_one_fold_and_numbers_the_existing_classes(esc):
     data = read_esc50(esc, fold=2, sampling_rate=16000)
     assert data.labels == ["rooster_call", "chainsaw"]  # by target
     assert len(data.train.waveforms) == 8
@@ -71,7 +71,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_folder_gives_a_class_a_folder_and_holds_some_of_each_out(folder):
+def test_a_folder_has_a_class_per_subfolder_and_holds_out_some_files(folder):
     data = read_folder(folder, holdout=0.2, sampling_rate=16000)
     assert data.labels == ["cat", "dog"]
     held_out = [
@@ -91,12 +91,12 @@ def sides(folder, holdout=0.2):
     ]
 
 
-def test_a_file_stays_on_its_side_when_the_folder_moves(folder, tmp_path_factory):
+def test_a_files_split_does_not_change_when_the_folder_moves(folder, tmp_path_factory):
     before = sides(folder)
     assert sides(folder.rename(tmp_path_factory.mktemp("elsewhere") / "sounds")) == before
 
 
-def test_a_file_stays_on_its_side_when_others_come_or_go(folder):
+def test_a_files_split_does_not_depend_on_other_files(folder):
     train, held_out = sides(folder)
     for i in range(20, 60):
         shutil.copy(folder / "cat" / "0.flac", folder / "cat" / f"{i}.flac")
@@ -109,7 +109,7 @@ def test_a_file_stays_on_its_side_when_others_come_or_go(folder):
 
 
 @pytest.mark.parametrize("holdout", [1e-9, 1 - 1e-9])
-def test_each_class_has_a_file_on_either_side(folder, holdout):
+def test_each_class_has_files_in_both_splits(folder, holdout):
     train, held_out = sides(folder, holdout)
     alone = held_out if holdout < 0.5 else train
     choose = min if holdout < 0.5 else max
@@ -123,7 +123,7 @@ def test_each_class_has_a_file_on_either_side(folder, holdout):
     assert len(train | held_out) == 30
 
 
-def test_only_sound_files_count(folder):
+def test_other_files_are_ignored(folder):
     train, held_out = sides(folder)
     (folder / "dog" / "._1.wav").write_bytes(b"what macOS keeps beside 1.wav")
     (folder / "dog" / "x.wav").mkdir()
@@ -131,7 +131,7 @@ def test_only_sound_files_count(folder):
 
 
 @pytest.mark.parametrize("name", ["x.WAV", "x.opus", "x.oga", "x.aifc", "x.aif", "x.mp3", "x.snd"])
-def test_sound_files_of_many_kinds_count(folder, name):
+def test_sound_files_of_many_formats_are_found(folder, name):
     kinds = {"opus": "OGG", "oga": "OGG", "aifc": "AIFF", "aif": "AIFF", "snd": "AU"}
     ending = name.split(".")[1].lower()
     soundfile.write(
@@ -152,7 +152,7 @@ def test_sound_files_of_many_kinds_count(folder, name):
         ),
     ],
 )
-def test_a_folder_that_cannot_be_trained_on_is_refused(tmp_path, make, said):
+def test_a_folder_unfit_for_training_is_refused(tmp_path, make, said):
     make(tmp_path)
     with pytest.raises(InputError, match=said):
         read_folder(tmp_path, 0.2, 16000)
@@ -170,7 +170,7 @@ def test_a_missing_folder_is_named(tmp_path):
         load_data(config)
 
 
-def test_synthetic_sounds_are_new_each_time_and_the_same_from_a_seed():
+def test_synthetic_sounds_differ_and_repeat_with_the_seed():
     first = make_synthetic(2, 1, seed=0)
     again = make_synthetic(2, 1, seed=0)
     assert len(first.labels) == len(SOUNDS) >= 8
@@ -182,7 +182,7 @@ def test_synthetic_sounds_are_new_each_time_and_the_same_from_a_seed():
 
 
 @pytest.mark.parametrize("label", SOUNDS)
-def test_every_synthetic_sound_is_audible_and_within_range(label):
+def test_synthetic_sounds_are_audible_and_within_range(label):
     for seed in range(5):
         waveform = synthesize(label, np.random.default_rng(seed))
         assert waveform.dtype == np.float32
@@ -191,7 +191,7 @@ def test_every_synthetic_sound_is_audible_and_within_range(label):
         assert 0.01 < np.abs(waveform).max() <= 1
 
 
-def test_unseen_clips_are_none_of_the_training(tmp_path):
+def test_unseen_clips_are_not_in_the_training_set(tmp_path):
     write_unseen(tmp_path / "unseen", seed=0)
     data = make_synthetic(3, 3, seed=0)
     files = sorted((tmp_path / "unseen").iterdir())

@@ -97,7 +97,7 @@ def test_batches_come_in_order_from_any_number_of_workers(workers):
         ("exits", InputError, r"died \(exit code 3\)"),
     ],
 )
-def test_a_workers_failure_reaches_the_caller_after_the_batches_before_it(how, kind, said):
+def test_a_workers_error_reaches_the_caller_after_the_batches_before_it(how, kind, said):
     batches = make_in_processes(Numbers(bad=5, how=how), range(9), 1)
     assert [next(batches)["who"][0] for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(kind, match=said) as caught:
@@ -105,7 +105,7 @@ def test_a_workers_failure_reaches_the_caller_after_the_batches_before_it(how, k
     assert caught.type is kind
 
 
-def test_a_worker_that_is_killed_while_it_waits_is_told_of():
+def test_a_killed_idle_worker_raises():
     batches = make_in_processes(Numbers(), range(100), 1)
     next(batches)
     next(batches)
@@ -115,32 +115,32 @@ def test_a_worker_that_is_killed_while_it_waits_is_told_of():
         list(batches)
 
 
-def test_stopping_early_ends_the_processes_and_frees_their_memory():
+def test_closing_early_ends_the_processes_and_frees_their_memory():
     batches = make_in_processes(Numbers(), range(10**9), 2)
     assert [next(batches)["who"][0] for _ in range(2 * AHEAD + 3)] == list(range(2 * AHEAD + 3))
     assert len(multiprocessing.active_children()) == 2
     batches.close()  # and `nothing_is_left`
 
 
-def test_no_more_workers_are_started_than_there_are_batches_for():
+def test_no_more_workers_start_than_there_are_batches():
     batches = make_in_processes(Numbers(), range(2), 8)
     next(batches)
     assert len(multiprocessing.active_children()) == 1
     assert [batch["who"][0] for batch in batches] == [1]
 
 
-def test_one_batch_is_made_here_and_none_are_made_nowhere():
+def test_one_batch_is_computed_in_this_process():
     (batch,) = make_in_processes(Numbers(), range(7, 8), 4)
     assert batch["who"].tolist() == [7, os.getpid()]
     assert list(make_in_processes(Numbers(), range(0), 4)) == []
 
 
-def test_a_first_batch_that_fails_ends_the_processes():
+def test_an_error_in_the_first_batch_ends_the_processes():
     with pytest.raises(InputError, match="clip 0 cannot be used"):
         next(make_in_processes(Numbers(bad=0, how="input"), range(5), 2))
 
 
-def test_too_little_shared_memory_is_told_before_a_worker_dies_of_it(monkeypatch, tmp_path):
+def test_too_little_shared_memory_raises_before_a_worker_dies(monkeypatch, tmp_path):
     monkeypatch.setattr(ast_jax.data.workers, "SHARED_MEMORY", tmp_path)
     little = namedtuple("Usage", "total free")(1 << 26, (1 << 20) - 1)
     monkeypatch.setattr(ast_jax.data.workers.shutil, "disk_usage", lambda folder: little)
@@ -171,7 +171,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_program_may_end_with_batches_still_to_come(tmp_path):
+def test_a_program_can_exit_with_unread_batches(tmp_path):
     (tmp_path / "main.py").write_text(UNFINISHED)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(tmp_path / "main.py")]
@@ -193,7 +193,7 @@ if __name__ == "__main__":
 """
 
 
-def test_workers_end_when_the_process_they_work_for_is_killed(tmp_path):
+def test_workers_end_when_their_parent_is_killed(tmp_path):
     (tmp_path / "main.py").write_text(KILLED)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(tmp_path / "main.py")]

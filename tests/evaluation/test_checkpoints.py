@@ -108,7 +108,7 @@ def check_scores(scores, values, targets):
 
 
 @pytest.mark.parametrize("problem_type", [SINGLE, MULTI])
-def test_scores_are_scikit_learns_of_each_clips_logits_and_padding_does_not_count(problem_type):
+def test_scores_match_scikit_learn_and_ignore_padding(problem_type):
     checkpoint, clips = make_checkpoint(0, problem_type), make_clips(problem_type)
     found = evaluate(checkpoint, clips, LABELS, RATE, batch_size=4)
     logits, probabilities = (
@@ -128,7 +128,7 @@ def test_scores_are_scikit_learns_of_each_clips_logits_and_padding_does_not_coun
     )
 
 
-def test_batch_sizes_workers_and_the_device_frontend_give_the_same():
+def test_scores_do_not_depend_on_batch_size_workers_and_frontend():
     checkpoint, clips = make_checkpoint(0), make_clips()
     whole = evaluate(checkpoint, clips, LABELS, RATE)
     for options in ({"batch_size": 1}, {"batch_size": 9}, {"batch_size": 3, "workers": 1}):
@@ -140,7 +140,7 @@ def test_batch_sizes_workers_and_the_device_frontend_give_the_same():
     np.testing.assert_allclose(on_device.probabilities, whole.probabilities, atol=5e-3)
 
 
-def test_few_clips_make_no_larger_batch_than_the_devices_take(monkeypatch):
+def test_few_clips_use_the_smallest_batch_that_splits(monkeypatch):
     sizes = []
 
     class Watched(module.EvaluationBatches):
@@ -155,7 +155,7 @@ def test_few_clips_make_no_larger_batch_than_the_devices_take(monkeypatch):
     assert (logits.shape, sizes) == ((3, 3), [8])
 
 
-def test_classes_in_another_order_give_the_same_scores_in_the_datas_order():
+def test_classes_in_another_order_are_matched_by_name():
     checkpoint, clips = make_checkpoint(0), make_clips()
     order = [2, 0, 1]
     head = checkpoint.params["classifier"]["dense"]
@@ -177,13 +177,13 @@ def test_classes_in_another_order_give_the_same_scores_in_the_datas_order():
         (["bark", "meow", "wolf"], "has no class 'wolf', and the data has; give"),
     ],
 )
-def test_a_class_of_one_that_the_other_lacks_is_named(labels, said):
+def test_a_class_missing_on_either_side_is_named(labels, said):
     config, extractor, _ = make_checkpoint(0)
     with pytest.raises(InputError, match=f"^runs/x: {said}"):
         match_classes(config, extractor, labels, RATE, "runs/x")
 
 
-def test_a_model_without_names_is_taken_in_the_datas_order_if_the_number_agrees():
+def test_a_model_without_names_uses_the_datas_order_for_the_same_number():
     config, extractor, _ = make_checkpoint(0, id2label=None)
     assert match_classes(config, extractor, ["c", "a", "b"], RATE, "x.pth") == [0, 1, 2]
     with pytest.raises(
@@ -198,7 +198,7 @@ def test_another_sampling_rate_is_refused():
         evaluate(checkpoint, make_clips(), LABELS, RATE)
 
 
-def test_output_that_is_not_finite_is_refused():
+def test_nonfinite_output_is_refused():
     checkpoint = make_checkpoint(0)
     params = jax.tree.map(lambda a: np.full_like(a, 1e38), checkpoint.params)
     with pytest.raises(InputError, match=r"^runs/x: the model's output is not finite"):
@@ -209,7 +209,7 @@ def test_output_that_is_not_finite_is_refused():
 
 
 @pytest.mark.parametrize("problem_type", [SINGLE, MULTI])
-def test_an_ensembles_probabilities_are_the_mean_and_its_scores_theirs(problem_type):
+def test_an_ensemble_scores_the_mean_probabilities(problem_type):
     clips = make_clips(problem_type)
     models = [make_checkpoint(seed, problem_type) for seed in range(3)]
     each = [evaluate(model, clips, LABELS, RATE).probabilities for model in models]
@@ -223,7 +223,7 @@ def test_an_ensembles_probabilities_are_the_mean_and_its_scores_theirs(problem_t
 
 
 @pytest.mark.parametrize("problem_type", [SINGLE, MULTI])
-def test_an_ensemble_that_is_sure_and_wrong_has_a_finite_loss(problem_type):
+def test_a_confident_wrong_ensemble_has_a_finite_loss(problem_type):
     targets = np.eye(3, dtype=np.float32)
     found = ensemble([np.roll(targets, 1, axis=0)] * 2, targets, problem_type)
     assert 10 < found.metrics.loss < 100
@@ -279,7 +279,7 @@ def saved(tmp_path_factory):
     return {name: (str(folder / name), model) for name, model in models.items()}
 
 
-def test_a_prepared_sets_default_is_the_split_held_out(prepared):
+def test_a_prepared_sets_default_is_the_held_out_split(prepared):
     data = read_evaluation_set(prepared, RATE, name="folder")
     assert (data.split, data.labels, data.sampling_rate) == ("test", LABELS, RATE)
     assert data.folder == str(prepared / "folder" / "1.0.0")
@@ -290,14 +290,14 @@ def test_a_prepared_sets_default_is_the_split_held_out(prepared):
     assert list(by_path.clips.names) == list(data.clips.names)
 
 
-def test_where_several_splits_are_held_out_one_must_be_said(prepared):
+def test_several_held_out_splits_need_a_choice(prepared):
     with pytest.raises(InputError, match="has the splits train, validation, test; say with --spl"):
         read_evaluation_set(prepared, RATE, name="csv")
     data = read_evaluation_set(prepared, RATE, name="csv", split="test")
     assert list(data.clips.names) == [f"{label}/2.wav" for label in LABELS]
 
 
-def test_a_fold_of_esc50_must_be_said(tmp_path):
+def test_esc50_needs_a_fold(tmp_path):
     (tmp_path / "audio").mkdir()
     (tmp_path / "meta").mkdir()
     lines = ["filename,fold,target,category"]
@@ -312,7 +312,7 @@ def test_a_fold_of_esc50_must_be_said(tmp_path):
     assert list(data.clips.names) == ["2.wav", "3.wav"]
 
 
-def test_of_sound_files_all_are_evaluated_at_the_models_rate(sounds):
+def test_all_files_of_a_folder_are_evaluated_at_the_models_rate(sounds):
     data = read_evaluation_set(sounds, RATE)
     assert (data.split, data.labels, len(data.clips.waveforms)) == ("train+test", LABELS, 12)
     assert sorted(data.clips.names) == [f"{label}/{i}.wav" for label in LABELS for i in range(4)]
@@ -321,7 +321,7 @@ def test_of_sound_files_all_are_evaluated_at_the_models_rate(sounds):
         assert LABELS[target.argmax()] == name.partition("/")[0]
 
 
-def test_of_folders_by_split_the_one_beside_train_is_evaluated(sounds, tmp_path):
+def test_the_split_besides_train_is_evaluated(sounds, tmp_path):
     for split in ("train", "valid"):
         (tmp_path / split).mkdir()
         for label in LABELS[:2]:
@@ -336,7 +336,7 @@ def test_of_folders_by_split_the_one_beside_train_is_evaluated(sounds, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["prepared", "sounds"])
-def test_splits_that_cannot_be_are_refused(kind, request):
+def test_invalid_splits_are_refused(kind, request):
     folder = request.getfixturevalue(kind)
     name = "folder" if kind == "prepared" else ""
     with pytest.raises(InputError, match=r"has no split 'eval'; it has train, test$"):
@@ -345,7 +345,7 @@ def test_splits_that_cannot_be_are_refused(kind, request):
         read_evaluation_set(folder, RATE, name=name, split="test+ test")
 
 
-def test_each_checkpoint_hears_the_clips_its_own_way(saved, sounds):
+def test_each_checkpoint_uses_its_own_feature_extractor(saved, sounds):
     (one, first), (two, second) = saved["one"], saved["two"]
     results = evaluate_checkpoints([two, one], sounds, batch_size=8)
     clips = results.data.clips
@@ -360,7 +360,7 @@ def test_each_checkpoint_hears_the_clips_its_own_way(saved, sounds):
     assert results.unnamed == []
 
 
-def test_one_checkpoint_has_no_ensemble_and_one_without_names_is_told_of(saved, prepared):
+def test_one_checkpoint_has_no_ensemble_and_missing_names_are_noted(saved, prepared):
     path, model = saved["unnamed"]
     results = evaluate_checkpoints([path], prepared, name="csv", split="train+test")
     assert (results.ensemble, results.unnamed) == (None, [path])
@@ -382,7 +382,7 @@ def read_evaluation_clips_as_float(clips):
         (["one", "none"], "none: no such file or folder"),
     ],
 )
-def test_nothing_is_evaluated_before_all_are_known_to_fit(
+def test_all_checkpoints_are_checked_before_any_is_evaluated(
     saved, sounds, tmp_path, monkeypatch, names, said
 ):
     monkeypatch.setattr(module, "predict", lambda *_: pytest.fail("evaluated"))

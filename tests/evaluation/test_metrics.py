@@ -53,7 +53,7 @@ def evaluations(draw):
 
 @settings(deadline=None)
 @given(evaluations())
-def test_every_classs_areas_are_scikit_learns(evaluation):
+def test_areas_of_every_class_match_scikit_learn(evaluation):
     scores, targets = evaluation
     found = metrics.per_class_metrics(scores, targets)
     for k in range(targets.shape[1]):
@@ -74,7 +74,7 @@ def test_every_classs_areas_are_scikit_learns(evaluation):
                 assert np.isnan(found.auc[k])
 
 
-def test_areas_of_more_classes_than_are_taken_at_a_time_are_in_their_order():
+def test_areas_keep_the_order_of_classes_across_chunks():
     rng = np.random.default_rng(0)
     classes = 3 * metrics.CLASSES_AT_A_TIME + 1
     targets = (rng.random((200, classes)) < 0.1).astype(np.float32)
@@ -90,20 +90,20 @@ def test_areas_of_more_classes_than_are_taken_at_a_time_are_in_their_order():
     np.testing.assert_array_equal(found.clips, targets.sum(axis=0))
 
 
-def test_areas_of_targets_between_0_and_1_take_all_above_0_for_positive(scores, targets):
+def test_areas_count_any_target_above_0_as_positive(scores, targets):
     found = metrics.per_class_metrics(scores, 0.3 * targets)
     expected = metrics.per_class_metrics(scores, targets)
     np.testing.assert_array_equal(found, expected)
 
 
-def test_scores_are_only_read(scores, targets):
+def test_scores_are_not_modified(scores, targets):
     scores.flags.writeable = targets.flags.writeable = False
     before = scores.copy()
     metrics.compute_metrics(scores, targets, loss=0.0)
     np.testing.assert_array_equal(scores, before)
 
 
-def test_means_are_scikit_learns(scores, targets):
+def test_means_match_scikit_learn(scores, targets):
     found = metrics.compute_metrics(scores, targets, loss=0.5)
     expected = sklearn_metrics.average_precision_score(targets, scores, average="macro")
     assert found.mean_average_precision == pytest.approx(expected, abs=TOLERANCE)
@@ -115,11 +115,11 @@ def test_means_are_scikit_learns(scores, targets):
 
 
 @pytest.mark.parametrize(("auc", "expected"), [(0.978562, 2.8637), (0.974766, 2.7662), (0.5, 0)])
-def test_d_prime_of_the_published_aucs_is_the_published_one(auc, expected):
+def test_d_prime_matches_the_published_values(auc, expected):
     assert metrics.d_prime(auc) == pytest.approx(expected, abs=5e-5)
 
 
-def test_classes_without_clips_or_with_all_are_left_out_and_counted(scores, targets):
+def test_classes_without_clips_or_with_all_are_excluded_and_counted(scores, targets):
     more_targets = np.concatenate([targets, np.zeros((60, 2)), np.ones((60, 1))], axis=1)
     more_scores = np.concatenate([scores, scores[:, :3]], axis=1)
     found = metrics.compute_metrics(more_scores, more_targets, loss=0.0)
@@ -133,7 +133,7 @@ def test_classes_without_clips_or_with_all_are_left_out_and_counted(scores, targ
     assert found.d_prime == expected.d_prime
 
 
-def test_where_no_class_has_clips_the_means_are_none(scores):
+def test_means_are_none_if_no_class_has_clips(scores):
     found = metrics.compute_metrics(scores, np.zeros_like(scores), loss=0.0)
     assert found[2:] == (None, None, None, 4, 4)
 
@@ -147,18 +147,18 @@ def test_an_infinite_d_prime_is_none_and_scores_are_valid_json(targets, sign, au
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_score_that_is_no_number_is_refused_and_its_first_row_named(scores, targets, value):
+def test_a_nan_score_is_refused_with_its_first_row(scores, targets, value):
     scores[41, 0] = scores[17, 3] = value
     with pytest.raises(InputError, match="scores of 2 clips are not finite, row 17 the first"):
         metrics.compute_metrics(scores, targets, loss=0.0)
 
 
-def test_accuracy_counts_the_highest_score(scores, targets):
+def test_accuracy_uses_the_highest_score(scores, targets):
     expected = sklearn_metrics.accuracy_score(targets.argmax(1), scores.argmax(1))
     assert metrics.accuracy(scores, targets) == pytest.approx(expected)
     assert metrics.accuracy(targets, targets) == 1
 
 
-def test_the_confusion_matrix_is_scikit_learns(scores, targets):
+def test_the_confusion_matrix_matches_scikit_learn(scores, targets):
     expected = sklearn_metrics.confusion_matrix(targets.argmax(1), scores.argmax(1))
     np.testing.assert_array_equal(metrics.confusion_matrix(scores, targets), expected)

@@ -34,7 +34,7 @@ def results():
     return Results(data, found, ensemble(list(each), targets, MULTI), [])
 
 
-def test_the_files_hold_what_others_need_to_go_on(results, tmp_path):
+def test_the_files_have_scores_classes_and_predictions(results, tmp_path):
     write_results(tmp_path / "new" / "out", results)
     folder = tmp_path / "new" / "out"
     assert [path.name for path in folder.parent.iterdir()] == ["out"]
@@ -68,7 +68,7 @@ def test_the_files_hold_what_others_need_to_go_on(results, tmp_path):
     assert again.metrics._replace(loss=0) == results.ensemble.metrics._replace(loss=0)
 
 
-def test_results_are_written_whole_or_not_at_all(results, tmp_path, monkeypatch):
+def test_results_are_written_completely_or_not_at_all(results, tmp_path, monkeypatch):
     (tmp_path / "there").mkdir()
     with pytest.raises(InputError, match="there: exists already"):
         write_results(tmp_path / "there", results)
@@ -82,7 +82,7 @@ def test_results_are_written_whole_or_not_at_all(results, tmp_path, monkeypatch)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
-def test_the_table_has_a_line_each_and_says_what_is_not_defined(results):
+def test_the_table_has_a_row_per_checkpoint_and_dashes_for_undefined_metrics(results):
     scores = results.ensemble.metrics
     nothing = scores._replace(mean_average_precision=None, mean_auc=None, d_prime=None)
     perfect = scores._replace(mean_auc=1.0, d_prime=None)

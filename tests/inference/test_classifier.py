@@ -57,7 +57,7 @@ def scores_by_label(results):
         ("multi_label_classification", lambda x: 1 / (1 + np.exp(-x))),
     ],
 )
-def test_scores_are_the_problem_types_probabilities_of_the_models_logits(problem_type, probability):
+def test_scores_are_softmax_or_sigmoid_of_the_logits(problem_type, probability):
     checkpoint = checkpoint_of(CONFIG.replace(problem_type=problem_type))
     results = AudioClassifier(checkpoint)(noise(), sampling_rate=16000)
     model = ASTForAudioClassification.from_params(checkpoint.config, checkpoint.params)
@@ -76,14 +76,14 @@ def test_the_best_labels_come_first(classifier, top_k):
     assert results == everything[:top_k]
 
 
-def test_a_file_of_any_rate_and_channels_is_its_waveform(classifier, tmp_path):
+def test_a_file_of_any_rate_and_channels_equals_its_waveform(classifier, tmp_path):
     stereo = np.stack([noise(22050), -0.5 * noise(22050)], axis=1)
     soundfile.write(tmp_path / "x.wav", stereo, 44100, subtype="FLOAT")
     expected = classifier(ast_jax.load_audio(tmp_path / "x.wav"), sampling_rate=16000)
     assert classifier(tmp_path / "x.wav") == classifier(str(tmp_path / "x.wav")) == expected
 
 
-def test_a_batch_of_waveforms_has_the_probabilities_of_each(classifier):
+def test_a_batch_of_waveforms_matches_single_waveforms(classifier):
     clips = [noise(8000), 0.5 * noise(5000)]  # one is cut, one is padded
     waveforms = np.stack([np.pad(clip, (0, 8000 - len(clip))) for clip in clips])
     found = classifier.probabilities_of_waveforms(waveforms, [8000, 5000])
@@ -124,7 +124,7 @@ def test_load_takes_a_path_and_changes(tmp_path):
     assert results[0] != results[1]
 
 
-def test_it_tells_how_much_of_a_clip_it_hears(classifier):
+def test_max_seconds_is_the_length_of_the_input(classifier):
     assert classifier.seconds == pytest.approx(0.48)
     heard = (CONFIG.max_length - 1) * 160 + 400  # samples of so many frames
     clip = noise(heard)
@@ -151,12 +151,12 @@ def test_it_tells_how_much_of_a_clip_it_hears(classifier):
         (np.zeros(8000, np.int16), {"sampling_rate": 16000}, "the waveform is int16"),
     ],
 )
-def test_a_waveform_that_cannot_be_used_is_refused(classifier, waveform, options, complaint):
+def test_an_invalid_waveform_is_refused(classifier, waveform, options, complaint):
     with pytest.raises(InputError, match=complaint):
         classifier(waveform, **options)
 
 
-def test_a_model_whose_output_is_not_finite_gives_no_scores():
+def test_nonfinite_output_raises():
     checkpoint = checkpoint_of(CONFIG)
     checkpoint.params["ast"]["layernorm"]["scale"][:] = 1e38
     checkpoint.params["classifier"]["dense"]["kernel"][:] = 1e38

@@ -42,7 +42,7 @@ def model_of(config, seed=0):
     return ASTForAudioClassification.from_params(config, init_params(config, seed))
 
 
-def test_the_base_size_has_the_originals_active_parameters(golden):
+def test_the_base_size_has_the_originals_number_of_parameters(golden):
     entry = next(entry for entry in golden["models"] if entry["name"] == "audioset_10_10")
     unused = ("v.head.", "v.head_dist.")  # ImageNet's heads
     expected = sum(
@@ -61,7 +61,7 @@ def test_the_base_size_has_the_originals_active_parameters(golden):
     strides=st.tuples(st.integers(1, 16), st.integers(1, 16)),
     size=st.tuples(st.integers(16, 40), st.integers(16, 60)),
 )
-def test_any_stride_mel_bins_and_length_gives_the_grid_of_a_valid_convolution(strides, size):
+def test_any_geometry_gives_the_grid_of_a_valid_convolution(strides, size):
     config = TINY.replace(
         frequency_stride=strides[0],
         time_stride=strides[1],
@@ -76,7 +76,7 @@ def test_any_stride_mel_bins_and_length_gives_the_grid_of_a_valid_convolution(st
     assert shapes.last_hidden_state.shape == (2, 2 + frequency * time, 32)
 
 
-def test_hidden_states_and_attentions_come_on_request_and_change_nothing():
+def test_hidden_states_and_attentions_do_not_change_the_logits():
     model = model_of(TINY)
     x = jax.random.normal(jax.random.key(1), (2, 48, 32))
     plain = model.ast(x)
@@ -105,18 +105,18 @@ def test_tokens_are_frequency_major():
     assert changed.tolist() == [2 + 3]
 
 
-def test_a_clip_does_not_depend_on_the_others_of_its_batch():
+def test_clips_of_a_batch_are_independent():
     model = model_of(TINY)
     x = jax.random.normal(jax.random.key(1), (3, 48, 32))
     np.testing.assert_allclose(model(x)[1], model(x[1:2])[0], atol=1e-5)
 
 
-def test_an_input_of_another_size_is_refused_by_its_shape():
+def test_an_input_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"\(1, 50, 32\).*\(batch, 48, 32\)"):
         model_of(TINY)(jnp.zeros((1, 50, 32)))
 
 
-def test_initialisation_is_the_originals():
+def test_initialization_matches_the_original():
     config = ASTConfig.from_size("tiny224")
     params = traverse_util.flatten_dict(init_params(config, seed=3), sep="/")
     for name, array in params.items():
@@ -134,7 +134,7 @@ def test_initialisation_is_the_originals():
             assert abs(middle) < 0.005, name
 
 
-def test_layers_of_the_stack_start_differently_and_seeds_matter():
+def test_layers_and_seeds_are_initialized_differently():
     kernel = init_params(TINY, seed=0)["ast"]["encoder"]["layers"]["mlp"]["fc1"]["kernel"]
     assert kernel.shape == (2, 32, 64)
     assert not np.allclose(kernel[0], kernel[1])
@@ -142,7 +142,7 @@ def test_layers_of_the_stack_start_differently_and_seeds_matter():
     assert not np.allclose(kernel, other)
 
 
-def test_parameters_make_a_plain_dict_and_back():
+def test_parameters_round_trip_through_a_plain_dict():
     params = init_params(TINY)
     assert type(params) is dict
     model = ASTForAudioClassification.from_params(TINY, params)
@@ -166,12 +166,12 @@ def test_parameters_make_a_plain_dict_and_back():
         ({"qkv_bias": 1}, "qkv_bias"),
     ],
 )
-def test_an_impossible_configuration_is_refused_by_its_field(changes, named):
+def test_an_invalid_configuration_names_the_field(changes, named):
     with pytest.raises(InputError, match=named):
         TINY.replace(**changes)
 
 
-def test_config_json_round_trips_and_means_the_same_to_hugging_face():
+def test_config_json_round_trips_and_hugging_face_reads_it():
     from transformers import ASTConfig as HuggingFaceConfig
 
     config = TINY.replace(id2label={0: "dog", 1: "rain", 2: "sea"}, layer_norm_eps=1e-5)

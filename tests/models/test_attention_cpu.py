@@ -21,13 +21,13 @@ def plain(query, key, value):
 
 
 @pytest.mark.parametrize("tokens", [1, 15, 16, 17, 19])
-def test_it_equals_the_formula(qkv, tokens):
+def test_matches_the_formula(qkv, tokens):
     qkv = [x[:, :tokens] for x in qkv]
     expected = plain(*(np.asarray(x, np.float64) for x in qkv))
     np.testing.assert_allclose(attention_by_head(*qkv), expected, atol=1e-5)
 
 
-def test_it_is_off_by_its_rounding_in_half_precision(qkv):
+def test_half_precision_error_is_rounding(qkv):
     qkv = [x.astype(jnp.bfloat16) for x in qkv]
     expected = plain(*(np.asarray(x, np.float64) for x in qkv))
     y = attention_by_head(*qkv)
@@ -37,7 +37,7 @@ def test_it_is_off_by_its_rounding_in_half_precision(qkv):
 
 
 @pytest.mark.parametrize("gain", [1e4, -1e4])
-def test_it_stands_scores_beyond_what_exp_does(qkv, gain):
+def test_scores_beyond_the_range_of_exp_are_finite(qkv, gain):
     query, key, value = qkv
     ramp = jnp.arange(19.0)[None, :, None, None]  # the last key's score is the largest or the least
     query, key = jnp.ones_like(query), jnp.ones_like(key) * gain * ramp
@@ -50,7 +50,7 @@ def gradients(function, qkv):
 
 
 @pytest.mark.parametrize(("clips", "tokens"), [(2, 1), (2, 15), (2, 16), (1, 17), (2, 19)])
-def test_its_gradients_are_those_of_jax_own_attention(qkv, clips, tokens):
+def test_gradients_match_jax_attention(qkv, clips, tokens):
     qkv = [x[:clips, :tokens] for x in qkv]  # one clip's heads are odd in number
     ours = gradients(attention_by_head, qkv)
     theirs = gradients(jax.nn.dot_product_attention, qkv)
@@ -58,7 +58,7 @@ def test_its_gradients_are_those_of_jax_own_attention(qkv, clips, tokens):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_its_gradients_in_half_precision_are_off_by_its_rounding(qkv):
+def test_half_precision_gradient_error_is_rounding(qkv):
     half = [x.astype(jnp.bfloat16) for x in qkv]
     ours = gradients(attention_by_head, half)
     exact = gradients(jax.nn.dot_product_attention, [x.astype(jnp.float32) for x in half])
@@ -68,7 +68,7 @@ def test_its_gradients_in_half_precision_are_off_by_its_rounding(qkv):
 
 
 @pytest.mark.parametrize("gain", [1e4, -1e4])
-def test_its_gradients_stand_scores_beyond_what_exp_does(qkv, gain):
+def test_gradients_of_scores_beyond_the_range_of_exp_are_finite(qkv, gain):
     query, key, value = qkv
     ramp = jnp.arange(19.0)[None, :, None, None]
     *_, of_value = found = gradients(
@@ -80,6 +80,6 @@ def test_its_gradients_stand_scores_beyond_what_exp_does(qkv, gain):
     assert not np.any(np.delete(of_value, one, axis=1))
 
 
-def test_what_the_backward_pass_is_given_is_not_tokens_by_tokens(qkv):
+def test_residuals_do_not_include_attention_weights(qkv):
     kept = jax.tree.leaves(jax.eval_shape(lambda *x: jax.vjp(attention_by_head, *x)[1], *qkv))
     assert sum(x.size for x in kept) == 4 * qkv[0].size + 2 * 19 * 3

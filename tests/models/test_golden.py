@@ -41,7 +41,7 @@ def inputs(golden, entry, config):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_equal_the_originals(golden, within, name):
+def test_logits_match_the_original(golden, within, name):
     entry = next(entry for entry in golden["models"] if entry["name"] == name)
     config, params = load(entry)
     # The parameters are an argument: as constants they would be compiled into the program.
@@ -51,7 +51,7 @@ def test_logits_equal_the_originals(golden, within, name):
     within(f"logits of {name} against the original", error.max(), 1e-4)
 
 
-def test_sound_to_logits_equals_the_original_from_the_waveform_on(golden):
+def test_waveform_to_logits_matches_the_original(golden):
     entry = next(entry for entry in golden["models"] if entry["name"] == "tiny224_esc")
     config, params = load(entry)
     extractor = ASTFeatureExtractor(max_length=512, mean=entry["mean"], std=entry["std"])
@@ -62,7 +62,7 @@ def test_sound_to_logits_equals_the_original_from_the_waveform_on(golden):
     np.testing.assert_allclose(logits, golden["arrays"]["logits_tiny224_esc"], rtol=0, atol=1e-3)
 
 
-def test_bfloat16_keeps_float32_parameters_and_logits_and_comes_close(golden):
+def test_bfloat16_has_float32_parameters_and_close_logits(golden):
     entry = next(entry for entry in golden["models"] if entry["name"] == "tiny224_esc")
     config, params = load(entry)
     expected = golden["arrays"]["logits_tiny224_esc"]

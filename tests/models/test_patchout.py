@@ -8,7 +8,7 @@ from ast_jax.models.patchout import sample_patchout
 
 @settings(max_examples=30, deadline=None)
 @given(data=st.data(), frequency=st.integers(1, 12), time=st.integers(1, 20))
-def test_whole_rows_and_columns_are_left_out(data, frequency, time):
+def test_whole_rows_and_columns_are_dropped(data, frequency, time):
     rows = data.draw(st.integers(0, frequency - 1))
     columns = data.draw(st.integers(0, time - 1))
     key = jax.random.key(data.draw(st.integers(0, 99)))
@@ -23,7 +23,7 @@ def test_whole_rows_and_columns_are_left_out(data, frequency, time):
     assert grid.any(axis=0).sum() == time - columns
 
 
-def test_each_row_and_column_is_left_out_as_often_as_any_other():
+def test_rows_and_columns_are_dropped_uniformly():
     keys = jax.random.split(jax.random.key(0), 4000)
     kept = np.asarray(jax.vmap(lambda key: sample_patchout(key, (4, 10), 1, 5))(keys))
     np.testing.assert_allclose(np.bincount(kept.ravel(), minlength=40) / 4000, 3 / 8, atol=0.035)

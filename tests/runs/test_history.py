@@ -53,9 +53,7 @@ def test_the_table_shows_only_the_last_rows(history):
     assert f"{history[0]['mean_auc']:.3f}" not in console.file.getvalue()
 
 
-def test_a_metric_that_no_class_has_is_a_dash_in_the_table_and_a_gap_in_the_curve(
-    history, tmp_path
-):
+def test_an_undefined_metric_is_a_dash_in_the_table_and_a_gap_in_the_curve(history, tmp_path):
     nothing = compute_metrics(np.zeros((3, 2)), np.zeros((3, 2)), loss=0.5)
     history.append({"epoch": 6, "training_loss": 0.5, **nothing._asdict()})
     console = Console(file=io.StringIO(), width=120)
@@ -65,7 +63,7 @@ def test_a_metric_that_no_class_has_is_a_dash_in_the_table_and_a_gap_in_the_curv
     assert read(tmp_path / "loss.png").std() > 0.02
 
 
-def test_a_history_is_the_same_as_json_and_as_csv(history, tmp_path):
+def test_history_json_and_csv_have_the_same_values(history, tmp_path):
     write_history(tmp_path, history)
     assert files_in(tmp_path) == {"history.json", "history.csv", "loss.png"}
     assert json.loads((tmp_path / "history.json").read_text()) == history
@@ -75,13 +73,13 @@ def test_a_history_is_the_same_as_json_and_as_csv(history, tmp_path):
             assert (float(written[name]) if written[name] else None) == value
 
 
-def test_a_history_whose_rows_differ_has_all_columns(history, tmp_path):
+def test_a_history_with_different_rows_has_all_columns(history, tmp_path):
     history[0]["seconds"] = 1.5
     write_history(tmp_path, history)
     assert [row["seconds"] for row in read_csv(tmp_path / "history.csv")] == ["1.5", ""]
 
 
-def test_a_file_that_cannot_be_finished_leaves_the_one_before(history, tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_previous_file(history, tmp_path, monkeypatch):
     write_history(tmp_path, history[:1])
     before = {name: (tmp_path / name).read_bytes() for name in files_in(tmp_path)}
 
@@ -95,7 +93,7 @@ def test_a_file_that_cannot_be_finished_leaves_the_one_before(history, tmp_path,
     assert {name: (tmp_path / name).read_bytes() for name in files_in(tmp_path)} == before
 
 
-def test_rows_after_the_step_to_resume_from_are_not_read(history, tmp_path):
+def test_rows_after_the_resumed_step_are_dropped(history, tmp_path):
     write_history(tmp_path, history)  # epochs 2 and 4
     assert read_history(tmp_path, step=39, steps_per_epoch=10) == history[:1]
     assert read_history(tmp_path, step=40, steps_per_epoch=10) == history

@@ -42,7 +42,7 @@ def git(folder, *arguments):
     return done.stdout.decode().strip()
 
 
-def test_a_run_is_described_by_its_versions_devices_and_start():
+def test_a_session_has_versions_devices_and_start_time():
     before = datetime.now(UTC) - timedelta(seconds=1)
     run = logging.describe_run()
     assert json.loads(json.dumps(run, allow_nan=False)) == run
@@ -62,7 +62,7 @@ def test_a_run_is_described_by_its_versions_devices_and_start():
     assert run["hostname"]
 
 
-def test_a_run_is_described_where_nothing_can_be_known(monkeypatch):
+def test_a_session_without_any_information_is_described(monkeypatch):
     def missing(*arguments, **options):
         raise FileNotFoundError("git")
 
@@ -74,7 +74,7 @@ def test_a_run_is_described_where_nothing_can_be_known(monkeypatch):
     assert run["versions"]["no-such-package-of-ours"] is None
 
 
-def test_a_commit_is_its_hash_though_it_has_a_tag_and_changes_make_it_dirty(checkout):
+def test_git_state_is_the_hash_and_marks_changes(checkout):
     commit = git(checkout, "rev-parse", "HEAD")
     assert logging.git_state(checkout / "module.py") == (commit, False)
     (checkout / "results.txt").write_text("of a run\n")
@@ -83,14 +83,14 @@ def test_a_commit_is_its_hash_though_it_has_a_tag_and_changes_make_it_dirty(chec
     assert logging.git_state(checkout / "module.py") == (commit, True)
 
 
-def test_the_repository_around_an_installed_package_is_not_taken_for_its_own(checkout):
+def test_a_repository_around_an_installed_package_is_ignored(checkout):
     installed = checkout / "env" / "ast_jax"
     installed.mkdir(parents=True)
     (installed / "__init__.py").write_text("")
     assert logging.git_state(installed / "__init__.py") == (None, None)
 
 
-def test_the_repository_of_a_hook_is_not_taken_for_ours(checkout, tmp_path, monkeypatch):
+def test_the_repository_of_a_git_hook_is_ignored(checkout, tmp_path, monkeypatch):
     other = tmp_path / "other"
     shutil.copytree(checkout, other)
     (other / "module.py").write_text("2\n")
@@ -99,7 +99,7 @@ def test_the_repository_of_a_hook_is_not_taken_for_ours(checkout, tmp_path, monk
     assert logging.git_state(checkout / "module.py")[1] is False
 
 
-def test_outside_a_repository_or_without_a_commit_there_is_no_state(tmp_path):
+def test_git_state_is_none_without_repository_or_commit(tmp_path):
     file = tmp_path / "module.py"
     file.write_text("")
     assert logging.git_state(file) == (None, None)
@@ -110,7 +110,7 @@ def test_outside_a_repository_or_without_a_commit_there_is_no_state(tmp_path):
         assert logging.git_state(file) == (None, None)
 
 
-def test_a_git_that_hangs_or_prints_no_text_is_given_up(tmp_path, monkeypatch):
+def test_a_hanging_or_broken_git_is_ignored(tmp_path, monkeypatch):
     program = tmp_path / "git"
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(logging, "GIT_SECONDS", 0.2)
@@ -134,7 +134,7 @@ def scalars(folder):
     return found
 
 
-def test_scalars_are_read_back_and_those_without_a_value_are_left_out(tmp_path):
+def test_scalars_round_trip_and_none_values_are_skipped(tmp_path):
     with logging.ScalarWriter(tmp_path / "events") as writer:
         writer.write(1, {"loss": 0.5, "evaluation/mAP": None, "evaluation/d": float("inf")})
         writer.write(
@@ -146,7 +146,7 @@ def test_scalars_are_read_back_and_those_without_a_value_are_left_out(tmp_path):
     }
 
 
-def test_a_run_that_goes_on_adds_to_what_it_wrote(tmp_path):
+def test_a_resumed_run_appends_scalars(tmp_path):
     for step in (1, 2):
         writer = logging.ScalarWriter(tmp_path)
         writer.write(step, {"loss": step})
@@ -154,7 +154,7 @@ def test_a_run_that_goes_on_adds_to_what_it_wrote(tmp_path):
     assert scalars(tmp_path) == {1: {"loss": 1}, 2: {"loss": 2}}
 
 
-def test_scalars_of_a_run_that_fails_are_kept(tmp_path):
+def test_scalars_of_a_failed_run_are_kept(tmp_path):
     def run():
         with logging.ScalarWriter(tmp_path) as writer:
             writer.write(1, {"loss": 0.5})
@@ -165,7 +165,7 @@ def test_scalars_of_a_run_that_fails_are_kept(tmp_path):
     assert scalars(tmp_path) == {1: {"loss": 0.5}}
 
 
-def test_a_writer_does_not_import_tensorflow(tmp_path):
+def test_the_writer_does_not_import_tensorflow(tmp_path):
     code = (
         "import sys; from ast_jax.runs.logging import ScalarWriter\n"
         f"with ScalarWriter({str(tmp_path)!r}) as writer: writer.write(1, {{'loss': 0.5}})\n"

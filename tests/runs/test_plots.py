@@ -31,13 +31,13 @@ def blue(picture):
 
 
 @pytest.mark.parametrize("count", [2, 10, 60, 61, 527, 2000])
-def test_a_confusion_matrix_of_any_size_fits_its_picture(tmp_path, count):
+def test_a_confusion_matrix_of_any_size_fits_the_picture(tmp_path, count):
     picture = confusion([f"class {i}" for i in range(count)], tmp_path / "x.png")
     assert max(picture.shape) <= 20 * 120
     assert blue(picture) > 0.1 / count
 
 
-def test_class_names_are_no_formulas(tmp_path):
+def test_class_names_are_not_drawn_as_formulas(tmp_path):
     file = tmp_path / "x.png"
     # As a formula, the first odd name could not be read.
     plain, odd = ["cash_ 5_ 10", "a^b  x "], ["cash_$5_$10", "a^b $x$"]
@@ -46,21 +46,21 @@ def test_class_names_are_no_formulas(tmp_path):
         assert (draw(odd, file) != draw(plain, file)).any()
 
 
-def test_letters_that_no_font_has_and_names_of_any_length_can_be_drawn(tmp_path):
+def test_missing_glyphs_and_names_of_any_length_can_be_drawn(tmp_path):
     labels = ["\U000f0000", "猫の声", "x" * 1000]
     for draw in (confusion, lambda labels, file: precisions([1, 1, 1], labels, file)):
         assert blue(draw(labels, tmp_path / "x.png")) > 0.05
 
 
 @pytest.mark.parametrize("count", [1, 2, 60, 61, 527])
-def test_precisions_of_any_number_of_classes_fit_a_picture(tmp_path, count):
+def test_precisions_of_any_number_of_classes_fit_the_picture(tmp_path, count):
     labels = [f"class {i}" for i in range(count)]
     picture = precisions(np.linspace(0.5, 1, count), labels, tmp_path / "x.png")
     assert max(picture.shape) <= 20 * 120
     assert blue(picture) > 0.1
 
 
-def test_precisions_are_drawn_by_rank_whatever_the_order_of_the_classes(tmp_path):
+def test_precisions_are_sorted(tmp_path):
     rng = np.random.default_rng(0)
     for count in (3, 61):
         values = rng.permutation(np.linspace(0, 1, count))
@@ -80,6 +80,6 @@ def test_a_class_without_clips_has_no_bar(tmp_path):
     assert blue(precisions([np.nan] * 3, labels, tmp_path / "x.png")) == 0
 
 
-def test_one_clip_and_a_flat_one_can_be_drawn(tmp_path):
+def test_a_single_constant_clip_can_be_drawn(tmp_path):
     draw_batch(np.zeros((1, 10, 8)), np.zeros((1, 10, 8)), ["silence"], tmp_path / "a.png", 0.5)
     assert read(tmp_path / "a.png").size

@@ -19,7 +19,7 @@ def files_in(folder):
     return {file.name for file in folder.iterdir()}
 
 
-def test_an_evaluation_leaves_results_a_row_a_class_and_pictures(evaluation, tmp_path):
+def test_an_evaluation_writes_results_per_class_rows_and_pictures(evaluation, tmp_path):
     logits, targets = evaluation
     metrics = compute_metrics(logits, targets, loss=0.5)
     write_results(tmp_path, ODD_LABELS, metrics, logits, targets, confusion=True)
@@ -47,7 +47,7 @@ def test_clips_of_several_classes_have_no_confusion_matrix(evaluation, tmp_path)
     assert files_in(tmp_path) == {"results.json", "per_class.csv", "per_class_ap.png"}
 
 
-def test_results_are_valid_json_whatever_the_loss(evaluation, tmp_path):
+def test_results_are_valid_json_for_any_loss(evaluation, tmp_path):
     metrics = compute_metrics(*evaluation, loss=math.inf)
     write_results(tmp_path, ODD_LABELS, metrics, *evaluation, confusion=False)
     assert "Infinity" not in (tmp_path / "results.json").read_text(encoding="utf-8")

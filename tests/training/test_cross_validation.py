@@ -124,7 +124,7 @@ def test_each_fold_is_held_out_once_and_the_accuracies_are_averaged_by_epoch(fin
     assert found.best == means.index(max(means))
 
 
-def test_what_came_of_the_folds_is_in_a_json_a_csv_and_a_picture(finished):
+def test_results_of_the_folds_are_written_as_json_csv_and_picture(finished):
     workdir, found = finished
     content = read(workdir / "folds.json")
     assert [row["epoch"] for row in content["epochs"]] == [1, 2, 3]
@@ -140,7 +140,7 @@ def test_what_came_of_the_folds_is_in_a_json_a_csv_and_a_picture(finished):
     assert picture[..., :3].std() > 0.02
 
 
-def test_the_best_epoch_is_the_first_of_the_best_means_and_no_folds_own():
+def test_the_best_epoch_is_the_first_with_the_best_mean():
     accuracy = [[0.9, 0.5, 0.7], [0.1, 0.6, 0.5], [0.2, 0.6, 0.5], [0.2, 0.4, 0.5], [0.2, 0.4, 0.3]]
     found = gather(
         [
@@ -160,9 +160,7 @@ def copy(finished, workdir, names=RUNS):
     return workdir
 
 
-def test_a_cross_validation_asked_to_end_goes_on_to_the_same_result(
-    finished, esc, tmp_path, monkeypatch
-):
+def test_an_interrupted_cross_validation_resumes_exactly(finished, esc, tmp_path, monkeypatch):
     workdir = copy(finished, tmp_path / "run", ["fold1", "fold3", "fold4", "fold5"])
     steps = []
 
@@ -198,7 +196,7 @@ def test_finished_folds_of_other_recordings_are_refused(finished, esc, tmp_path)
         cross_validate(small(workdir, esc))
 
 
-def test_a_prepared_esc50_is_taken_by_folds_too(finished, esc, tmp_path):
+def test_a_prepared_esc50_has_folds(finished, esc, tmp_path):
     """A fold's run from it is that from the recordings, and a run of that fold alone."""
     prepare("esc50", esc, tmp_path / "prepared")
     config = small(tmp_path / "run", tmp_path / "prepared")
@@ -220,7 +218,7 @@ def test_a_prepared_esc50_is_taken_by_folds_too(finished, esc, tmp_path):
         ({"dir": "/nowhere"}, "/nowhere/meta/esc50.csv: no such file"),
     ],
 )
-def test_data_that_has_no_folds_is_refused_and_no_folder_made(esc, tmp_path, fields, said):
+def test_data_without_folds_is_refused_before_a_folder_is_created(esc, tmp_path, fields, said):
     config = small(tmp_path / "run", esc)
     for name, value in fields.items():
         setattr(config.data, name, value)
@@ -276,12 +274,12 @@ def test_a_folder_of_something_else_is_refused_before_anything_is_trained(
         cross_validate(small(tmp_path / "other", esc))
 
 
-def test_a_picture_is_drawn_of_a_single_epoch_too(tmp_path):
+def test_a_picture_of_a_single_epoch_is_drawn(tmp_path):
     draw(CrossValidation([1], np.full((5, 1), 0.5)), tmp_path / "one.png")
     assert image.imread(tmp_path / "one.png")[..., :3].std() > 0.02
 
 
-def test_train_py_takes_fold_0_for_all_folds(finished, esc, tmp_path):
+def test_train_py_runs_all_folds_for_fold_0(finished, esc, tmp_path):
     workdir = copy(finished, tmp_path / "run")
     config = fold_config(small("", esc), 1)
     (tmp_path / "config.py").write_text(

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.slow
-def test_the_demo_reaches_95_percent_and_knows_sounds_it_has_not_seen(tmp_path):
+def test_the_demo_reaches_95_percent_and_classifies_unseen_sounds(tmp_path):
     run = tmp_path / "demo"
     command = [sys.executable, "train.py", "--config=configs/demo.py", f"--config.workdir={run}"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=900)

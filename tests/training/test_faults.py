@@ -268,7 +268,7 @@ def survive(runs, whole, workdir, rounds):
 
 
 @pytest.mark.slow
-def test_a_run_killed_twice_ends_as_if_it_had_not_been(runs, whole, tmp_path):
+def test_a_run_killed_twice_resumes_exactly(runs, whole, tmp_path):
     rng = random.Random(0)
     rounds = [("save", 3, rng.uniform(0, 0.1), 1), ("steps", 4, rng.uniform(0, 0.3), 0)]
     survive(runs, whole, tmp_path / "here" / "run", rounds)
@@ -276,9 +276,7 @@ def test_a_run_killed_twice_ends_as_if_it_had_not_been(runs, whole, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
-def test_a_run_killed_at_five_random_moments_ends_as_if_it_had_not_been(
-    runs, whole, tmp_path, seed
-):
+def test_a_run_killed_at_five_random_moments_resumes_exactly(runs, whole, tmp_path, seed):
     rng = random.Random(seed)
     late = whole.seconds / 2
     rounds = []
@@ -352,7 +350,7 @@ def children(process):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_asked_to_end_and_then_finds_the_disk_full_goes_on_bit_for_bit(disturbed):
+def test_a_run_stopped_by_a_signal_and_a_full_disk_resumes_exactly(disturbed):
     # Nothing but the request makes a run save before its first evaluation, after 12 steps.
     process, told = disturbed.start()
     until(begun(told, 3))
@@ -368,7 +366,7 @@ def test_a_run_that_is_asked_to_end_and_then_finds_the_disk_full_goes_on_bit_for
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_ends_the_run_in_one_sentence_and_it_goes_on(disturbed):
+def test_a_killed_worker_ends_the_run_with_one_sentence_and_it_resumes(disturbed):
     process, told = disturbed.start("data.workers=1")
     until(begun(told, 3))
     (worker,) = children(process)
@@ -379,7 +377,7 @@ def test_a_worker_that_is_killed_ends_the_run_in_one_sentence_and_it_goes_on(dis
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_terminal_reaches_the_workers_too_and_ends_the_run_well(disturbed):
+def test_ctrl_c_in_a_terminal_stops_run_and_workers_cleanly(disturbed):
     process, told = disturbed.start("data.workers=2")
     until(begun(told, 3))
     os.killpg(process.pid, signal.SIGINT)
@@ -389,7 +387,7 @@ def test_ctrl_c_in_a_terminal_reaches_the_workers_too_and_ends_the_run_well(dist
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_asked_to_end_during_an_evaluation_does_not_wait_for_it(disturbed, number):
+def test_a_signal_interrupts_an_evaluation(disturbed, number):
     process, told = disturbed.start()
     until((told / "evaluation").exists)
     process.send_signal(number)
@@ -400,7 +398,7 @@ def test_a_run_asked_to_end_during_an_evaluation_does_not_wait_for_it(disturbed,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_asked_to_end_while_its_first_step_compiles_ends_after_it(disturbed, number):
+def test_a_signal_during_the_first_compilation_stops_after_that_step(disturbed, number):
     process, told = disturbed.start()
     until(begun(told, 0))
     time.sleep(1)
@@ -412,7 +410,7 @@ def test_a_run_asked_to_end_while_its_first_step_compiles_ends_after_it(disturbe
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_request_while_a_run_saves_leaves_nothing_half_written(disturbed, number):
+def test_a_second_signal_during_a_save_leaves_no_partial_checkpoint(disturbed, number):
     process, told = disturbed.start()
     until(begun(told, 3))
     process.send_signal(number)
@@ -430,7 +428,7 @@ def test_a_second_request_while_a_run_saves_leaves_nothing_half_written(disturbe
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_during_an_evaluation_costs_that_evaluation(disturbed):
+def test_a_disk_full_during_an_evaluation_loses_only_that_evaluation(disturbed):
     process, told = disturbed.start("checkpoint_every_steps=6")
     (told / "fill").touch()
     said = disturbed.failed(process, steps=[6, 12])
@@ -457,9 +455,7 @@ def prepared(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_record_that_cannot_be_read_is_named_and_once_it_is_mended_the_run_goes_on(
-    runs, prepared, tmp_path
-):
+def test_a_damaged_record_is_named_and_the_run_resumes_after_a_repair(runs, prepared, tmp_path):
     data = shutil.copytree(prepared, tmp_path / "csv" / prepared.name)
     (file,) = data.glob("*train.array_record*")
     fields = [f"data.dir={data}", "data.kind=prepared", f"workdir={tmp_path / 'run'}"]

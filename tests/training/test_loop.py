@@ -85,7 +85,7 @@ def stop_after(count, monkeypatch):
     monkeypatch.setattr(loop, "is_stop_requested", lambda *arguments: next(steps) == count)
 
 
-def test_a_run_leaves_a_history_pictures_and_a_checkpoint_that_loads_as_it_is(finished):
+def test_a_run_writes_history_pictures_and_a_loadable_checkpoint(finished):
     workdir, scores = finished
     history = json.loads((workdir / "history.json").read_text())
     assert [row["epoch"] for row in history] == [1, 2, 3]
@@ -102,7 +102,7 @@ def test_a_run_leaves_a_history_pictures_and_a_checkpoint_that_loads_as_it_is(fi
 
 
 @pytest.mark.parametrize("steps", [1, 4])  # within an epoch of two steps, and at the end of one
-def test_a_run_asked_to_end_saves_and_goes_on_bit_for_bit(finished, tmp_path, monkeypatch, steps):
+def test_a_stopped_run_resumes_exactly(finished, tmp_path, monkeypatch, steps):
     with monkeypatch.context() as patch:
         stop_after(steps, patch)
         with pytest.raises(KeyboardInterrupt):
@@ -121,7 +121,7 @@ def test_a_run_asked_to_end_saves_and_goes_on_bit_for_bit(finished, tmp_path, mo
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_run_after_the_step_under_way(tmp_path, monkeypatch, number):
+def test_a_signal_stops_a_run_after_the_current_step(tmp_path, monkeypatch, number):
     step, steps = EpochBar.step, []
 
     def signal_at_the_third(self, *args):
@@ -139,7 +139,7 @@ def test_a_signal_ends_a_run_after_the_step_under_way(tmp_path, monkeypatch, num
     assert signal.getsignal(number) == before
 
 
-def test_a_step_is_not_waited_for_before_the_next_is_under_way(tmp_path, monkeypatch):
+def test_metrics_are_read_after_the_next_step_is_dispatched(tmp_path, monkeypatch):
     told = []
 
     class Metric:
@@ -171,7 +171,7 @@ def test_a_step_is_not_waited_for_before_the_next_is_under_way(tmp_path, monkeyp
     assert list(dict.fromkeys(told)) == expected
 
 
-def test_the_steps_of_a_run_transfer_nothing_and_some_are_profiled(tmp_path):
+def test_steps_transfer_nothing_and_are_profiled(tmp_path):
     run, state = set_up(small(tmp_path / "run", profile_steps=2))
 
     def guarded(state, batch):
@@ -183,7 +183,7 @@ def test_the_steps_of_a_run_transfer_nothing_and_some_are_profiled(tmp_path):
 
 
 @pytest.mark.slow
-def test_everything_a_run_may_keep_goes_on_too(tmp_path, monkeypatch):
+def test_all_optional_state_resumes_exactly(tmp_path, monkeypatch):
     def everything(workdir):
         config = small(
             workdir,
@@ -213,7 +213,7 @@ def test_everything_a_run_may_keep_goes_on_too(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_average_is_of_the_parameters_after_its_epochs(tmp_path):
+def test_the_average_is_over_the_parameters_after_the_given_epochs(tmp_path):
     def params_after(epochs, **changes):
         config = small(tmp_path / f"{epochs} {len(changes)}", num_epochs=epochs, **changes)
         config.optimizer = OptimizerConfig(learning_rate=1e-3)
@@ -225,7 +225,7 @@ def test_the_average_is_of_the_parameters_after_its_epochs(tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), average, expected)
 
 
-def test_the_cumulative_ensemble_is_of_the_mean_prediction(tmp_path):
+def test_the_cumulative_ensemble_scores_the_mean_prediction(tmp_path):
     fit(small(tmp_path / "run", cumulative=True))
     folder = tmp_path / "run" / "predictions"
     mean = np.mean([np.load(folder / f"epoch-{n}.npy") for n in (1, 2, 3)], axis=0)
@@ -253,9 +253,7 @@ def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "run"), best)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_clips_and_checkpoint(
-    tmp_path, monkeypatch
-):
+def test_a_nonfinite_loss_names_step_clips_and_checkpoint(tmp_path, monkeypatch):
     poison(monkeypatch, steps=[3])
     with pytest.raises(InputError) as caught:
         fit(small(tmp_path / "run"))
@@ -268,7 +266,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_clips_and_checkp
     fit(small(tmp_path / "run"))
 
 
-def test_steps_that_are_not_finite_may_be_left_out(finished, tmp_path, monkeypatch, capsys):
+def test_nonfinite_steps_can_be_skipped(finished, tmp_path, monkeypatch, capsys):
     poison(monkeypatch, steps=[1, 4])
     fit(small(tmp_path / "run", skip_nonfinite=2))
     told = capsys.readouterr().out
@@ -301,14 +299,14 @@ class Poisoned:
         return batch
 
 
-def test_a_finished_run_is_reported_again_and_not_trained_again(finished):
+def test_a_finished_run_returns_its_result_without_training(finished):
     before = params_of(finished[0])
     assert fit(small(finished[0])) == finished[1]
     jax.tree.map(np.testing.assert_array_equal, params_of(finished[0]), before)
 
 
 @pytest.mark.slow
-def test_pmap_trains_as_shard_map_does(finished, tmp_path):
+def test_pmap_matches_shard_map(finished, tmp_path):
     fit(small(tmp_path / "run", parallel="pmap"))
     expected = params_of(finished[0])
     for a, b in zip(
@@ -345,7 +343,7 @@ def test_a_run_of_another_configuration_is_not_overwritten(finished):
         fit(config)
 
 
-def test_a_folder_that_is_no_run_is_not_written_to(tmp_path):
+def test_a_folder_that_is_not_a_run_is_not_written_to(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(InputError, match="exists and is not a run of ast_jax"):
         fit(small(tmp_path))
@@ -354,7 +352,7 @@ def test_a_folder_that_is_no_run_is_not_written_to(tmp_path):
 
 # Of 20 clips: two steps an epoch, or one.
 @pytest.mark.parametrize("batch_size", [8, pytest.param(16, marks=pytest.mark.slow)])
-def test_a_diverging_run_stops_in_one_sentence(tmp_path, batch_size):
+def test_a_diverging_run_raises_an_input_error(tmp_path, batch_size):
     config = small(tmp_path / "run", batch_size=batch_size)
     config.optimizer = OptimizerConfig(learning_rate=1e30)
     with pytest.raises(InputError, match=r"is not finite.*lower --config.optimizer.learning_rate"):
@@ -362,7 +360,7 @@ def test_a_diverging_run_stops_in_one_sentence(tmp_path, batch_size):
     assert not (tmp_path / "run" / "model").exists()
 
 
-def test_a_run_does_not_go_on_with_other_recordings(finished, monkeypatch):
+def test_a_run_does_not_resume_with_other_recordings(finished, monkeypatch):
     data = make_synthetic(2, 1, seed=0)
     more = data._replace(train=data.train._replace(names=[*data.train.names[:-1], "another"]))
     with pytest.raises(InputError, match=r"started with other recordings \(train.digest"):
@@ -389,7 +387,7 @@ def test_a_damaged_checkpoint_of_a_run_is_named(finished, tmp_path):
         fit(small(run))
 
 
-def test_a_damaged_best_checkpoint_is_named_with_the_one_to_take_instead(tmp_path, monkeypatch):
+def test_a_damaged_best_checkpoint_is_named_with_an_alternative(tmp_path, monkeypatch):
     monkeypatch.setattr("ast_jax.training.loop.best_step", lambda run, history: 2)
     config = small(tmp_path / "run", final_params="best")
     with monkeypatch.context() as patch:
@@ -403,7 +401,7 @@ def test_a_damaged_best_checkpoint_is_named_with_the_one_to_take_instead(tmp_pat
         fit(config)
 
 
-def test_either_of_mean_and_std_can_be_given_and_the_other_is_measured():
+def test_mean_or_std_can_be_given_alone():
     config = small("unused")
     data = make_synthetic(2, 1, seed=0)
     measured = make_extractor(config, data)
@@ -414,7 +412,7 @@ def test_either_of_mean_and_std_can_be_given_and_the_other_is_measured():
     assert measured.mean != -3.0
 
 
-def test_a_checkpoint_of_another_size_is_not_started_from(finished, tmp_path):
+def test_an_initial_checkpoint_of_another_size_is_refused(finished, tmp_path):
     config = small(tmp_path / "run", init_from=str(finished[0]))
     config.model.num_hidden_layers = 3
     with pytest.raises(InputError, match=r"num_hidden_layers 2 where .* has 3; set --config"):
@@ -422,7 +420,7 @@ def test_a_checkpoint_of_another_size_is_not_started_from(finished, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_runs_folder_gives_the_feature_extractor_by_itself(finished):
+def test_the_feature_extractor_loads_from_a_run(finished):
     extractor = ast_jax.ASTFeatureExtractor.from_pretrained(finished[0])
     assert extractor == ast_jax.load(finished[0]).feature_extractor
 
@@ -448,7 +446,7 @@ def test_the_runs_folder_gives_the_feature_extractor_by_itself(finished):
         ("workdir", "gs://bucket/run", "is remote"),
     ],
 )
-def test_a_field_that_cannot_be_used_is_named(tmp_path, field, value, said):
+def test_an_invalid_field_is_named(tmp_path, field, value, said):
     config = small(tmp_path / "run")
     setattr(config, field, value)
     with pytest.raises(InputError, match=said):
@@ -456,7 +454,7 @@ def test_a_field_that_cannot_be_used_is_named(tmp_path, field, value, said):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_person_is_told_that_a_signal_was_heard(monkeypatch):
+def test_a_signal_prints_a_message_on_a_terminal(monkeypatch):
     reading, writing = os.pipe()
     terminal = SimpleNamespace(isatty=lambda: True, fileno=lambda: writing)
     with PreemptionHandler() as preemption:
@@ -470,7 +468,7 @@ def test_a_person_is_told_that_a_signal_was_heard(monkeypatch):
         assert "stopping after the current step" in said.read()
 
 
-def test_a_run_of_a_version_that_had_fewer_fields_goes_on(finished, tmp_path):
+def test_a_run_of_a_version_with_fewer_fields_resumes(finished, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
     run = read_json(workdir / "run.json")

@@ -128,7 +128,7 @@ def calls(text):
     return sorted(re.findall(r"custom_call @([\w$]+)", text))
 
 
-def test_in_bfloat16_cudnn_attends_forward_and_backward_and_no_weights_are_written(gpu):
+def test_bfloat16_attention_runs_in_cudnn_without_storing_weights(gpu):
     train_step, state, batch, model = make_step()
     text = for_cuda(train_step.trace(state, batch))
     # Once each: the layers are one loop, and the last asks for two tokens only. Nothing else is
@@ -137,7 +137,7 @@ def test_in_bfloat16_cudnn_attends_forward_and_backward_and_no_weights_are_writt
     assert f"{model.num_tokens}x{model.num_tokens}x" not in text
 
 
-def test_of_an_odd_number_of_tokens_cudnn_takes_one_more(gpu):
+def test_cudnn_gets_an_odd_number_of_tokens_padded(gpu):
     train_step, state, batch, model = make_step(frames=48, bins=48)
     assert model.num_tokens == 11
     text = for_cuda(train_step.trace(state, batch))
@@ -146,14 +146,14 @@ def test_of_an_odd_number_of_tokens_cudnn_takes_one_more(gpu):
     assert "11x11x" not in text
 
 
-def test_what_cudnn_does_not_take_is_left_to_xla(gpu):
+def test_float32_attention_runs_in_xla(gpu):
     train_step, state, batch, model = make_step(dtype="float32")
     text = for_cuda(train_step.trace(state, batch))
     assert calls(text) == []
     assert f"{model.num_tokens}x{model.num_tokens}x" in text
 
 
-def test_cudnn_attends_where_layers_are_computed_anew(gpu):
+def test_rematerialized_layers_use_cudnn(gpu):
     # Forward for the loss, then forward and backward for the gradients.
     text = for_cuda(traced(remat="everything"))
     forward = "__cudnn$fmhaSoftmax"
@@ -161,7 +161,7 @@ def test_cudnn_attends_where_layers_are_computed_anew(gpu):
 
 
 @pytest.mark.parametrize("grad_accum_steps", [1, 2])
-def test_devices_exchange_each_gradient_and_the_loss_once_a_step_in_float32(gpu, grad_accum_steps):
+def test_each_gradient_and_the_loss_are_reduced_once_per_step_in_float32(gpu, grad_accum_steps):
     train_step, state, batch, _ = make_step(grad_accum_steps=grad_accum_steps)
     exchanged = []
     for equation, inside in equations(train_step.trace(state, batch).jaxpr.jaxpr):
@@ -191,7 +191,7 @@ def test_the_compiled_step_has_one_all_reduce_of_all_gradients_and_the_loss(comp
     assert arrays == [gradients_and_loss]
 
 
-def test_every_product_of_the_bfloat16_step_is_of_bfloat16_but_the_classifiers(gpu):
+def test_all_products_of_the_bfloat16_step_are_bfloat16_except_the_classifiers(gpu):
     step = traced()
     # The classifier is float32 by design: its logits are what the loss and the scores are made
     # of, and with one row a clip it is next to nothing beside the encoder.
@@ -207,14 +207,14 @@ def test_every_product_of_the_bfloat16_step_is_of_bfloat16_but_the_classifiers(g
     assert len(products(step)) - len(shapes) == 2 * 4 * 3 + 2 + 5
 
 
-def test_in_a_float32_step_every_product_is_found_to_be_of_float32(gpu):
+def test_all_products_of_a_float32_step_are_float32(gpu):
     step = traced(dtype="float32")
     assert {x.dtype.name for operands, _ in products(step) for x in operands} == {"float32"}
     # Attention's two as well, and the scores recomputed for the backward pass.
     assert len(not_bfloat16(step)) == 2 * (4 * 3 + 2 * 3 + 1) + 2 + 3
 
 
-def test_the_device_frontend_adds_three_products_all_in_whole_float32(gpu):
+def test_the_device_frontend_adds_three_float32_products(gpu):
     step = traced(on_device=True)
     highest = (jax.lax.Precision.HIGHEST,) * 2
     added = [operands for operands, precision in products(step) if precision == highest]
@@ -237,7 +237,7 @@ def on_host(function):
     [{}, {"on_device": True}, {"patchout": 1, "remat": "everything"}],
     ids=["host frontend", "device frontend", "patchout"],
 )
-def test_the_step_does_not_turn_to_the_host(gpu, options):
+def test_the_step_has_no_host_callbacks_or_transfers(gpu, options):
     step = traced(**options)
     assert on_host(step) == set()
     text = for_cuda(step)
@@ -245,7 +245,7 @@ def test_the_step_does_not_turn_to_the_host(gpu, options):
     assert re.findall(r"stablehlo\.(?:infeed|outfeed|send|recv)", text) == []
 
 
-def test_a_classifier_of_waveforms_is_one_program_of_bfloat16_that_calls_cudnn(gpu):
+def test_a_waveform_classifier_is_one_bfloat16_program_that_calls_cudnn(gpu):
     *_, model = make_step()
     extractor = ASTFeatureExtractor(max_length=model.max_length, num_mel_bins=model.num_mel_bins)
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), param_shapes(model))
@@ -271,12 +271,12 @@ def printing(x):
         (lambda x: jax.device_put(x, jax.memory.Space.Host), "device_put"),
     ],
 )
-def test_what_turns_to_the_host_would_be_found_within_a_loop(turn, name):
+def test_host_callbacks_in_loops_are_found(turn, name):
     looped = jax.jit(lambda rows: jax.lax.map(lambda x: turn(x), rows))
     assert on_host(looped.trace(jnp.zeros(3))) == {name}
 
 
-def test_a_step_takes_nothing_from_the_host_but_its_batch(compiled):
+def test_a_step_transfers_only_its_batch(compiled):
     # What would go to the host is not seen by every JAX here: a CPU's arrays can be read in place.
     step, state, batch = compiled
     in_memory = {name: np.asarray(rows) for name, rows in batch.items()}

@@ -32,7 +32,7 @@ MODEL = ASTConfig(
 @pytest.mark.parametrize(
     ("kind", "theirs"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
 )
-def test_updates_equal_pytorchs(kind, theirs):
+def test_updates_match_pytorch(kind, theirs):
     config = OptimizerConfig(kind=kind, weight_decay=0.3)
     start = np.random.default_rng(0).standard_normal(50).astype(np.float32)
     weights = torch.nn.Parameter(torch.from_numpy(start.copy()))
@@ -49,7 +49,7 @@ def test_updates_equal_pytorchs(kind, theirs):
     np.testing.assert_allclose(params["kernel"], weights.detach().numpy(), rtol=2e-5, atol=1e-6)
 
 
-def test_adamw_decays_matrices_alone():
+def test_adamw_decays_only_matrices():
     params = jax.tree.map(jnp.ones_like, init_params(MODEL))
     optimizer = make_optimizer(OptimizerConfig(kind="adamw", weight_decay=0.5))
     none = jax.tree.map(jnp.zeros_like, params)
@@ -59,7 +59,7 @@ def test_adamw_decays_matrices_alone():
         np.testing.assert_array_equal(update, expected, err_msg=jax.tree_util.keystr(path))
 
 
-def test_a_long_gradient_is_shortened_and_a_short_one_left():
+def test_only_large_gradients_are_clipped():
     optimizer = make_optimizer(OptimizerConfig(grad_clip_norm=1.0, weight_decay=0))
     plain = make_optimizer(OptimizerConfig(weight_decay=0))
     params = {"kernel": jnp.zeros(4)}
@@ -72,7 +72,7 @@ def test_a_long_gradient_is_shortened_and_a_short_one_left():
             np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
-def test_lower_layers_take_smaller_steps():
+def test_layer_decay_lowers_the_rate_of_lower_layers():
     params = init_params(MODEL)
     ones = jax.tree.map(jnp.ones_like, params)
     optimizer = make_optimizer(OptimizerConfig(layer_decay=0.5, weight_decay=0))
@@ -89,7 +89,7 @@ def test_lower_layers_take_smaller_steps():
         np.testing.assert_allclose(array, 1)
 
 
-def test_cosine_rises_to_the_learning_rate_and_falls_to_zero():
+def test_cosine_warms_up_and_decays_to_zero():
     config = OptimizerConfig(learning_rate=0.5, schedule="cosine", warmup_steps=10)
     schedule = make_schedule(config, num_steps=110, epoch_steps=11)
     assert float(schedule(0)) == 0
@@ -99,7 +99,7 @@ def test_cosine_rises_to_the_learning_rate_and_falls_to_zero():
     assert float(schedule(110)) == pytest.approx(0, abs=1e-8)
 
 
-def test_constant_is_constant():
+def test_the_constant_schedule_is_constant():
     schedule = make_schedule(OptimizerConfig(learning_rate=0.5), num_steps=10, epoch_steps=5)
     assert {float(schedule(i)) for i in range(10)} == {0.5}
 
@@ -128,7 +128,7 @@ def originals_rates(config, epochs, epoch_steps):
     st.integers(1, 7), st.integers(1, 4), st.sampled_from([0.5, 0.85, 0.1]), st.integers(1, 60),
     st.sampled_from([(0, 1), (40, 10), (1000, 50), (50, 50)]), st.integers(1, 9),
 )  # fmt: skip
-def test_multi_step_is_the_originals_at_every_step(start, every, decay, steps, warmup, epochs):
+def test_multi_step_matches_the_original_at_every_step(start, every, decay, steps, warmup, epochs):
     config = OptimizerConfig(
         learning_rate=1e-3, schedule="multi_step", decay_start=start, decay_every=every,
         decay=decay, warmup_steps=warmup[0], warmup_interval=warmup[1],
@@ -138,7 +138,7 @@ def test_multi_step_is_the_originals_at_every_step(start, every, decay, steps, w
     np.testing.assert_allclose(ours, originals_rates(config, epochs, steps), rtol=2e-6)
 
 
-def test_the_full_audioset_recipe_has_the_rates_that_the_original_logged():
+def test_the_full_audioset_recipe_has_the_originals_logged_rates():
     config = OptimizerConfig(
         learning_rate=1e-5, schedule="multi_step", decay_start=2, decay_every=1, decay=0.5,
         warmup_steps=1000, warmup_interval=50,
@@ -151,7 +151,7 @@ def test_the_full_audioset_recipe_has_the_rates_that_the_original_logged():
 
 
 @pytest.mark.parametrize("kind", ["adam", "adamw"])
-def test_a_state_shard_over_devices_gives_the_same_updates(kind):
+def test_a_sharded_state_gives_the_same_updates(kind):
     config = OptimizerConfig(kind=kind, weight_decay=0.1, grad_clip_norm=0.5, layer_decay=0.75)
     params = init_params(MODEL)
     whole, split = make_optimizer(config), make_optimizer(config, devices=8)
@@ -178,7 +178,7 @@ def test_a_state_shard_over_devices_gives_the_same_updates(kind):
     assert largest.addressable_shards[0].data.size * 8 == largest.size
 
 
-def test_a_state_that_splits_nowhere_is_kept_whole():
+def test_a_state_that_does_not_split_is_replicated():
     optimizer = shard_over_devices(optax.scale_by_adam(), 7)
     state = optimizer.init({"kernel": jnp.zeros((3, 5))})
     assert set(jax.tree.leaves(state_specs(state, 7))) <= {REPLICATED}

@@ -19,7 +19,7 @@ def config(**changes):
     return TrainConfig(**fields | changes)
 
 
-def test_a_batch_is_drawn_as_a_picture_of_its_clips(tmp_path):
+def test_a_batch_is_drawn_with_all_its_clips(tmp_path):
     plot_batch(config(), tmp_path / "a.png")
     picture = image.imread(tmp_path / "a.png")
     assert picture.shape[0] > 800
@@ -36,14 +36,14 @@ def test_host_and_device_frontends_draw_the_same_picture(tmp_path):
     assert np.abs(host - device).mean() < 2e-3
 
 
-def test_another_step_is_another_picture(tmp_path):
+def test_another_step_draws_another_picture(tmp_path):
     for step in (0, 1):
         plot_batch(config(), tmp_path / f"{step}.png", step)
     first, second = (image.imread(tmp_path / f"{step}.png") for step in (0, 1))
     assert np.abs(first - second).mean() > 0.01
 
 
-def test_labels_say_what_is_mixed_in_what_share():
+def test_titles_have_mixed_labels_with_their_weights():
     labels = ["dog", "rain", "owl", "sea", "cat", "hen"]
     assert describe_target(np.array([0, 1, 0, 0, 0, 0.0]), labels) == "rain"
     assert describe_target(np.array([0.38, 0, 0.62, 0, 0, 0]), labels) == "0.62 owl, 0.38 dog"

@@ -98,7 +98,7 @@ def same(one, other):
     return True
 
 
-def test_two_processes_of_two_devices_are_one_of_four(pod, alone):
+def test_two_processes_with_two_devices_match_one_with_four(pod, alone):
     first, second = pod(pod.folder / "two", 2, 2)
     assert same(pod.folder / "two", alone)
     assert "4 cpu" in first
@@ -117,7 +117,9 @@ def test_two_processes_of_two_devices_are_one_of_four(pod, alone):
         ("workers", 2, 2, ["--config.data.workers=1", "--config.frontend.on_device=True"]),
     ],
 )
-def test_any_way_of_spreading_a_run_is_the_run(pod, alone, name, processes, devices, flags):
+def test_any_distribution_over_processes_gives_the_same_run(
+    pod, alone, name, processes, devices, flags
+):
     if name == "workers":  # whose waveforms are rounded to 16 bits
         alone = pod.folder / "alone on device"
         pod(alone, 1, 4, flags[1])
@@ -126,7 +128,7 @@ def test_any_way_of_spreading_a_run_is_the_run(pod, alone, name, processes, devi
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_process_ends_all_at_a_step_and_the_run_goes_on_elsewhere(pod, alone):
+def test_sigterm_to_one_process_stops_all_and_the_run_resumes_on_others(pod, alone):
     workdir = pod.folder / "cut"
     more = [
         "--config.num_epochs=60",
@@ -151,7 +153,7 @@ def test_sigterm_to_one_process_ends_all_at_a_step_and_the_run_goes_on_elsewhere
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_process_ends_an_evaluation_of_all(pod):
+def test_sigterm_to_one_process_interrupts_evaluation_on_all(pod):
     workdir = pod.folder / "evaluating"
     started = pod.start(workdir, 2, 2, "--config.data.evaluation_clips=2000")
     while not step_folders(workdir) and all(process.poll() is None for process in started):
@@ -163,7 +165,7 @@ def test_sigterm_to_one_process_ends_an_evaluation_of_all(pod):
     assert not (workdir / "history.json").exists()
 
 
-def test_a_process_that_is_told_nothing_is_alone(monkeypatch):
+def test_a_process_without_cluster_settings_is_alone(monkeypatch):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     assert not connect()
@@ -178,14 +180,14 @@ def test_a_process_that_is_told_nothing_is_alone(monkeypatch):
         ({"coordinator": "localhost:1", "num_processes": 2, "process_id": 2}, "give 0 to 1"),
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused(monkeypatch, given, said):
+def test_invalid_cluster_settings_are_refused(monkeypatch, given, said):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(InputError, match=said):
         connect(**given)
 
 
-def test_a_variable_that_is_no_number_is_named(monkeypatch):
+def test_a_variable_that_is_not_a_number_is_named(monkeypatch):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
     with pytest.raises(InputError, match="JAX_NUM_PROCESSES is 'two'"):
         connect()

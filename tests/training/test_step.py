@@ -65,7 +65,7 @@ def assert_close(found, expected):
     )
 
 
-def test_the_device_frontend_gives_the_loss_and_gradients_of_the_hosts():
+def test_the_device_frontend_matches_the_hosts_loss_and_gradients():
     rng = np.random.default_rng(0)
     clips = [to_int16(rng.uniform(-0.5, 0.5, n).astype(np.float32)) for n in (3000, 9000, 16000)]
     samples = 400 + 63 * 160
@@ -93,14 +93,14 @@ def map_step(parallel, spec, of_state=REPLICATED):
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_accumulated_parts_give_the_gradients_of_the_whole_batch(devices):
+def test_accumulated_gradients_match_the_whole_batch(devices):
     expected = mean_loss_and_gradients(make_spec(), small_batch(), devices)
     found = mean_loss_and_gradients(make_spec(grad_accum_steps=4), small_batch(), devices)
     assert_close(found, expected)
 
 
 @pytest.mark.parametrize("grad_accum_steps", [1, 2])
-def test_patchout_is_a_clips_own_on_any_number_of_devices(grad_accum_steps):
+def test_patchout_per_clip_does_not_depend_on_the_number_of_devices(grad_accum_steps):
     spec = make_spec(
         patchout=make_patchout(AugmentConfig(patchout_frequency=1, patchout_time=1), CONFIG.grid)
     )
@@ -113,7 +113,7 @@ def test_patchout_is_a_clips_own_on_any_number_of_devices(grad_accum_steps):
 
 
 @pytest.mark.parametrize(("bad", "split"), [(np.nan, False), (np.inf, False), (np.nan, True)])
-def test_a_step_that_is_not_finite_changes_nothing_but_the_count(bad, split):
+def test_a_nonfinite_step_only_advances_the_count(bad, split):
     parallel = DataParallel(devices=jax.devices()[:2])
     optimizer, of_state = optax.scale_by_adam(), REPLICATED
     if split:

@@ -46,7 +46,7 @@ def batch(golden_training, number):
 
 
 @pytest.mark.parametrize("criterion", ["bce", "ce"])
-def test_gradient_norms_at_step_0_are_the_originals(golden_training, start, within, criterion):
+def test_gradient_norms_at_step_0_match_the_original(golden_training, start, within, criterion):
     spec = StepSpec(
         graphdef(CONFIG),
         EXTRACTOR,
@@ -194,7 +194,7 @@ def test_bfloat16_follows_the_original_within_two_percent(
 
 
 @pytest.mark.slow
-def test_bfloat16_follows_the_original_closer_than_pytorchs_does(
+def test_bfloat16_follows_the_original_closer_than_pytorchs_bfloat16(
     golden_training, follow, losses_of_pytorch, within
 ):
     # Cross-entropy's losses end at 0.03, of which two per cent are no more than what rounding the

@@ -66,7 +66,7 @@ def skipped(folder):
         return list(csv.reader(file))
 
 
-def test_a_set_gives_back_what_the_source_holds(source, tmp_path):
+def test_a_set_has_the_clips_of_the_source(source, tmp_path):
     builder = build(source, tmp_path / "out")
     assert builder.info.splits["train"].shard_lengths == [3, 3, 1]
     assert builder.info.splits["test"].shard_lengths == [2]
@@ -81,7 +81,7 @@ def test_a_set_gives_back_what_the_source_holds(source, tmp_path):
 
 
 @pytest.mark.filterwarnings(BY_FOLDER)
-def test_plain_tfds_reads_a_set_by_its_folder(source, tmp_path):
+def test_tfds_reads_a_set_from_its_folder(source, tmp_path):
     build(source, tmp_path / "out", max_damaged=0)
     plain = tfds.builder_from_directory(tmp_path / "out" / "csv" / VERSION)
     assert plain.info.metadata["labels"] == ["x", "y"]
@@ -92,7 +92,7 @@ def test_plain_tfds_reads_a_set_by_its_folder(source, tmp_path):
 
 
 @pytest.mark.filterwarnings(BY_FOLDER)
-def test_a_file_of_no_clips_is_no_hindrance(source, tmp_path):
+def test_a_file_without_clips_is_read(source, tmp_path):
     damage(source, "train3.wav", "train4.wav", "train5.wav")
     builder = build(source, tmp_path / "out", max_damaged=3)
     assert builder.info.splits["train"].shard_lengths == [3, 0, 1]
@@ -115,7 +115,7 @@ def test_a_set_records_its_version_classes_and_the_digest_of_its_source(source, 
     assert prepared.clips("test").lengths() == [250, 251]
 
 
-def test_what_is_missing_or_damaged_is_listed_and_left_out(source, tmp_path):
+def test_missing_and_damaged_clips_are_listed_and_skipped(source, tmp_path):
     damage(source, "train1.wav")
     soundfile.write(source / "test1.wav", np.zeros(399), 16000)
     builder = build(source, tmp_path / "out", max_damaged=2)
@@ -131,7 +131,7 @@ def test_what_is_missing_or_damaged_is_listed_and_left_out(source, tmp_path):
 
 
 @pytest.mark.parametrize("allowed", [0, 1])
-def test_more_damaged_files_than_allowed_are_an_error_that_names_one(source, tmp_path, allowed):
+def test_too_many_damaged_files_raise_an_error_that_names_one(source, tmp_path, allowed):
     damage(source, "train1.wav", "train5.wav")
     said = rf"train[15]\.wav.* --max-damaged is {allowed} and {allowed + 1} cannot be used"
     with pytest.raises(InputError, match=said):
@@ -191,14 +191,14 @@ def relabel(source):
 
 
 @pytest.mark.parametrize("change", [replace, relabel])
-def test_a_changed_source_starts_clean(source, tmp_path, decoded, change):
+def test_a_changed_source_starts_over(source, tmp_path, decoded, change):
     cut_off(decoded, source, tmp_path / "out", at="test0.wav")
     change(source)
     build(source, tmp_path / "out")
     assert len(decoded) == 9
 
 
-def test_another_rate_starts_clean(source, tmp_path, decoded):
+def test_another_rate_starts_over(source, tmp_path, decoded):
     cut_off(decoded, source, tmp_path / "out", at="test0.wav")
     build(source, tmp_path / "out", sampling_rate=8000)
     assert open_prepared(tmp_path / "out").clips("train").lengths() == [
@@ -212,7 +212,7 @@ def test_another_rate_starts_clean(source, tmp_path, decoded):
     ]
 
 
-def test_another_source_of_the_same_names_and_sizes_starts_clean(source, tmp_path, decoded):
+def test_another_source_with_the_same_names_and_sizes_starts_over(source, tmp_path, decoded):
     other = write_source(tmp_path / "other", {"train": 7, "test": 2})
     soundfile.write(other / "train0.wav", np.zeros(500), 16000)
     cut_off(decoded, source, tmp_path / "out", at="test0.wav")
@@ -221,7 +221,7 @@ def test_another_source_of_the_same_names_and_sizes_starts_clean(source, tmp_pat
     assert not open_prepared(tmp_path / "out").clips("train").waveforms[0].any()
 
 
-def test_other_sizes_of_files_start_clean(source, tmp_path, decoded, monkeypatch):
+def test_other_file_sizes_start_over(source, tmp_path, decoded, monkeypatch):
     cut_off(decoded, source, tmp_path / "out", at="test0.wav")
     monkeypatch.setattr(ast_jax.data.prepare.builder, "CLIPS_PER_SHARD", 2)
     build(source, tmp_path / "out")
@@ -235,7 +235,7 @@ def rewrite(file, content, output):
         file.write_bytes(content)
 
 
-def test_a_file_that_was_changed_in_place_is_decoded_again(source, tmp_path, decoded):
+def test_a_file_changed_in_place_is_decoded_again(source, tmp_path, decoded):
     cut_off(decoded, source, tmp_path / "out", at="test0.wav")
     content = bytearray((source / "train1.wav").read_bytes())
     content[-1] ^= 1
@@ -246,7 +246,7 @@ def test_a_file_that_was_changed_in_place_is_decoded_again(source, tmp_path, dec
     np.testing.assert_array_equal(waveform, to_int16(load_audio(source / "train1.wav")))
 
 
-def test_a_damaged_file_that_was_mended_in_place_is_seen_by_the_next_run(source, tmp_path, decoded):
+def test_a_damaged_file_repaired_in_place_is_decoded_by_the_next_run(source, tmp_path, decoded):
     file = source / "train4.wav"
     whole = file.read_bytes()
     file.write_bytes(bytes(len(whole)))
@@ -260,7 +260,7 @@ def test_a_damaged_file_that_was_mended_in_place_is_seen_by_the_next_run(source,
     assert open_prepared(tmp_path / "out").clips("train").lengths() == [*range(500, 507)]
 
 
-def test_a_large_split_has_no_more_files_than_a_reader_can_hold_open(source, monkeypatch, tmp_path):
+def test_a_large_split_has_a_limited_number_of_files(source, monkeypatch, tmp_path):
     monkeypatch.setattr(ast_jax.data.prepare.builder, "CLIPS_PER_SHARD", 1)
     monkeypatch.setattr(ast_jax.data.prepare.builder, "MAX_SHARDS", 3)
     builder = build(source, tmp_path / "out")
@@ -268,7 +268,7 @@ def test_a_large_split_has_no_more_files_than_a_reader_can_hold_open(source, mon
     assert builder.info.splits["test"].shard_lengths == [1, 1]
 
 
-def test_the_digest_follows_classes_ids_labels_and_sizes(tmp_path):
+def test_the_digest_depends_on_classes_ids_labels_and_sizes(tmp_path):
     for name in "ab":
         (tmp_path / name).write_bytes(b"123")
 
@@ -303,7 +303,7 @@ def test_the_recordings_of_esc10_are_prepared_as_they_are_decoded(esc10, tmp_pat
 
 
 @pytest.mark.filterwarnings(BY_FOLDER)
-def test_beam_makes_the_same_set(tmp_path, monkeypatch):
+def test_beam_writes_the_same_set(tmp_path, monkeypatch):
     pytest.importorskip("apache_beam")
     monkeypatch.setattr(ast_jax.data.prepare.builder, "CLIPS_PER_SHARD", 2)
     # More than ten files of different lengths: TFDS itself puts the tenth before the second.
@@ -327,7 +327,7 @@ def test_beam_makes_the_same_set(tmp_path, monkeypatch):
         assert [clip["id"] for clip in records[0]] == [clip["id"] for clip in records[1]]
 
 
-def test_a_list_that_names_other_files_since_it_was_cut_off_starts_clean(tmp_path):
+def test_a_source_that_changed_since_the_interruption_starts_over(tmp_path):
     for number, name in enumerate(("old", "new")):
         rng = np.random.default_rng(number)
         soundfile.write(tmp_path / f"{name}.wav", 0.1 * rng.standard_normal(1600), 16000)

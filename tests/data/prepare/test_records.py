@@ -23,7 +23,7 @@ def encode(id, samples, labels):
     arrays(np.int16, st.integers(0, 40)),
     st.sets(st.integers(0, 3)).map(sorted),
 )
-def test_a_record_holds_the_clip_bit_for_bit(id, samples, labels):
+def test_a_record_round_trips_exactly(id, samples, labels):
     decoded = FEATURES.deserialize_example_np(encode(id, samples, tuple(labels)))
     assert decoded["id"].decode() == id
     assert decoded["audio"].dtype == np.int16
@@ -42,7 +42,7 @@ def test_any_record_of_a_file_can_be_read_alone(tmp_path_factory, clips):
         np.testing.assert_array_equal(waveforms[index], clips[index])
 
 
-def test_a_file_has_one_record_a_group_and_no_compression(tmp_path):
+def test_a_file_has_one_record_per_group_and_no_compression(tmp_path):
     samples = np.zeros(50_000, np.int16)
     RecordWriter().write(tmp_path / "x", [("a", encode("a", samples, ()))] * 3)
     assert (tmp_path / "x").stat().st_size > 3 * samples.nbytes
@@ -53,7 +53,7 @@ def test_a_file_has_one_record_a_group_and_no_compression(tmp_path):
     assert "group_size:1," in reader.writer_options_string()
 
 
-def test_a_source_that_fails_leaves_the_file_closed(tmp_path):
+def test_a_failing_source_leaves_the_file_closed(tmp_path):
     def records():
         yield "a", encode("a", np.zeros(5, np.int16), ())
         raise OSError("the disk is gone")
@@ -62,6 +62,6 @@ def test_a_source_that_fails_leaves_the_file_closed(tmp_path):
         RecordWriter().write(tmp_path / "x", records())
 
 
-def test_a_class_of_the_list_is_kept_by_name():
+def test_a_class_of_the_list_is_read_by_name():
     assert isinstance(FEATURES["labels"].feature, tfds.features.ClassLabel)
     assert FEATURES["labels"].feature.names == LABELS

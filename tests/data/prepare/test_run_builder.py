@@ -66,7 +66,7 @@ def assert_same(made, plain):
         assert (made.folder / name).read_bytes() == (plain.folder / name).read_bytes()
 
 
-def test_what_was_made_is_told(source, plain):
+def test_prepare_reports_what_it_wrote(source, plain):
     assert plain.folder.parts[-2:] == ("csv", VERSION)
     assert plain.splits == {"train": 10, "test": 2}
     assert plain.damaged == []
@@ -74,24 +74,24 @@ def test_what_was_made_is_told(source, plain):
     assert f"{source / 'none.wav'} does not exist" in line
 
 
-def test_nothing_is_left_beside_the_set(plain):
+def test_no_temporary_files_are_left(plain):
     assert os.listdir(plain.folder.parent) == [VERSION]
     assert os.listdir(plain.folder.parent.parent) == ["csv"]
 
 
-def test_an_output_that_exists_is_refused(source, plain):
+def test_an_existing_output_is_refused(source, plain):
     with pytest.raises(InputError, match=rf"{plain.folder}: exists; remove it or choose another"):
         prepare("csv", source, plain.folder.parents[1])
 
 
-def test_an_output_may_be_relative_and_of_odd_names(source, plain, tmp_path, monkeypatch):
+def test_an_output_can_be_relative_with_unusual_names(source, plain, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = prepare("csv", source, "~/a b/é")
     assert made.folder == tmp_path / "~" / "a b" / "é" / "csv" / VERSION
     assert_same(made, plain)
 
 
-def test_two_processes_make_what_one_does(source, plain, tmp_path):
+def test_two_processes_write_the_same_set_as_one(source, plain, tmp_path):
     assert_same(prepare("csv", source, tmp_path, processes=2), plain)
     assert not multiprocessing.active_children()
 
@@ -111,7 +111,7 @@ def die(shard, labels):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_process_that_dies_is_told_of_and_the_same_command_goes_on(
+def test_a_dying_process_is_reported_and_the_same_command_resumes(
     source, plain, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patch:
@@ -156,7 +156,7 @@ prepare("csv", source, output)
         ("finishing", [10, 11, *range(10)]),
     ],
 )
-def test_a_killed_run_leaves_no_set_and_is_gone_on_with(
+def test_a_killed_run_leaves_no_set_and_resumes(
     source, plain, tmp_path, monkeypatch, where, decoded_again
 ):
     command = [sys.executable, "-c", KILLED, str(source), str(tmp_path), where]
@@ -196,7 +196,7 @@ if __name__ == "__main__":
 """
 
 
-def test_the_processes_of_a_killed_run_end(tmp_path):
+def test_worker_processes_end_with_a_killed_run(tmp_path):
     (tmp_path / "source").mkdir()
     soundfile.write(tmp_path / "source" / "0.wav", np.zeros(16000), 16000)
     lines = ["path,labels,id", *(f"0.wav,x,{i}" for i in range(3000))]
@@ -219,13 +219,13 @@ def test_the_processes_of_a_killed_run_end(tmp_path):
         pytest.fail(f"{processes} still ran")
 
 
-def test_a_runner_that_beam_does_not_have_is_refused(source, tmp_path):
+def test_an_unknown_beam_runner_is_refused(source, tmp_path):
     pytest.importorskip("apache_beam")
     with pytest.raises(InputError, match=r"Beam has no runner 'NoRunner'.*try DirectRunner"):
         prepare("csv", source, tmp_path, beam_runner="NoRunner")
 
 
-def test_beam_that_is_not_installed_is_asked_for(source, tmp_path, monkeypatch):
+def test_missing_beam_is_named(source, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
     with pytest.raises(InputError, match=r"needs Apache Beam; install it with pip install"):
         prepare("csv", source, tmp_path, beam_runner="DirectRunner")

@@ -40,7 +40,7 @@ def files(shard):
     return sorted(path.name for path in shard.records.parent.iterdir())
 
 
-def test_a_shard_holds_its_clips_in_order_with_several_labels_and_none(shard):
+def test_a_shard_has_its_clips_in_order_with_any_number_of_labels(shard):
     report = write_shard(shard, LABELS)
     assert report.damaged == []
     assert report.clips == [(e.id, e.labels, 800 + i) for i, e in enumerate(shard.examples)]
@@ -51,7 +51,7 @@ def test_a_shard_holds_its_clips_in_order_with_several_labels_and_none(shard):
     assert files(shard) == ["train-00003.array_record", "train-00003.json"]
 
 
-def test_int16_recordings_are_kept_bit_for_bit(shard):
+def test_int16_recordings_are_stored_exactly(shard):
     samples = np.random.default_rng(0).integers(-32768, 32768, 900).astype(np.int16)
     soundfile.write(shard.examples[0].path, samples, 16000)
     write_shard(shard, LABELS)
@@ -63,7 +63,7 @@ def test_recordings_of_another_rate_are_resampled(shard):
     assert write_shard(shard, LABELS).clips[0] == ("clip 0", (0,), 2000)
 
 
-def test_clips_that_cannot_be_read_are_left_out_and_told_of_by_path(shard, tmp_path):
+def test_unreadable_clips_are_skipped_and_reported_by_path(shard, tmp_path):
     damage(shard.examples[0])
     write(tmp_path / "1.wav", 399)
     (tmp_path / "3.wav").unlink()
@@ -77,7 +77,7 @@ def test_clips_that_cannot_be_read_are_left_out_and_told_of_by_path(shard, tmp_p
     np.testing.assert_array_equal(waveform, to_int16(load_audio(tmp_path / "2.wav")))
 
 
-def test_a_file_that_the_system_does_not_give_is_told_of_by_path(shard, monkeypatch):
+def test_an_os_error_is_reported_by_path(shard, monkeypatch):
     def refuse(path, rate):
         raise PermissionError(13, "Permission denied", path)
 
@@ -88,12 +88,12 @@ def test_a_file_that_the_system_does_not_give_is_told_of_by_path(shard, monkeypa
     assert shard.records.exists()
 
 
-def test_the_shortest_clip_that_counts_is_one_frame(shard, tmp_path):
+def test_the_shortest_valid_clip_is_one_frame(shard, tmp_path):
     write(tmp_path / "0.wav", 400)
     assert write_shard(shard, LABELS).damaged == []
 
 
-def test_each_clip_is_counted_whether_written_now_before_or_never(shard):
+def test_every_clip_is_counted_as_written_or_skipped(shard):
     damage(shard.examples[1])
     counted = []
     write_shard(shard, LABELS, lambda: counted.append(1))
@@ -109,7 +109,7 @@ def test_a_finished_shard_is_not_decoded_again(shard, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
-def test_a_shard_that_was_cut_off_leaves_no_file_and_is_written_whole(shard, monkeypatch, error):
+def test_an_interrupted_shard_leaves_no_file_and_is_written_again(shard, monkeypatch, error):
     def fail(path, rate):
         if path == shard.examples[2].path:
             raise error
@@ -123,18 +123,18 @@ def test_a_shard_that_was_cut_off_leaves_no_file_and_is_written_whole(shard, mon
     assert len(write_shard(shard, LABELS).clips) == 4
 
 
-def test_what_a_killed_process_left_is_no_shard(shard):
+def test_a_killed_processs_temporary_file_is_no_shard(shard):
     (shard.records.parent / "train-00003.99.part").write_bytes(bytes(70000))
     (shard.records.parent / "train-00003.json").write_text("[[")
     assert len(write_shard(shard, LABELS).clips) == 4
 
 
-def test_a_shard_goes_to_another_process(shard):
+def test_a_shard_can_be_pickled(shard):
     assert pickle.loads(pickle.dumps(shard)) == shard
     assert [key for key, _ in pickle.loads(pickle.dumps(shard))()] == [e.id for e in shard.examples]
 
 
-def test_what_was_yielded_is_let_go_once_the_next_is_asked_for(shard):
+def test_yielded_clips_are_freed_before_the_next(shard):
     # TFDS under Beam keeps every example of a file.
     examples = [example for _, example in shard()]
     assert examples == [{}] * 4

@@ -26,7 +26,7 @@ def touch(path):
     return str(path)
 
 
-def test_each_list_is_a_split_and_labels_are_the_published_527(tmp_path):
+def test_lists_are_splits_with_the_527_published_labels(tmp_path):
     write_list(tmp_path, "balanced_train", row("abcdefghijk", labels=f"{MALE},{SPEECH},{MALE}"))
     write_list(tmp_path, "eval", row("-bcdefghijk"), row("_bcdefghijk", labels=MALE))
     paths = [
@@ -61,7 +61,7 @@ def test_a_clip_without_a_sound_file_is_listed_with_its_line(tmp_path):
     style=st.sampled_from(["", "start", "start_end"]),
     form=st.sampled_from(["short", "{:.3f}", "ms"]),
 )
-def test_a_file_is_found_by_every_way_to_name_it(
+def test_every_naming_scheme_of_files_is_found(
     tmp_path_factory, video, start, length, y, style, form
 ):
     times = [start, start + length][: style.count("_") + 1 if style else 0]
@@ -80,7 +80,7 @@ def test_a_file_is_found_by_every_way_to_name_it(
         assert files.find(segment._replace(start=segment.start + 600, end=9999.0)) is None
 
 
-def test_a_file_of_another_part_of_the_video_is_not_taken(tmp_path):
+def test_a_file_of_another_segment_is_not_used(tmp_path):
     write_list(tmp_path, "eval", row("abc"), row("def"), row("ghi"), row("jkl"))
     for name in ("abc_30_41.wav", "def_31.wav", "ghi_30_40000.wav", "jkl.wav"):
         touch(tmp_path / name)
@@ -89,7 +89,7 @@ def test_a_file_of_another_part_of_the_video_is_not_taken(tmp_path):
     assert len(manifest.missing) == 3
 
 
-def test_links_to_folders_are_followed_and_lead_nowhere_twice(tmp_path):
+def test_links_to_folders_are_followed_once(tmp_path):
     lists, disk = tmp_path / "lists", tmp_path / "disk"
     lists.mkdir()
     touch(disk / "abc.wav")
@@ -99,7 +99,7 @@ def test_links_to_folders_are_followed_and_lead_nowhere_twice(tmp_path):
     assert list_audioset(lists, None).splits["eval"][0].path == str(lists / "sound" / "abc.wav")
 
 
-def test_of_several_files_the_first_by_name_counts(tmp_path):
+def test_the_first_of_several_files_by_name_is_used(tmp_path):
     for name in ("b/abc.wav", "a/abc.wav", "a/abc.flac"):
         touch(tmp_path / name)
     write_list(tmp_path, "eval", row("abc"))
@@ -140,7 +140,7 @@ def test_a_folder_without_lists_or_sound_and_a_class_csv_are_refused(tmp_path):
         list_audioset(tmp_path, None)
 
 
-def test_a_list_of_which_no_clip_is_there_is_no_split(tmp_path):
+def test_a_list_without_existing_clips_is_no_split(tmp_path):
     write_list(tmp_path, "balanced_train", row("abc"))
     write_list(tmp_path, "unbalanced_train", row("def"))
     write_list(tmp_path, "eval")

@@ -8,7 +8,7 @@ from ast_jax.labels import class_names
 
 
 @pytest.mark.parametrize("name", ["audioset", "esc50", "speech_commands_v2_35"])
-def test_the_published_lists_are_read_whole(name):
+def test_the_published_lists_are_read_completely(name):
     with resources.as_file(resources.files("ast_jax") / "class_lists") as folder:
         names, mids = read_classes(folder / f"{name}.csv")
     assert tuple(names) == class_names(name)
@@ -33,7 +33,7 @@ def test_classes_are_in_the_order_of_their_indices(tmp_path):
         ("0,,A\n", "line 2: mid is empty"),
     ],
 )
-def test_a_class_list_that_cannot_be_used_is_named_with_its_line(tmp_path, rows, said):
+def test_an_invalid_class_list_is_named_with_its_line(tmp_path, rows, said):
     file = tmp_path / "classes.csv"
     file.write_text("index,mid,display_name\n" + rows)
     with pytest.raises(InputError, match=said):

@@ -25,7 +25,7 @@ def esc(tmp_path):
     return tmp_path
 
 
-def test_folds_are_splits_and_classes_are_by_target(esc):
+def test_folds_are_splits_and_classes_are_ordered_by_target(esc):
     manifest = list_esc50(esc, None)
     assert manifest.labels == ["hen", "chainsaw"]
     assert list(manifest.splits) == ["fold1", "fold2", "fold3", "fold4", "fold5"]
@@ -36,7 +36,7 @@ def test_folds_are_splits_and_classes_are_by_target(esc):
     assert manifest.missing == []
 
 
-def test_missing_recordings_are_listed_and_a_fold_without_any_is_left_out(esc):
+def test_missing_recordings_are_listed_and_empty_folds_skipped(esc):
     for name in ("2-1-A-41.wav", "2-1-A-7.wav", "5-1-A-7.wav"):
         (esc / "audio" / name).unlink()
     manifest = list_esc50(esc, None)
@@ -90,7 +90,7 @@ def test_a_list_that_contradicts_itself_is_named(esc, old, new, said):
         list_esc50(esc, None)
 
 
-def test_another_folder_one_without_sound_and_a_class_csv_are_refused(esc):
+def test_invalid_folders_and_a_class_csv_are_refused(esc):
     with pytest.raises(InputError, match=r"audio/meta/esc50\.csv: no such file"):
         list_esc50(esc / "audio", None)
     with pytest.raises(InputError, match="has its own classes"):
@@ -115,7 +115,7 @@ def test_the_real_esc10_has_five_folds_of_80_clips_of_ten_classes(esc10):
     ]
 
 
-def test_reading_into_memory_takes_a_missing_recording_for_an_error(esc):
+def test_reading_into_memory_refuses_a_missing_recording(esc):
     (esc / "audio" / "5-1-A-7.wav").unlink()
     with pytest.raises(InputError, match=r"line 11: .*5-1-A-7\.wav does not exist; restore it or"):
         read_esc50(esc, 1, 16000)

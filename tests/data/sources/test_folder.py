@@ -24,7 +24,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_folder_is_a_class_and_some_of_each_are_held_out_by_name(folder):
+def test_a_folder_is_a_class_and_files_are_held_out_by_name(folder):
     manifest = list_folder(folder, None)
     assert manifest.labels == ["cat", "dog"]
     assert list(manifest.splits) == ["train", "test"]
@@ -38,7 +38,7 @@ def test_a_folder_is_a_class_and_some_of_each_are_held_out_by_name(folder):
     assert manifest.missing == []
 
 
-def test_the_share_held_out_can_be_chosen_within_bounds(folder):
+def test_the_held_out_fraction_can_be_set(folder):
     assert len(list_folder(folder, None, holdout=1 - 1e-9).splits["train"]) == 2
     assert len(list_folder(folder, None, holdout=1e-9).splits["test"]) == 2
     for holdout in (0, 1, float("nan")):
@@ -46,7 +46,7 @@ def test_the_share_held_out_can_be_chosen_within_bounds(folder):
             list_folder(folder, None, holdout)
 
 
-def test_a_file_stays_on_its_side_wherever_the_folder_is(folder, tmp_path_factory):
+def test_a_files_split_does_not_depend_on_the_folders_path(folder, tmp_path_factory):
     def sides():
         return {
             split: [clip.id for clip in clips]
@@ -59,7 +59,7 @@ def test_a_file_stays_on_its_side_wherever_the_folder_is(folder, tmp_path_factor
 
 
 @pytest.mark.parametrize("other", ["test", "validation", "eval", "val"])
-def test_folders_of_splits_are_the_splits(tmp_path, other):
+def test_folders_named_train_and_test_are_splits(tmp_path, other):
     touch(tmp_path, "train/b/1.wav", "train/a/1.wav", f"{other}/b/1.wav", f"{other}/b/2.ogg")
     manifest = list_folder(tmp_path, None)
     assert manifest.labels == ["a", "b"]
@@ -76,7 +76,7 @@ def test_folders_of_splits_are_the_splits(tmp_path, other):
 
 
 @pytest.mark.parametrize("names", [("train", "whistle"), ("test", "val"), ("train", "test")])
-def test_classes_that_are_named_as_splits_are_classes(tmp_path, names):
+def test_classes_named_like_splits_are_classes(tmp_path, names):
     touch(tmp_path, *(f"{name}/{i}.wav" for name in names for i in range(2)))
     manifest = list_folder(tmp_path, None)
     assert manifest.labels == sorted(names)
@@ -99,7 +99,7 @@ def test_classes_that_are_named_as_splits_are_classes(tmp_path, names):
         (("b/1\n.wav", "a/1.wav", "a/2.wav"), r"b: the name of the file '1\\n\.wav' has"),
     ],
 )
-def test_a_folder_that_cannot_be_used_is_refused(tmp_path, files, said):
+def test_an_invalid_folder_is_refused(tmp_path, files, said):
     touch(tmp_path, *files)
     with pytest.raises(InputError, match=said):
         list_folder(tmp_path, None)
@@ -112,7 +112,7 @@ def test_a_missing_folder_and_a_class_csv_are_refused(tmp_path):
         list_folder(tmp_path, tmp_path / "classes.csv")
 
 
-def test_two_splits_are_read_as_they_are_and_three_are_too_many_for_memory(tmp_path):
+def test_reading_into_memory_takes_two_splits_and_refuses_three(tmp_path):
     for name in ("train/a/1.wav", "train/b/1.wav", "train/b/2.wav", "val/b/3.wav"):
         touch(tmp_path, name)
         soundfile.write(tmp_path / name, np.zeros(1600), 16000)

@@ -24,7 +24,7 @@ def write_json(file, *clips):
     return file
 
 
-def test_json_is_a_split_named_after_the_file_with_the_class_list_beside_it(folder):
+def test_json_is_a_split_named_after_the_file(folder):
     file = write_json(
         folder / "train_1.json",
         {"wav": "sub/b.wav", "labels": "/m/d, /m/s,/m/d", "video_id": 3},
@@ -42,7 +42,7 @@ def test_json_is_a_split_named_after_the_file_with_the_class_list_beside_it(fold
     assert manifest.missing == [f"{file}, entry 2: {folder / 'none.wav'} does not exist"]
 
 
-def test_a_folder_of_json_is_a_split_each_and_a_relative_path_starts_there(folder, monkeypatch):
+def test_each_json_of_a_folder_is_a_split_and_paths_are_relative_to_it(folder, monkeypatch):
     (folder / "lists").mkdir()
     for name in ("train", "eval"):
         write_json(folder / "lists" / f"{name}.json", {"wav": "../a.wav", "labels": "/m/s"})
@@ -74,12 +74,12 @@ CLIP = {"wav": "a.wav", "labels": "/m/s"}
         ({"wav": "b.wav", "labels": "x" * 10**6}, "label 'x{79}…' is not in the class list"),
     ],
 )
-def test_json_names_the_entry_that_is_malformed(folder, clip, said):
+def test_a_malformed_json_entry_is_named(folder, clip, said):
     with pytest.raises(InputError, match=rf"x\.json, entry 2: {said}"):
         list_json(write_json(folder / "x.json", CLIP, clip), None)
 
 
-def test_a_path_too_long_for_any_system_is_missing(folder):
+def test_a_too_long_path_counts_as_missing(folder):
     clips = [CLIP, {"wav": "x" * 10**5, "labels": "/m/s"}]
     assert len(list_json(write_json(folder / "x.json", *clips), None).missing) == 1
 
@@ -100,13 +100,13 @@ def test_a_path_too_long_for_any_system_is_missing(folder):
         ),
     ],
 )
-def test_json_that_is_no_manifest_is_named(folder, content, said):
+def test_json_without_a_manifest_is_refused(folder, content, said):
     (folder / "x.json").write_bytes(content)
     with pytest.raises(InputError, match=rf"x\.json: {said}"):
         list_json(folder / "x.json", None)
 
 
-def test_json_needs_one_class_list_and_a_name_that_a_split_can_have(folder):
+def test_json_needs_one_class_list_and_a_valid_split_name(folder):
     file = write_json(folder / "x.json", CLIP)
     (folder / "more.csv").write_text(CLASSES)
     with pytest.raises(InputError, match="has 2 CSV files instead of one class list"):
@@ -125,7 +125,7 @@ def clips_of(folder, content, classes=None):
     return list_csv(folder / "clips.csv", classes)
 
 
-def test_csv_takes_the_classes_that_occur_and_is_all_training_by_default(folder):
+def test_csv_defaults_to_its_own_classes_and_one_training_split(folder):
     manifest = clips_of(folder, "path,labels\na.wav,dog ; cat;dog\nsub/b.wav,ant\nno.wav,bee\n")
     assert manifest.labels == ["ant", "bee", "cat", "dog"]
     assert manifest.splits == {
@@ -138,7 +138,7 @@ def test_csv_takes_the_classes_that_occur_and_is_all_training_by_default(folder)
     assert manifest.missing == [f"{file}, line 4: {folder / 'no.wav'} does not exist"]
 
 
-def test_csv_has_splits_ids_and_a_class_list_if_they_are_given(folder):
+def test_csv_reads_splits_ids_and_a_class_list(folder):
     content = (
         "id,split,labels,path\n"
         f"1,test,Dog;/m/s,{folder / 'a.wav'}\n"
@@ -172,7 +172,7 @@ def test_csv_has_splits_ids_and_a_class_list_if_they_are_given(folder):
         ("sub/b.wav,Speech,x,y,z", "has 5 fields, the first line 4"),
     ],
 )
-def test_csv_names_the_line_that_is_malformed(folder, line, said):
+def test_a_malformed_csv_line_is_named(folder, line, said):
     content = f"path,labels,split,id\na.wav,Speech\n{line}\n"
     with pytest.raises(InputError, match=rf"clips\.csv, line 3: {said}"):
         clips_of(folder, content, folder / "classes.csv")
@@ -189,7 +189,7 @@ def test_csv_names_the_line_that_is_malformed(folder, line, said):
         ),
     ],
 )
-def test_csv_without_clips_is_named(folder, content, said):
+def test_csv_without_clips_is_refused(folder, content, said):
     with pytest.raises(InputError, match=rf"clips\.csv: {said}"):
         clips_of(folder, content)
 
@@ -205,7 +205,7 @@ ANY_JSON = st.recursive(
 
 @settings(deadline=None)
 @given(content=ANY_JSON | st.fixed_dictionaries({"data": st.lists(ANY_JSON)}))
-def test_any_json_gives_a_manifest_or_one_sentence(tmp_path_factory, content):
+def test_any_json_gives_a_manifest_or_an_input_error(tmp_path_factory, content):
     folder = tmp_path_factory.getbasetemp()
     (folder / "any_classes.csv").write_text(CLASSES)
     (folder / "any.json").write_text(json.dumps(content))

@@ -10,7 +10,7 @@ from ast_jax.errors import InputError
 
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-def test_rows_are_the_same_with_byte_order_mark_and_either_line_end(tmp_path, start, end):
+def test_rows_do_not_depend_on_byte_order_mark_and_line_ends(tmp_path, start, end):
     file = tmp_path / "a.csv"
     file.write_bytes(start + end.join([b"path,labels", b"", b' x , "a,b"', b'y,"c,d"', b""]))
     with pytest.raises(InputError, match="line 3"):  # a quote within a field
@@ -39,7 +39,7 @@ def test_rows_are_the_same_with_byte_order_mark_and_either_line_end(tmp_path, st
         (b'path\n"a\nb"\n', r"a.csv, line 3: path 'a\\nb' has a line break"),
     ],
 )
-def test_what_is_no_table_is_named_with_its_line(tmp_path, content, said):
+def test_a_malformed_table_is_named_with_its_line(tmp_path, content, said):
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(InputError, match=said):
         list(read_table(tmp_path / "a.csv", ("path",)))
@@ -47,7 +47,7 @@ def test_what_is_no_table_is_named_with_its_line(tmp_path, content, said):
 
 @settings(deadline=None)
 @given(content=st.binary(max_size=60), rows=st.booleans())
-def test_any_bytes_give_rows_or_one_sentence(tmp_path_factory, content, rows):
+def test_any_bytes_give_rows_or_an_input_error(tmp_path_factory, content, rows):
     file = tmp_path_factory.getbasetemp() / "any.csv"
     file.write_bytes(b"path,labels\n" * rows + content)
     said = ""
@@ -71,7 +71,7 @@ def test_a_file_or_folder_that_cannot_be_read_is_named(tmp_path):
 
 @settings(deadline=None)
 @given(value=st.text(st.characters()))  # lone surrogates too
-def test_text_that_passes_is_one_line_of_utf8_and_what_is_quoted_always(value):
+def test_accepted_and_quoted_text_is_one_line_of_utf8(value):
     assert len(quoted(value).encode().splitlines()) == 1
     assert len(quoted(value)) < 1000
     said = ""

@@ -5,7 +5,7 @@ from ast_jax.errors import InputError
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_every_source_says_in_one_sentence_that_it_is_not_there(tmp_path, name):
+def test_every_source_refuses_a_missing_path(tmp_path, name):
     with pytest.raises(InputError, match="none") as raised:
         SOURCES[name](tmp_path / "none", None)
     assert len(str(raised.value).splitlines()) == 1

@@ -22,7 +22,7 @@ def write_lists(folder, validation, testing):
     (folder / "testing_list.txt").write_text(testing, newline="")
 
 
-def test_what_no_list_names_is_trained_on_and_classes_are_in_the_published_order(archive):
+def test_unlisted_clips_are_for_training_and_classes_in_the_published_order(archive):
     manifest = list_speech_commands(archive, None)
     assert tuple(manifest.labels) == class_names("speech_commands_v2_35")
     index = {word: manifest.labels.index(word) for word in ("yes", "backward")}
@@ -40,7 +40,7 @@ def test_what_no_list_names_is_trained_on_and_classes_are_in_the_published_order
     assert manifest.missing == []
 
 
-def test_a_list_may_have_any_line_ends_and_name_clips_that_are_not_there(archive):
+def test_a_list_can_have_any_line_ends_and_missing_clips(archive):
     write_lists(archive, "\ufeffyes/2_nohash_0.wav\r\n\r\nno/1.wav\r\n", "yes/0_nohash_0.wav")
     manifest = list_speech_commands(archive, None)
     assert [clip.id for clip in manifest.splits["validation"]] == ["yes/2_nohash_0.wav"]
@@ -66,13 +66,13 @@ def test_a_list_may_have_any_line_ends_and_name_clips_that_are_not_there(archive
         ("yes/2_nohash_0.wav", r"'yes/2_nohash_0\.wav' is in .*validation_list\.txt, line 1"),
     ],
 )
-def test_a_line_that_is_no_clip_or_a_clip_twice_is_named(archive, line, said):
+def test_an_invalid_or_repeated_line_is_named(archive, line, said):
     write_lists(archive, "yes/2_nohash_0.wav\n", f"yes/0_nohash_0.wav\n{line}\n")
     with pytest.raises(InputError, match=rf"testing_list\.txt, line 2: {said}"):
         list_speech_commands(archive, None)
 
 
-def test_a_list_that_is_no_text_is_named_with_its_line(archive):
+def test_a_binary_list_is_named_with_its_line(archive):
     (archive / "testing_list.txt").write_bytes(b"yes/0_nohash_0.wav\nyes/\xff.wav\n")
     with pytest.raises(InputError, match=r"testing_list\.txt: not a text file in UTF-8 \(line 2"):
         list_speech_commands(archive, None)
