@@ -1,4 +1,4 @@
-"""What every test shares: eight virtual devices, the golden outputs, the real recordings."""
+"""Shared fixtures: eight virtual devices, golden outputs, real recordings, small checkpoints."""
 
 import contextlib
 import json
@@ -13,13 +13,13 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-# PyTorch's CUDA builds import this at an optimizer's first step, and the process dies if
-# TensorFlow was imported before.
+# PyTorch's CUDA builds import triton at an optimizer's first step, which crashes if TensorFlow was
+# imported before.
 with contextlib.suppress(ImportError):
     import triton  # noqa: F401
 
-# Many tests compile the same programs, those in processes of their own too.
-# (Workers of pytest-xdist find in the environment what the process that started them made.)
+# All tests share a compilation cache, including those in other processes. Workers of pytest-xdist
+# inherit the main process's folder through the environment.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     CACHE = tempfile.TemporaryDirectory(prefix="ast_jax_tests_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
@@ -28,9 +28,9 @@ jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_platforms", "cpu")
-# Compiling is most of what the tests do, and faster like this; at level 0 it is faster still, and
-# the longest tests take twice the time. The products are the same; what is fused around them rounds
-# a little differently. With XLA_FLAGS set to nothing everything is compiled as a user's program is.
+# Tests mostly compile, which is faster at this level; at level 0 the longest tests take twice the
+# time. Matrix products are the same; fused operations round slightly differently. With an empty
+# XLA_FLAGS programs are compiled as for users.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -44,13 +44,13 @@ install_import_hook("ast_jax", "shape_check.typechecker")
 
 
 def pytest_collection_modifyitems(items):
-    """The files that take longest go first, so that no worker is left alone with one at the end."""
+    """Runs the slowest files first, so that no worker ends alone with one."""
     items.sort(key=lambda item: not {"training", "benchmarks"} & set(item.path.parts))
 
 
 @pytest.fixture
 def within(record_property):
-    """`within(what, error, bound)` asserts a bound of parity, and tells of it at the end."""
+    """Returns a function that asserts a parity bound and records it for the summary."""
 
     def check(what: str, error: float, bound: float) -> None:
         record_property("parity", (what, float(error), bound))
@@ -60,7 +60,7 @@ def within(record_property):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """The parity table, as the README has it."""
+    """Prints the parity table of the README."""
     worst: dict[str, tuple[float, float]] = {}
     for outcome in ("passed", "failed"):
         for report in terminalreporter.getreports(outcome):
@@ -76,7 +76,7 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope="session")
 def golden():
-    """Golden outputs of the original model: its JSON as a dict, its arrays under 'arrays'."""
+    """Returns the original model's golden outputs: the JSON as a dict, arrays under 'arrays'."""
     entry = json.loads((TESTS / "golden" / "original_ast.json").read_text())
     with np.load(TESTS / "golden" / "original_ast.npz") as arrays:
         return entry | {"arrays": dict(arrays)}
@@ -84,7 +84,7 @@ def golden():
 
 @pytest.fixture(scope="session")
 def golden_training():
-    """The original's 24-step training trajectory, laid out as `golden`."""
+    """Returns the original's 24-step training trajectory, in the format of `golden`."""
     entry = json.loads((TESTS / "golden" / "training.json").read_text())
     with np.load(TESTS / "golden" / "training.npz") as arrays:
         return entry | {"arrays": dict(arrays)}
@@ -92,16 +92,16 @@ def golden_training():
 
 @pytest.fixture(scope="session")
 def esc10():
-    """The folder of the ESC-10 recordings, laid out as the ESC-50 repository."""
+    """Returns the folder of the ESC-10 recordings, in the layout of the ESC-50 repository."""
     folder = TESTS.parent.parent / "shared" / "data" / "esc10"
     if not folder.exists():
         pytest.skip(f"needs the ESC-10 recordings in {folder}")
     return folder
 
 
-# ---- small checkpoints with the names that published ones have
+# ---- small checkpoints with the tensor names of published ones
 
-# The golden tiny224's widths to those of something smaller still.
+# Widths of the golden tiny224 model → smaller ones.
 SMALLER = {192: 64, 576: 192, 768: 128, 1000: 10}
 
 
@@ -128,7 +128,7 @@ def _small(shapes, layers, patches, classes, seed):
 
 @pytest.fixture(scope="session")
 def original_tensors(golden):
-    """Makes an original checkpoint's tensors: the published names, small widths."""
+    """Returns a function that makes an original checkpoint's tensors with small widths."""
     (tiny,) = (entry for entry in golden["models"] if entry["name"] == "tiny224_esc")
 
     def make(layers=2, patches=144, classes=5, imagenet_heads=True, seed=3):
@@ -142,7 +142,7 @@ def original_tensors(golden):
 
 @pytest.fixture(scope="session")
 def deit_tensors(golden):
-    """Makes a distilled DeiT's tensors: timm's names, small widths, 7 x 7 patches."""
+    """Returns a function that makes tensors of a distilled DeiT: small widths, 7 x 7 patches."""
     (tiny,) = (entry for entry in golden["imagenet_init"] if entry["key"].startswith("tiny224"))
 
     def make(layers=2, patches=49, seed=4):
@@ -153,7 +153,7 @@ def deit_tensors(golden):
 
 @pytest.fixture(scope="session")
 def small_config():
-    """The configuration of what `original_tensors` makes."""
+    """Returns the configuration of the checkpoint of `original_tensors`."""
     from ast_jax.models.config import ASTConfig
 
     return ASTConfig(
@@ -168,7 +168,7 @@ def small_config():
 
 @pytest.fixture(scope="session")
 def small_checkpoint(original_tensors, small_config):
-    """What `original_tensors` makes as a checkpoint of ours, with named classes."""
+    """Returns the checkpoint of `original_tensors` in our format, with named classes."""
     from ast_jax.audio.feature_extractor import ASTFeatureExtractor
     from ast_jax.checkpoint.format import Checkpoint
     from ast_jax.checkpoint.torch_names import params_from_tensors
@@ -181,7 +181,7 @@ def small_checkpoint(original_tensors, small_config):
 
 @pytest.fixture(scope="session")
 def save_torch():
-    """Saves a dict of NumPy tensors as `torch.save` does, names behind a prefix."""
+    """Returns a function that saves NumPy tensors with `torch.save`, with a prefix of the names."""
     import torch
 
     def save(tensors, path, prefix="", wrap=None, **options):

@@ -1,11 +1,11 @@
-"""Reading the programs that JAX traces."""
+"""Inspects traced JAX programs."""
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
 def equations(jaxpr, inside=()):
-    """All of a jaxpr's equations and those within them, each with the names of what it is in."""
+    """Yields all equations, nested ones too, with the names of their enclosing equations."""
     for equation in jaxpr.eqns:
         yield equation, inside
         for value in jax.tree.leaves(

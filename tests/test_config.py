@@ -72,7 +72,7 @@ def test_a_value_of_another_type_is_refused(file, change, like):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("get_config = 1 / 0", "ZeroDivisionError"),
         ("x = 1", "KeyError"),
@@ -80,10 +80,10 @@ def test_a_value_of_another_type_is_refused(file, change, like):
         ("def get_config():\n    return {}", "return a TrainConfig"),
     ],
 )
-def test_an_invalid_configuration_file_is_named(tmp_path, content, said):
+def test_an_invalid_configuration_file_is_named(tmp_path, content, message):
     file = tmp_path / "bad.py"
     file.write_text(content)
-    with pytest.raises(InputError, match=f"bad.py: .*{said}"):
+    with pytest.raises(InputError, match=f"bad.py: .*{message}"):
         load_config(file)
     with pytest.raises(InputError, match=r"none\.py: cannot be used"):
         load_config(tmp_path / "none.py")

@@ -1,4 +1,4 @@
-"""The files in `configs/`: what they say, and that a run of each begins and ends."""
+"""Tests the files in `configs/`: values, docstrings, and a small run of each recipe."""
 
 import ast
 import json
@@ -28,7 +28,7 @@ GUIDES = sorted((ROOT / "docs").glob("*.md"))
 
 DEIT = "checkpoints/deit_base_distilled_patch16_384-d0272ac0.pth"
 
-# Of egs/*/run*.sh and src/traintest.py of the original.
+# From the original's egs/*/run*.sh and src/traintest.py.
 PUBLISHED = {
     "audioset_full": {
         "init_from": DEIT,
@@ -133,7 +133,7 @@ PUBLISHED = {
     },
 }
 
-# What all four have.
+# Common to all four.
 COMMON = {
     "data.kind": "prepared",
     "optimizer.kind": "adam",
@@ -161,7 +161,7 @@ COMMON = {
     "model.dtype": "float32",
 }
 
-# Training clips of the real sets: AudioSet's lists, four folds, the words of neither list.
+# Training clips of the real sets: AudioSet's lists, four folds, the words that no list names.
 CLIPS = {
     "audioset_full": 22_160 + 2_041_789,
     "audioset_balanced": 22_160,
@@ -169,7 +169,7 @@ CLIPS = {
     "speechcommands": 84_843,
 }
 
-# The rate after each epoch; AudioSet's five are in the original's log.
+# Learning rates after each epoch; the original's log has AudioSet's five.
 RATES = {
     "audioset_full": [1e-5, 1e-5, 5e-6, 2.5e-6, 1.25e-6],
     "audioset_balanced": [5e-5] * 10 + [2.5e-5] * 5 + [1.25e-5] * 5 + [6.25e-6] * 5,
@@ -248,7 +248,7 @@ def test_learning_rates_of_each_epoch_are_the_published_ones(name):
     lasts = np.arange(1, config.num_epochs + 1) * epoch - 1
     rates = np.array([schedule(step) for step in lasts])
     np.testing.assert_allclose(rates, RATES[name], rtol=1e-5)
-    # An epoch begins with the rate that it ends with, but for a warm-up.
+    # The rate is constant within an epoch, except during warm-up.
     rest = np.array([schedule(step) for step in lasts[:-1] + 1])
     np.testing.assert_allclose(rest, RATES[name][1:], rtol=1e-5)
     stairs = {0: 0, 49: 0, 50: 0.05, 99: 0.05, 999: 0.95, 1000: 1}
@@ -266,7 +266,7 @@ def write_clips(folder, names, rng):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Clips of noise as the sources of AudioSet, Speech Commands and a folder a class."""
+    """Returns noise clips in the layouts of AudioSet, Speech Commands and a class folder."""
     folder, rng = tmp_path_factory.mktemp("sets"), np.random.default_rng(0)
     audioset = folder / "audioset"
     for split, clips in (("balanced_train", 8), ("unbalanced_train", 8), ("eval", 3)):
@@ -286,7 +286,7 @@ def prepared(tmp_path_factory):
 
 
 def shrunk(name, workdir, sets):
-    """The recipe with one epoch of one or two steps of a model that takes no time."""
+    """Returns the recipe with a tiny model and one epoch of one or two steps."""
     config = load(name)
     size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     size |= {"intermediate_size": 16, "frequency_stride": 16, "time_stride": 16}

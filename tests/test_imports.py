@@ -219,7 +219,7 @@ LOADS = "from ast_jax.checkpoint.load import load"
     ],
 )
 def test_the_check_finds_faults(tmp_path, files, faults):
-    """Adds modules to a small package and checks it."""
+    """Adds modules to a small package and checks their imports."""
     whole = {
         "__init__.py": "from ast_jax.models.ast import ASTModel",
         "audio/decode.py": "",

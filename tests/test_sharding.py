@@ -1,4 +1,4 @@
-"""Eight devices compute what one does."""
+"""Eight devices compute the same as one."""
 
 from functools import partial
 
@@ -73,7 +73,7 @@ def test_loss_and_gradients_on_eight_devices_match_one(how, batch, within):
     for (path, a), b in zip(
         jax.tree.leaves_with_path(ours), jax.tree.leaves(expected), strict=True
     ):
-        # Each tensor by itself too, but for rounding in gradients that are nothing else.
+        # Each tensor on its own, with a margin for gradients that are only rounding errors.
         error = np.linalg.norm(np.asarray(a) - np.asarray(b))
         assert error <= 1e-5 * np.linalg.norm(b) + 1e-7 * norm, path
 
@@ -84,14 +84,14 @@ def test_the_train_step_lowers_the_loss_donates_and_counts(how, batch):
     take_step = parallel.map(partial(train_step, SPEC), (REPLICATED, SPLIT), donate=(0,))
     state = init_state(init_params(CONFIG), SPEC.optimizer, ema=False, average=False)
     state = parallel.device_put(state)
-    given = state.params["classifier"]["dense"]["kernel"]
+    donated = state.params["classifier"]["dense"]["kernel"]
     losses = []
     for _ in range(5):
         state, metrics = take_step(state, parallel.shard_batch(batch))
         losses.append(float(metrics.loss))
     assert losses == sorted(losses, reverse=True)
     assert int(state.step) == 5
-    assert given.is_deleted()
+    assert donated.is_deleted()
 
 
 @pytest.mark.parametrize("how", ["shard_map", "pmap"])
@@ -131,8 +131,8 @@ def test_augmentation_does_not_depend_on_the_number_of_devices(
 
     expected = loss_on(1, 1, batch)
     assert loss_on(devices, grad_accum_steps, batch) == pytest.approx(expected, rel=1e-6)
-    turned = {name: rows[::-1] for name, rows in batch.items()}  # every clip in another place
-    assert loss_on(devices, grad_accum_steps, turned) != pytest.approx(expected, rel=1e-6)
+    reversed_batch = {name: rows[::-1] for name, rows in batch.items()}
+    assert loss_on(devices, grad_accum_steps, reversed_batch) != pytest.approx(expected, rel=1e-6)
 
 
 def test_a_batch_that_does_not_split_is_refused():

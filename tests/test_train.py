@@ -1,4 +1,4 @@
-"""`train.py` as a user runs it."""
+"""Runs `train.py` as a user does."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def test_esc10_is_above_chance_after_four_epochs(esc10, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     history = json.loads((tmp_path / "run" / "history.json").read_text())
-    # One class in ten is right by chance.
+    # Chance is one in ten.
     assert history[-1]["accuracy"] >= 0.3
     assert history[-1]["mean_average_precision"] >= 0.35
 

@@ -7,7 +7,7 @@ from ast_jax.audio.augment import noise, roll, spec_augment
 
 
 def masks(key, shape, frequency_mask, time_mask):
-    """Where a batch of ones was masked."""
+    """Returns which elements of a batch of ones are masked."""
     masked = spec_augment(
         jax.random.key(key),
         jnp.ones(shape),
@@ -38,7 +38,7 @@ def test_widths_and_starts_have_the_originals_distribution():
     np.testing.assert_allclose(counts / clips, 1 / size, atol=0.006)
     wide = masked[widths == 10]
     starts = wide.argmax(axis=1)
-    # ⌊U'·(total - U·size)⌋ reaches the first bin, and never quite the last.
+    # ⌊U'·(total - U·size)⌋ reaches the first bin, but never the last.
     assert starts.min() == 0
     assert (starts + 10).max() == total - 1
     assert starts.mean() == pytest.approx((total - 10.5) / 2 - 0.5, abs=0.6)
@@ -56,12 +56,12 @@ def test_a_mask_as_wide_as_the_clip_stays_inside_it():
 
 
 def test_masks_reach_the_first_bin_and_frame_and_the_last_but_one():
-    # As torchaudio's: its start and its width are rounded down apart, which spares the last.
+    # As in torchaudio: start and width are rounded down separately, so the last is never masked.
     for masked in (masks(7, (5000, 1, 12), 6, 0)[:, 0], masks(7, (5000, 12, 1), 0, 6)[:, :, 0]):
         assert masked[:, 0].any()
         assert not masked[:, -1].any()
         assert (masked.sum(axis=1) <= 5).all()
-        at_the_end = masked[masked[:, -2]]  # no width is cut short there
+        at_the_end = masked[masked[:, -2]]  # widths are not truncated there
         assert {1, 2, 3, 4, 5} <= set(at_the_end.sum(axis=1))
 
 
@@ -133,7 +133,7 @@ def added_noise(key, shape):
 def test_noise_is_uniform_and_so_is_its_loudness_over_clips():
     added = added_noise(0, (5000, 40, 25))
     assert (added >= 0).all()
-    loudness = added.max(axis=(1, 2))  # of 1000 values in [0, u), next to u
+    loudness = added.max(axis=(1, 2))  # the maximum of 1000 values in [0, u) is close to u
     for quantile in (0.1, 0.5, 0.9):
         assert np.quantile(loudness, quantile) == pytest.approx(quantile / 10, abs=0.004)
     assert 0.09 < added.max() < 0.1
@@ -148,7 +148,7 @@ def test_noise_differs_by_value_clip_and_key_and_repeats_with_the_key():
     loudness = added.mean(axis=(1, 2))
     assert abs(np.corrcoef(loudness[:-1], loudness[1:])[0, 1]) <= 0.1
     assert abs(np.corrcoef(added[0].ravel(), added[1].ravel())[0, 1]) <= 0.5
-    # What decides a clip's loudness is none of its values.
+    # The loudness is drawn independently of the values.
     assert abs(np.corrcoef(loudness, added[:, 0, 0] / loudness)[0, 1]) <= 0.1
     np.testing.assert_array_equal(added, added_noise(1, (2000, 10, 8)))
     assert (added != added_noise(2, (2000, 10, 8))).any()

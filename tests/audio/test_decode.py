@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ast_jax.audio.decode import load_audio
 from ast_jax.errors import InputError
 
-# libsndfile's name of each kind of file, and the sampling rate it is written at
+# libsndfile's name of each format, and the sampling rate to write it at
 KINDS = {
     "wav": ("WAV", "PCM_16", 16000),
     "float.wav": ("WAV", "FLOAT", 16000),
@@ -38,7 +38,7 @@ def write(path, samples, rate=16000, subtype="PCM_16", format=None):
 
 
 def message_of(path, **options):
-    """The one sentence in which `path` is refused."""
+    """Returns the message of the InputError that `path` raises."""
     with pytest.raises(InputError) as caught:
         load_audio(path, **options)
     message = str(caught.value)
@@ -49,7 +49,7 @@ def message_of(path, **options):
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """One folder for all examples of a property, which overwrite one file."""
+    """Returns a folder whose file all examples of a property overwrite."""
     return tmp_path_factory.mktemp("decode")
 
 
@@ -77,7 +77,7 @@ def test_any_rate_and_channel_count_matches_librosa(folder, frames, channels, ra
     theirs = librosa.resample(
         samples.mean(axis=1), orig_sr=rate, target_sr=new_rate, res_type="soxr_hq"
     )
-    # librosa takes the length from a rounded ratio, and may add a zero at the end by that.
+    # librosa computes the length from a rounded ratio, and may add a zero at the end.
     assert 0 <= len(theirs) - len(ours) <= 1
     np.testing.assert_array_equal(ours, theirs[: len(ours)])
     assert not theirs[len(ours) :].any()
@@ -98,7 +98,7 @@ def test_every_format_is_read_completely(tmp_path, kind):
     samples = noise(2 * rate)
     loaded = load_audio(write(tmp_path / f"a.{kind}", samples, rate, subtype, format), rate)
     assert loaded.dtype == np.float32
-    assert 2 * rate <= len(loaded) < 2 * rate + 1100  # ADPCM fills its last block
+    assert 2 * rate <= len(loaded) < 2 * rate + 1100  # ADPCM pads its last block
     if "PCM_16" in subtype:
         np.testing.assert_allclose(loaded, samples[:, 0], atol=1.1 / 32768)
     if subtype == "FLOAT":
@@ -117,7 +117,7 @@ def test_a_real_recording_is_resampled_to_16_khz(esc10):
     assert load_audio(path).shape == (expected,)
 
 
-# ---- files that lack their end
+# ---- truncated files
 
 
 @pytest.mark.parametrize("fraction", [0.02, 0.3, 0.77, 0.99])
@@ -132,8 +132,7 @@ def test_a_truncated_file_is_refused(tmp_path, kind, fraction):
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k not in ("w64", "caf")])
 def test_a_file_that_lacks_its_last_bytes_is_refused(tmp_path, kind):
-    # W64 and CAF may lose 8 bytes: of the first only the outer size is logged, which many
-    # programs get wrong by as much in WAV; and of the second only larger losses are.
+    # W64 and CAF are excluded: libsndfile does not report a loss of up to 8 bytes in them.
     format, subtype, rate = KINDS[kind]
     path = write(tmp_path / f"a.{kind}", noise(2 * rate), rate, subtype, format)
     path.write_bytes(path.read_bytes()[:-2])
@@ -150,7 +149,7 @@ def test_an_ogg_file_cut_between_two_pages_is_refused(tmp_path, kind):
 
 
 def test_truncation_is_detected_after_long_metadata(tmp_path):
-    # libsndfile's log ends after 2 kB, which the metadata fills
+    # libsndfile's log has at most 2 kB, which the metadata fills.
     ogg = tmp_path / "a.ogg"
     with soundfile.SoundFile(ogg, "w", 16000, 1, format="OGG") as file:
         file.comment = file.title = "x" * 1900
@@ -170,7 +169,7 @@ def test_truncation_is_detected_after_long_metadata(tmp_path):
 
 
 def with_sizes(data, riff=None, samples=None):
-    """A plain WAV file's bytes, with other sizes in its header."""
+    """Returns a WAV file's bytes with other sizes in its header."""
     riff = len(data) - 8 if riff is None else riff
     samples = len(data) - 44 if samples is None else samples
     return data[:4] + struct.pack("<I", riff) + data[8:40] + struct.pack("<I", samples) + data[44:]
@@ -204,7 +203,7 @@ def test_an_mp3_with_a_tag_at_its_end_is_read(tmp_path):
     assert len(load_audio(path)) == 16000
 
 
-# ---- files that cannot be used
+# ---- invalid files
 
 
 def test_a_missing_file_is_refused(tmp_path):
@@ -252,7 +251,7 @@ def test_nan_and_infinity_in_any_channel_are_refused(tmp_path, bad, rate):
 def test_a_header_with_more_samples_than_fit_in_memory_is_refused(tmp_path):
     path = write(tmp_path / "a.flac", noise(16000))
     data = bytearray(path.read_bytes())
-    data[21] |= 0x0F  # the highest bits of STREAMINFO's number of samples: now 2**36
+    data[21] |= 0x0F  # sets STREAMINFO's number of samples to about 2**36
     path.write_bytes(data)
     message_of(path)
 

@@ -18,15 +18,15 @@ def noise(samples, seed=0, scale=0.1):
     return (scale * np.random.default_rng(seed).standard_normal(samples)).astype(np.float32)
 
 
-# ---- equal to the original
+# ---- parity with the original
 
 
 @pytest.fixture(params=range(5))
 def clip(golden, request):
-    """A golden clip, and torchaudio's log-mel of it in float64.
+    """Returns a golden clip and torchaudio's log-mel in float64.
 
-    The clip's mean is taken off in float32, as the original does: the rounding of that shows
-    at 100 dB below the peak.
+    The clip's mean is subtracted in float32, as in the original; this rounding is visible 100 dB
+    below the peak.
     """
     arrays = golden["arrays"]
     waveform = (arrays[f"waveform_{request.param}"] / 32768).astype(np.float32)
@@ -34,7 +34,7 @@ def clip(golden, request):
 
 
 def test_float64_matches_the_originals_float64(clip, within):
-    # What is left is torchaudio's mel bank, which is float32 in either precision.
+    # The remaining error is torchaudio's mel bank, which is always float32.
     waveform, expected = clip
     error = np.abs(fbank(waveform, dtype=np.float64) - expected)
     within("log-mel, float64 against torchaudio's: max", error.max(), 3e-4)
@@ -42,8 +42,8 @@ def test_float64_matches_the_originals_float64(clip, within):
 
 
 def test_float32_error_is_that_of_the_originals_float32(clip, within):
-    # torchaudio's own float32 is off by up to 9.2e-3, 5.5e-5 on average: on these synthetic
-    # tones, filters 100 dB below the peak hold little but rounding.
+    # torchaudio's own float32 has errors up to 9.2e-3, and 5.5e-5 on average: on these synthetic
+    # tones, filters 100 dB below the peak contain mostly rounding errors.
     waveform, expected = clip
     log_mel = fbank(waveform)
     assert log_mel.dtype == np.float32
@@ -59,11 +59,11 @@ def test_float32_matches_float64_on_real_recordings(esc10):
         waveform = load_audio(path)
         errors.append(np.abs(fbank(waveform) - fbank(waveform, dtype=np.float64)))
     assert max(error.max() for error in errors) <= 5e-3
-    assert max(error.mean() for error in errors) <= 2e-5  # loud low tones over near silence
+    assert max(error.mean() for error in errors) <= 2e-5  # loud low tones above near silence
     assert np.mean([error.mean() for error in errors]) <= 5e-6
 
 
-# ---- equal to the reference
+# ---- parity with the reference
 
 
 KALDI = {
@@ -88,10 +88,10 @@ KALDI = {
     high_freq=st.floats(-1000, 3000).filter(lambda hertz: hertz <= 0 or hertz > 700),
     preemphasis=st.floats(0, 1),
 )
-@example(**KALDI, rate=16000, frame_length=20.0, frame_shift=10.0)  # a frame is two whole hops
-@example(**KALDI, rate=16000, frame_length=10.0, frame_shift=10.0)  # frames that do not overlap
-@example(**KALDI, rate=16000, frame_length=10.0, frame_shift=15.0)  # and that leave samples out
-@example(**KALDI, rate=44100, frame_length=4.0, frame_shift=1.0)  # more than a block has
+@example(**KALDI, rate=16000, frame_length=20.0, frame_shift=10.0)  # a frame is exactly two hops
+@example(**KALDI, rate=16000, frame_length=10.0, frame_shift=10.0)  # frames do not overlap
+@example(**KALDI, rate=16000, frame_length=10.0, frame_shift=15.0)  # frames skip samples
+@example(**KALDI, rate=44100, frame_length=4.0, frame_shift=1.0)  # more frames than a block
 def test_matches_the_reference_with_any_options(rate, seed, **options):
     x = noise(int(rate * 0.15), seed) + 0.2
     expected = fbank_reference(x, rate, **options)
@@ -216,7 +216,7 @@ def test_dither_is_white_noise_of_the_given_deviation():
     np.testing.assert_allclose(energy.mean(axis=0)[wide], expected[wide], rtol=0.1)
 
 
-# ---- what cannot be used
+# ---- invalid input
 
 
 @pytest.mark.parametrize(

@@ -20,31 +20,31 @@ from ast_jax.errors import InputError
 
 FLOOR = np.log(LOG_FLOOR)
 SMALL = ASTFeatureExtractor(max_length=30, num_mel_bins=40)
-SMALL_SAMPLES = 400 + 29 * 160  # what 30 frames take
+SMALL_SAMPLES = 400 + 29 * 160  # in 30 frames
 
 compiled = jax.jit(fbank_jax)
 small_input_values = jax.jit(partial(input_values, extractor=SMALL))
 
 
 def noise(samples, seed=0, scale=0.1):
-    """int16, so that both frontends can be given the very same samples."""
+    """Returns int16 noise, so that both frontends get the same samples."""
     values = scale * np.random.default_rng(seed).standard_normal(samples)
     return np.clip(np.rint(values * 32768), -32768, 32767).astype(np.int16)
 
 
 def exact(waveform, *args, **options):
-    """The log-mel of int16 samples in float64."""
+    """Computes the log-mel of int16 samples in float64."""
     return fbank_reference(waveform / 32768, *args, **options)
 
 
-# ---- equal to the original, and to our NumPy frontend
+# ---- parity with the original and with the NumPy frontend
 
 
 @pytest.mark.parametrize("index", range(5))
 @pytest.mark.parametrize("kind", ["int16", "float32"])
 def test_error_against_torchaudio_is_that_of_its_own_float32(golden, within, index, kind):
     waveform = golden["arrays"][f"waveform_{index}"]
-    if kind == "float32":  # with its mean off, as the original has it
+    if kind == "float32":  # with its mean subtracted, as in the original
         waveform = (waveform / 32768).astype(np.float32)
         waveform -= waveform.mean()
     log_mel = compiled(waveform[None])
@@ -54,8 +54,8 @@ def test_error_against_torchaudio_is_that_of_its_own_float32(golden, within, ind
     within("log-mel on the device against torchaudio's float64: mean", error.mean(), 6e-5)
 
 
-# Where an FFT in float32 is off by up to 5.6e-3, or by 1.2e-5 to 1.7e-5 on average: loud in some
-# octaves and next to silent in others.
+# Recordings with the largest errors of a float32 FFT (5.6e-3, and 1.2e-5 to 1.7e-5 on average):
+# loud in some octaves and almost silent in others.
 HARDEST = [
     "3-116135-A-1.ogg",
     "3-152007-D-20.ogg",
@@ -65,7 +65,7 @@ HARDEST = [
 
 
 def check_recordings(paths, within):
-    """Holds every recording to the bounds, in batches of clips of a few lengths."""
+    """Checks the error bounds on recordings, in batches of clips with different lengths."""
     clips = [
         np.rint(load_audio(path) * 32768).clip(-32768, 32767).astype(np.int16) for path in paths
     ]
@@ -93,7 +93,7 @@ def test_matches_float64_on_all_real_recordings(esc10, within):
     check_recordings(sorted((esc10 / "audio").glob("*.ogg")), within)
 
 
-@settings(max_examples=12, deadline=None)  # each compiles anew
+@settings(max_examples=12, deadline=None)  # each example compiles
 @given(
     rate=st.sampled_from([8000, 11025, 16000, 22050]),
     seed=st.integers(0, 99),
@@ -196,11 +196,11 @@ def test_gradient_is_finite():
     assert np.abs(gradient).max() > 0
 
 
-# ---- the model's input
+# ---- model input
 
 
 def as_extracted(clip, extractor):
-    """What the extractor gives for a clip of int16, in float64; a clip too short is padding."""
+    """Returns the extractor's output for an int16 clip in float64; padding if it is too short."""
     if len(clip) < frame_sizes(extractor.sampling_rate)[0]:
         log_mel = np.zeros((0, extractor.num_mel_bins))
     else:
@@ -278,7 +278,7 @@ def test_samples_after_the_last_frame_are_not_computed():
     assert flops(100 * SMALL_SAMPLES) <= 1.01 * flops(SMALL_SAMPLES)
 
 
-# ---- what cannot be used
+# ---- invalid input
 
 
 @pytest.mark.parametrize(

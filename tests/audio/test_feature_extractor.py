@@ -19,7 +19,7 @@ def noise(samples, seed=0):
 
 @pytest.fixture
 def hugging_face(monkeypatch):
-    """Hugging Face's class, with its NumPy features even where torchaudio is installed."""
+    """Returns Hugging Face's class with NumPy features, even if torchaudio is installed."""
     from transformers.models.audio_spectrogram_transformer import (
         feature_extraction_audio_spectrogram_transformer as module,
     )
@@ -28,7 +28,7 @@ def hugging_face(monkeypatch):
     return module.ASTFeatureExtractor
 
 
-# ---- the model's input
+# ---- model input
 
 
 @pytest.mark.filterwarnings("ignore:At least one mel filter has all zero:UserWarning")
@@ -37,13 +37,13 @@ def test_matches_hugging_face_on_noise_of_any_length(hugging_face, samples):
     waveform = noise(samples)
     theirs = hugging_face()(waveform, sampling_rate=16000, return_tensors="np")["input_values"]
 
-    # Theirs is computed in float64 and then rounded, so that ours in float64 is the same.
+    # Theirs is computed in float64 and then rounded, as ours is here.
     extractor = ASTFeatureExtractor()
     double = extractor.normalize(pad_or_cut(fbank(waveform, dtype=np.float64), 1024))
     np.testing.assert_allclose(double, theirs[0], atol=1e-6)
 
-    # In float32, a log-mel value far below its frame's peak is off by up to 1e-3 on noise,
-    # which the normalisation divides by 9.
+    # In float32, log-mel values far below the frame's peak have errors up to 1e-3 on noise, which
+    # the normalization divides by 9.
     ours = extractor(waveform, 16000)
     assert ours.shape == theirs.shape == (1, 1024, 128)
     assert ours.dtype == theirs.dtype == np.float32
@@ -70,7 +70,7 @@ def test_matches_the_originals_input(golden, index):
     padded[: len(log_mel)] = log_mel
     expected = (padded + 4.2677393) / (2 * 4.5689974)
     error = np.abs(ASTFeatureExtractor()(waveform, 16000)[0] - expected)
-    assert error.max() <= 2.5e-2 / 9  # both are off by float32's rounding: see test_fbank.py
+    assert error.max() <= 2.5e-2 / 9  # both have float32 rounding errors, see test_fbank.py
     assert error.mean() <= 1.2e-4 / 9
 
 
@@ -131,7 +131,7 @@ def test_normalize_keeps_the_dtype_and_does_not_modify_its_argument():
     np.testing.assert_allclose(out, (1 + 4.2677393) / (2 * 4.5689974), rtol=1e-6)
 
 
-# ---- waveforms that cannot be used
+# ---- invalid waveforms
 
 
 def test_another_sampling_rate_is_refused():
@@ -168,7 +168,7 @@ def test_invalid_waveforms_are_refused(waveforms, named):
     assert "\n" not in str(caught.value)
 
 
-# ---- its file
+# ---- file
 
 CHANGED = ASTFeatureExtractor(32000, 64, 512, False, -6.6268077, 5.358466)
 

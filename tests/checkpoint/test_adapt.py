@@ -23,7 +23,7 @@ TINY = ASTConfig(
 
 
 def torch_resize(embeddings, old, new):
-    """Cut or interpolate one axis after the other with PyTorch's own bilinear interpolation."""
+    """Cuts or interpolates one axis after the other with PyTorch's bilinear interpolation."""
     grid = torch.from_numpy(embeddings[:, 2:]).reshape(1, *old, -1).permute(0, 3, 1, 2)
     for axis in (1, 0):
         size = list(grid.shape[2:])

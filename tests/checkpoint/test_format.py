@@ -59,12 +59,12 @@ def saved(tmp_path_factory):
 
 @pytest.fixture
 def copy(saved, tmp_path):
-    """A copy of the checkpoint, to be changed by a test."""
+    """Returns a copy of the checkpoint that a test can change."""
     return shutil.copytree(saved, tmp_path / "copy")
 
 
 def save_params(path, params):
-    """Puts other parameters into a checkpoint folder, whatever they are."""
+    """Replaces the parameters in a checkpoint folder without any check."""
     shutil.rmtree(path / "params")
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         checkpointer.save(path / "params", args=ocp.args.StandardSave(params))
@@ -152,7 +152,7 @@ def test_a_checkpoint_with_a_damaged_file_is_refused_or_loads_completely(saved, 
     files = sorted(path.relative_to(saved) for path in saved.rglob("*") if path.is_file())
     refused = set()
     for i, (file, share) in enumerate(itertools.product(files, (None, 0, 0.5, 0.95))):
-        copy = shutil.copytree(saved, tmp_path / str(i))  # TensorStore remembers a path's content
+        copy = shutil.copytree(saved, tmp_path / str(i))  # a new path, as TensorStore caches files
         if share is None:
             (copy / file).unlink()
         else:
@@ -167,7 +167,7 @@ def test_a_checkpoint_with_a_damaged_file_is_refused_or_loads_completely(saved, 
 
 
 def test_damage_prints_no_traceback(saved, tmp_path):
-    # Each of these fails for many arrays at once, some after the error was handled.
+    # Each of these raises for many arrays at once, for some after the first error was handled.
     for name, file, size in [("a", "manifest.ocdbt", None), ("b", "d", 1000), ("c", "d", None)]:
         params = shutil.copytree(saved, tmp_path / name) / "params"
         (path,) = (params / file).iterdir() if file == "d" else [params / file]

@@ -1,4 +1,4 @@
-"""Ours against transformers' own classes, run live with the same random weights."""
+"""Parity with transformers' classes, run live with the same random weights."""
 
 import json
 
@@ -38,7 +38,7 @@ GEOMETRIES = {
 
 
 def theirs(model_class, **fields):
-    """A model of transformers' with every parameter random, also those it begins at 0 or 1."""
+    """Returns a transformers model with all parameters random, also those initialized to 0 or 1."""
     config = transformers.ASTConfig(**SMALL | fields, attn_implementation="eager")
     model = model_class(config).eval()
     generator = torch.Generator().manual_seed(0)
@@ -130,7 +130,7 @@ def test_a_bfloat16_model_is_read_exactly_and_computed_in_float32(assert_close, 
     assert_close(ours(jnp.asarray(input_values)), logits(model.float(), input_values))
 
 
-# ---- and back
+# ---- round trips
 
 
 def test_hugging_face_loads_our_folder_and_gives_the_same_logits(
@@ -145,7 +145,7 @@ def test_hugging_face_loads_our_folder_and_gives_the_same_logits(
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     ours = ASTForAudioClassification.from_params(checkpoint.config, checkpoint.params)
     input_values = inputs_for(model.config)
-    # Though the original's epsilon is 1e-5 in the head, where theirs is the encoder's 1e-6.
+    # Although the original's head has an epsilon of 1e-5, and theirs the encoder's 1e-6.
     assert_close(ours(jnp.asarray(input_values)), logits(model.eval(), input_values))
 
 

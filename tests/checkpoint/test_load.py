@@ -42,7 +42,7 @@ def assert_params_equal(actual, expected):
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """One checkpoint in every form that a path can mean."""
+    """Returns one checkpoint in every format that a path can have."""
     folder = tmp_path_factory.mktemp("places")
     save_checkpoint(folder / "ours", CHECKPOINT)
     save_checkpoint(folder / "run" / "checkpoints" / "8", CHECKPOINT)
@@ -60,7 +60,7 @@ def test_every_checkpoint_format_is_read(places, name):
         config, extractor, params = read_checkpoint(path)
         assert_params_equal(params, CHECKPOINT.params)
         assert (config.grid, extractor.max_length) == ((12, 12), 128)
-        named = not name.startswith("x.")  # a bare file does not hold its labels
+        named = not name.startswith("x.")  # a single file has no labels
         assert config.labels == (CONFIG if named else CONFIG.replace(id2label=None)).labels
 
 
@@ -116,7 +116,7 @@ def test_a_missing_path_is_refused(tmp_path):
 def test_another_number_of_classes_creates_an_unnamed_head():
     new = adapt_checkpoint(CHECKPOINT, {"num_labels": 50})
     assert new.params["classifier"]["dense"]["kernel"].shape == (64, 50)
-    # Fifty classes need not be ESC-50's.
+    # Fifty classes are not necessarily those of ESC-50.
     assert new.config.labels[0] == "LABEL_0"
     assert_params_equal(new.params["ast"], CHECKPOINT.params["ast"])
 
@@ -177,7 +177,7 @@ def test_a_checkpoint_without_a_head_cannot_classify(tmp_path):
     assert params["classifier"]["dense"]["kernel"].shape == (64, 2)
 
 
-# ---- changes that cannot be
+# ---- invalid changes
 
 
 @pytest.mark.parametrize("name", ["ours", "huggingface", "x.pth"])

@@ -20,7 +20,7 @@ ONE_FILE = settings(
 
 
 def refusal(path):
-    """The sentence that refuses a file, which starts with its path and is one line."""
+    """Returns the InputError's message: one line that starts with the path."""
     with pytest.raises(InputError) as caught:
         read_tensors(path)
     message = str(caught.value)
@@ -31,13 +31,13 @@ def refusal(path):
 
 
 def every_half(dtype):
-    """All finite numbers of a half precision."""
+    """Returns all finite numbers of a half-precision dtype."""
     bits = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
     numbers = bits.view(dtype)
     return numbers[torch.isfinite(numbers)]
 
 
-# ---- what can be read
+# ---- valid files
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -77,11 +77,11 @@ def test_safetensors_are_read_without_torch(tmp_path, monkeypatch):
     np.testing.assert_array_equal(read_tensors(tmp_path / "x.safetensors")["w"], np.eye(3))
 
 
-# ---- what is refused
+# ---- invalid files
 
 
 class Malicious:
-    """Unpickled without care, it runs a command."""
+    """Runs a command if it is unpickled without restrictions."""
 
     def __init__(self, target):
         self.target = target
@@ -102,7 +102,7 @@ def test_code_in_a_pickle_does_not_run(tmp_path, how):
         torch.save(bomb, path, _use_new_zipfile_serialization=how == "zip")
     assert "holds more than tensors (pickled code, or damage)" in refusal(path)
     assert not target.exists()
-    # The file is what it is meant to be: loaded without care, it does run.
+    # Loaded without restrictions, the code does run.
     torch.load(path, weights_only=False) if how != "pickle" else pickle.loads(path.read_bytes())
     assert target.exists()
 
@@ -114,7 +114,7 @@ def test_a_whole_model_is_refused_with_advice(tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Whole files of each kind, as bytes."""
+    """Returns valid files of each kind as bytes."""
     folder = tmp_path_factory.mktemp("whole")
     tensors = {f"layer.{i}": torch.randn(5, 7) for i in range(3)}
     torch.save(tensors, folder / "zip.pth")

@@ -16,7 +16,7 @@ from ast_jax.models.config import GEOMETRY, ASTConfig
 
 
 def published(patches, classes=527, width=768, layers=12, mlp=3072):
-    """The tensors of an original checkpoint that inference looks at, without their memory."""
+    """Returns the tensors of an original checkpoint that inference reads, without memory."""
     shapes = {
         "v.cls_token": (1, 1, width),
         "v.pos_embed": (1, 2 + patches, width),
@@ -78,16 +78,16 @@ def test_every_size_is_inferred(size):
 @given(
     stride=st.sampled_from(STRIDES),
     frames=st.sampled_from(LENGTHS),
-    told=st.sets(st.sampled_from(GEOMETRY)),
+    given_fields=st.sets(st.sampled_from(GEOMETRY)),
 )
-def test_geometry_is_inferred_correctly_or_flags_are_requested(stride, frames, told):
+def test_geometry_is_inferred_correctly_or_flags_are_requested(stride, frames, given_fields):
     true = ASTConfig(frequency_stride=stride, time_stride=stride, max_length=frames)
-    known = {field: getattr(true, field) for field in told}
+    known = {field: getattr(true, field) for field in given_fields}
     tensors = published(true.num_tokens - 2)
     alike = [
         (s, n)
-        for s in (STRIDES if not told & {"frequency_stride", "time_stride"} else [stride])
-        for n in (LENGTHS if "max_length" not in told else [frames])
+        for s in (STRIDES if not given_fields & {"frequency_stride", "time_stride"} else [stride])
+        for n in (LENGTHS if "max_length" not in given_fields else [frames])
         if ASTConfig(frequency_stride=s, time_stride=s, max_length=n).num_tokens == true.num_tokens
     ]
     if alike == [(stride, frames)]:

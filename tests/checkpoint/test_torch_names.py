@@ -18,7 +18,7 @@ from ast_jax.models.config import ASTConfig
 
 
 def random_bits(shape, rng):
-    """float32 of any exponent and sign, all finite: what a copy must keep to the bit."""
+    """Returns finite float32 values of any sign and exponent, to test exact copies."""
     array = rng.integers(0, 2**32, shape, dtype=np.uint32).view(np.float32)
     return np.where(np.isfinite(array), array, np.float32(-0.0))
 
@@ -108,11 +108,11 @@ def test_a_checkpoint_without_a_head_gives_params_without_one(original_tensors, 
     assert set(params) == {"ast"}
 
 
-# ---- tensors that are not as they should be, each in turn
+# ---- one wrong tensor at a time
 
 
 def break_each(tensors, checkpoint_format, config, change):
-    """The message for each tensor changed alone, with the tensor's name."""
+    """Yields each tensor's name with the message when that tensor alone is changed."""
     for name in tensors:
         if name in IGNORED:
             continue
@@ -125,7 +125,7 @@ def break_each(tensors, checkpoint_format, config, change):
 
 @pytest.fixture(params=["original", "huggingface"])
 def checkpoint(request, original_tensors, small_config, monkeypatch):
-    shapes = param_shapes(small_config)  # once, as it takes longer than all the rest
+    shapes = param_shapes(small_config)  # once, as it is slow
     monkeypatch.setattr("ast_jax.checkpoint.torch_names.param_shapes", lambda config: shapes)
     tensors = original_tensors(imagenet_heads=False)
     if request.param == "huggingface":

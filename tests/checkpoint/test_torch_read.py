@@ -16,11 +16,11 @@ from ast_jax.models.ast import ASTForAudioClassification
 
 pytest.importorskip("torch")
 
-# ---- against the golden outputs of the original
+# ---- parity with the original's golden outputs
 
 
 def golden_logits(model, golden, entry):
-    """The model's logits for an entry's clip, with the entry's rule-made head."""
+    """Returns the logits for an entry's clip, with a head from the golden rule."""
     width, classes = model.config.hidden_size, entry["label_dim"]
     head, seed = model.classifier, entry["head_seed"]
     head.layernorm.scale[...] = rule.tensor("mlp_head.0.weight", (width,), seed)
@@ -55,7 +55,7 @@ def geometry(entry):
 
 @pytest.fixture(scope="module")
 def audioset_file(golden, save_torch, tmp_path_factory):
-    """A published AudioSet checkpoint's double: 350 MB, made once."""
+    """Returns a file like a published AudioSet checkpoint: 350 MB, written once."""
     source = golden["audioset_finetune_source"]
     tensors = {
         name: rule.tensor(name, tuple(shape), source["seed"])
@@ -213,7 +213,7 @@ def test_an_incomplete_deit_is_refused(deit_tensors, save_torch, tmp_path, name,
 
 @pytest.fixture
 def folder(tmp_path, small_checkpoint):
-    """A Hugging Face folder with five named classes, to be changed by a test."""
+    """Returns a Hugging Face folder with five named classes that a test can change."""
     write_huggingface(tmp_path / "folder", small_checkpoint)
     return tmp_path / "folder"
 
@@ -259,12 +259,12 @@ def test_audiosets_labels_set_the_multi_label_problem_type(original_tensors, sav
     path = save_torch(original_tensors(classes=527), tmp_path / "x.pth")
     write_huggingface(tmp_path / "folder", read_torch_checkpoint(path).checkpoint)
     file = tmp_path / "folder" / "config.json"
-    for said, meant in [
+    for message, meant in [
         (..., "multi_label_classification"),
         (None, "multi_label_classification"),
         ("single_label_classification", "single_label_classification"),
     ]:
-        rewrite(file, problem_type=said)
+        rewrite(file, problem_type=message)
         config = read_torch_checkpoint(tmp_path / "folder").checkpoint.config
         assert config.problem_type == meant
 

@@ -1,4 +1,4 @@
-"""A checkpoint in each form, sounds to classify, and a prepared set."""
+"""Fixtures: a checkpoint in each format, sounds to classify, a prepared set."""
 
 import shutil
 
@@ -27,7 +27,7 @@ CONFIG = ASTConfig(
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
-    """A folder with one checkpoint in each form."""
+    """Returns a folder with one checkpoint in each format."""
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda a: 0.1 * rng.standard_normal(a.shape, dtype=np.float32), param_shapes(CONFIG)
@@ -50,7 +50,7 @@ def pth(checkpoint):
 
 @pytest.fixture
 def sounds(tmp_path):
-    """Two sounds that can be heard."""
+    """Returns the paths of two valid sound files."""
     rng = np.random.default_rng(1)
     for name, rate in [("a.wav", 16000), ("b.flac", 44100)]:
         soundfile.write(tmp_path / name, 0.1 * rng.standard_normal(rate), rate)
@@ -59,7 +59,7 @@ def sounds(tmp_path):
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory):
-    """Two classes of short clips, one of them damaged."""
+    """Returns a folder with two classes of short clips and one damaged file."""
     folder = tmp_path_factory.mktemp("source")
     rng = np.random.default_rng(0)
     for label in ("bark", "meow"):
@@ -73,7 +73,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def prepared(source, tmp_path_factory):
-    """What `ast-jax prepare` makes of them."""
+    """Prepares `source` with `ast-jax prepare` and returns the output folder."""
     output = tmp_path_factory.mktemp("prepared")
     arguments = ["folder", "--source", source, "--output", output, "--max-damaged", 1]
     assert main(["prepare", *map(str, arguments), "--processes", "1"]) == 0

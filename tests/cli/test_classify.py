@@ -20,7 +20,7 @@ def classify(*arguments):
 
 @pytest.fixture
 def refused(capsys):
-    """Classifies in vain; returns the one sentence that says why."""
+    """Returns a function that runs the command, asserts its failure and returns the message."""
 
     def run(*arguments):
         assert classify(*arguments) == 1
@@ -33,7 +33,7 @@ def refused(capsys):
     return run
 
 
-# ---- what it prints
+# ---- output
 
 
 def test_prints_the_best_labels_of_every_file(capsys, checkpoint, sounds):
@@ -76,7 +76,7 @@ def test_a_clip_longer_than_the_models_input_gets_a_note(capsys, checkpoint, tmp
     )
 
 
-# ---- sounds that cannot be used
+# ---- invalid sounds
 
 
 def write_bad_sounds(folder):
@@ -133,7 +133,7 @@ def test_an_error_names_the_path_once(capsys, checkpoint, tmp_path, monkeypatch)
     assert capsys.readouterr().err.count("none.wav") == 1
 
 
-# ---- checkpoints that cannot be used
+# ---- invalid checkpoints
 
 
 def test_a_missing_checkpoint_is_named(refused, sounds, tmp_path):

@@ -14,7 +14,7 @@ def fails(error):
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "said"),
+    ("error", "status", "message"),
     [
         (InputError("a.wav: is empty"), 1, "tool: a.wav: is empty\n"),
         (OSError(28, "No space left on device", "out/x"), 1, "tool: out/x: No space left on d"),
@@ -23,11 +23,11 @@ def fails(error):
         (KeyboardInterrupt(), INTERRUPTED, ""),
     ],
 )
-def test_an_input_error_prints_one_sentence_and_sets_the_status(capsys, error, status, said):
+def test_an_input_error_prints_one_sentence_and_sets_the_status(capsys, error, status, message):
     assert run_command("tool", fails(error), "subject") == status
     printed = capsys.readouterr()
-    assert printed.err.startswith(said)
-    assert printed.err.count("\n") == bool(said)
+    assert printed.err.startswith(message)
+    assert printed.err.count("\n") == bool(message)
     assert not printed.out
 
 

@@ -63,6 +63,6 @@ def test_a_second_classification_uses_the_cached_program(tmp_path, esc10):
     assert kept
     assert run(*command, **caches) == first
     assert sorted((tmp_path / "ast_jax").iterdir()) == kept
-    for path in kept:  # as on a disk that is full
+    for path in kept:  # as on a full disk
         path.write_bytes(path.read_bytes()[:100])
     assert run(*command, **caches) == first

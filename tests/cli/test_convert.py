@@ -1,4 +1,4 @@
-"""`python convert_torch_weights.py`, in process and as a command."""
+"""Tests `convert_torch_weights.py`, in this process and as a command."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ SCRIPT = Path(__file__).parent.parent.parent / "convert_torch_weights.py"
 
 @pytest.fixture
 def convert(capsys):
-    """Runs the command in process, which must succeed; returns what it printed."""
+    """Returns a function that runs the command, asserts success and returns the output."""
 
     def run(*argv):
         assert main([str(argument) for argument in argv]) == 0
@@ -41,7 +41,10 @@ def convert(capsys):
 
 @pytest.fixture
 def refused(capsys, tmp_path):
-    """Runs the command, which must fail with one sentence and leave all as it was."""
+    """Returns a function that runs the command, which must fail, and returns its message.
+
+    The command must not change any file.
+    """
 
     def run(*argv):
         before = sorted(tmp_path.rglob("*"))
@@ -93,7 +96,7 @@ def test_a_hugging_face_folder_becomes_a_checkpoint(
         model = transformers.ASTForAudioClassification.from_pretrained(tmp_path / "hf")
         torch.save(model.state_dict(), tmp_path / "hf" / "pytorch_model.bin")
         (tmp_path / "hf" / "model.safetensors").unlink()
-        capsys.readouterr()  # their progress bar
+        capsys.readouterr()  # discards their progress bar
     convert(tmp_path / "hf", tmp_path / "out")
     config, extractor, params = load_checkpoint(tmp_path / "out")
     assert (config, extractor) == small_checkpoint[:2]
@@ -139,7 +142,7 @@ def test_flags_set_what_the_tensors_do_not_record(
     assert (config.frequency_stride, config.time_stride, config.max_length) == (16, 16, 128)
 
 
-# ---- and back
+# ---- to PyTorch
 
 
 def test_to_torch_and_back_is_exact(convert, original_tensors, save_torch, tmp_path):
@@ -184,7 +187,7 @@ def test_missing_parent_folders_of_the_output_are_created(convert, ours, tmp_pat
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["x.pth"]
 
 
-# ---- bad input
+# ---- invalid input
 
 
 TARGETS = [[], ["--to-torch"], ["--to-huggingface"]]
@@ -235,7 +238,7 @@ def test_a_write_that_fails_at_the_end_leaves_nothing(refused, ours, tmp_path, t
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_full_disk_leaves_nothing(ours, tmp_path, target):
-    # A limit on the size of files fails as a full disk does, in the middle of writing.
+    # A limit on the file size makes a write fail in the middle, like a full disk.
     code = (
         "import resource, sys; from convert_torch_weights import main; "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); sys.exit(main(sys.argv[1:]))"
@@ -243,7 +246,7 @@ def test_a_full_disk_leaves_nothing(ours, tmp_path, target):
     command = [sys.executable, "-c", code, str(ours), str(tmp_path / "out"), *target]
     run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=SCRIPT.parent)
     assert run.returncode == 1
-    # TensorStore may write to the terminal too, from threads of its own.
+    # TensorStore may print from threads of its own.
     sentence = f"convert_torch_weights.py: {tmp_path / 'out'}: cannot be written ("
     assert any(line.startswith(sentence) for line in run.stderr.splitlines())
     assert [path.name for path in tmp_path.iterdir()] == ["ours"]
@@ -422,6 +425,6 @@ def test_a_pth_for_another_input_needs_all_of_its_geometry(convert, tmp_path):
     extractor = ASTFeatureExtractor(max_length=96, num_mel_bins=64)
     save_checkpoint(tmp_path / "ours", Checkpoint(config, extractor, init_params(config)))
     printed = convert(tmp_path / "ours", tmp_path / "x.pth", "--to-torch")
-    told = re.search(r"record (.*); pass them on", printed)[1].split()
-    assert convert(tmp_path / "x.pth", tmp_path / "back", *told)
+    flags = re.search(r"record (.*); pass them on", printed)[1].split()
+    assert convert(tmp_path / "x.pth", tmp_path / "back", *flags)
     assert load_checkpoint(tmp_path / "back").config == config

@@ -25,7 +25,7 @@ CONFIG = ASTConfig(
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Checkpoints of the prepared set's classes, with two strides and lengths."""
+    """Returns checkpoints for the prepared set's classes, with two strides and lengths."""
     folder = tmp_path_factory.mktemp("models")
     rng = np.random.default_rng(2)
     other = {"max_length": 64, "time_stride": 8, "id2label": {0: "bark", 1: "meow"}}
@@ -56,13 +56,13 @@ def test_evaluate_prints_a_table_and_writes_its_results(models, prepared, tmp_pa
         figures = [f"{scores['mean_average_precision']:.4f}", f"{scores['accuracy']:.2%}"]
         assert any(all(figure in line for figure in figures) for line in printed.out.splitlines())
 
-    # The same by hand, from each clip's own classification.
+    # The same from single classifications.
     clips = open_prepared(prepared).clips("train+test")
     expected = []
     for name in ("a", "b"):
         classifier = ast_jax.load(models / name)
-        heard = [classifier(wave / np.float32(32768), 2, 16000) for wave in clips.waveforms]
-        expected.append([[p for _, p in sorted(map(_pair, labels))] for labels in heard])
+        results = [classifier(wave / np.float32(32768), 2, 16000) for wave in clips.waveforms]
+        expected.append([[p for _, p in sorted(map(_pair, labels))] for labels in results])
     with np.load(tmp_path / "out" / "predictions.npz") as arrays:
         np.testing.assert_allclose(arrays["probabilities"], expected, atol=1e-5)
         assert arrays["labels"].tolist() == ["bark", "meow"]
@@ -90,7 +90,7 @@ def test_evaluate_notes_a_checkpoint_without_class_names(models, prepared, capsy
 
 
 @pytest.mark.parametrize(
-    ("names", "flags", "said"),
+    ("names", "flags", "message"),
     [
         (["a"], ["--output", "{tmp}"], "{tmp}: exists already; choose another output or"),
         (["a"], ["--split", "eval"], "{data}/folder/1.0.0: has no split 'eval'; it has train, "),
@@ -100,14 +100,14 @@ def test_evaluate_notes_a_checkpoint_without_class_names(models, prepared, capsy
     ],
 )
 def test_evaluate_refuses_invalid_input_in_one_sentence(
-    models, prepared, tmp_path, capsys, names, flags, said
+    models, prepared, tmp_path, capsys, names, flags, message
 ):
     paths = {"tmp": tmp_path, "data": prepared, "models": models}
     flags = [flag.format(**paths) for flag in flags]
     assert evaluate(*(models / name for name in names), "--data", prepared, *flags) == 1
     printed = capsys.readouterr()
     (line,) = printed.err.splitlines()
-    assert line.startswith(f"ast-jax: {said.format(**paths)}")
+    assert line.startswith(f"ast-jax: {message.format(**paths)}")
     assert printed.out == ""
 
 

@@ -84,7 +84,7 @@ def test_a_run_trains_on_a_prepared_set_with_workers_and_the_device_frontend(pre
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"name": "esc50"}, "does not contain a prepared set 'esc50'"),
         (
@@ -96,12 +96,12 @@ def test_a_run_trains_on_a_prepared_set_with_workers_and_the_device_frontend(pre
     ],
 )
 def test_a_set_that_does_not_fit_the_configuration_is_refused_before_training(
-    prepared, tmp_path, change, said
+    prepared, tmp_path, change, message
 ):
     config = load_config(DEMO)
     config.workdir = str(tmp_path / "run")
     config.data = DataConfig(kind="prepared", dir=str(prepared), **change)
     config.batch_size = 8
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         fit(config)
     assert not list(tmp_path.iterdir())

@@ -24,7 +24,7 @@ def filled(inputs, waveforms):
     return batch
 
 
-SAMPLES = 400 + 31 * 160  # of 32 frames
+SAMPLES = 400 + 31 * 160  # in 32 frames
 
 
 def make_clips(count=10):
@@ -160,7 +160,7 @@ def test_mixup_mixes_clips_and_targets_at_the_given_rate():
     np.testing.assert_allclose(targets.sum(axis=1), 1, atol=1e-6)
     mixed = (targets > 0).sum(axis=1) == 2
     assert 0.3 < mixed.mean() < 0.6  # one partner in ten is the clip itself
-    assert (targets[mixed].max(axis=1) < 0.95).all()  # Beta(10, 10) keeps away from the ends
+    assert (targets[mixed].max(axis=1) < 0.95).all()  # Beta(10, 10) is rarely close to 0 or 1
 
 
 @pytest.mark.parametrize("on_device", [False, True])
@@ -177,7 +177,7 @@ def test_a_mixed_clip_is_the_weighted_sum_of_waveforms_and_targets(on_device):
 
 @pytest.fixture
 def busy_threads():
-    """Python changes from thread to thread as often as it can."""
+    """Makes Python switch threads as often as possible."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -205,7 +205,7 @@ def test_threads_in_different_epochs_get_the_right_orders(busy_threads):
     for thread in threads:
         thread.join()
     assert not wrong
-    assert len(make._orders) <= 3  # a set of millions has orders of many megabytes
+    assert len(make._orders) <= 3  # an order of millions of clips takes many megabytes
 
 
 def test_an_epochs_order_is_computed_once():

@@ -35,9 +35,9 @@ def test_a_row_of_sparse_targets_can_be_changed_alone():
 def test_lengths_are_measured_or_given():
     waveforms = [np.zeros(n, np.int16) for n in (3, 5)]
     assert Clips(waveforms, np.eye(2), ["a", "b"]).lengths() == [3, 5]
-    told = Clips(waveforms, np.eye(2), ["a", "b"], np.array([30, 50]))
-    assert told.lengths() == [30, 50]
-    assert {type(length) for length in told.lengths()} == {int}
+    given = Clips(waveforms, np.eye(2), ["a", "b"], np.array([30, 50]))
+    assert given.lengths() == [30, 50]
+    assert {type(length) for length in given.lengths()} == {int}
 
 
 def test_clips_can_be_pickled():
@@ -61,11 +61,11 @@ def test_recordings_are_read_in_order_and_resampled(tmp_path):
 
 def test_an_invalid_recording_is_named(tmp_path):
     soundfile.write(tmp_path / "short.wav", np.zeros(399), 16000)
-    for name, said in (
+    for name, message in (
         ("short", r"short\.wav: lasts 25 ms, less than one frame"),
         ("none", r"none\.wav does not exist"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             read_clips([Example(name, str(tmp_path / f"{name}.wav"), (0,))], 1, 16000, "clips")
 
 

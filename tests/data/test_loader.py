@@ -19,7 +19,7 @@ INPUTS = InputBuilder(ASTFeatureExtractor(max_length=32, num_mel_bins=16, mean=-
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    """Those of a prepared set, two files of them."""
+    """Returns the clips of a prepared set with two files."""
     folder = tmp_path_factory.mktemp("sounds")
     rng = np.random.default_rng(0)
     with (folder / "list.csv").open("w", newline="") as file:

@@ -31,13 +31,13 @@ def test_sample_mixup_follows_the_rate_with_uniform_partners():
     np.testing.assert_allclose(counts / len(mixed), 0.2, atol=0.04)
     lams = np.array([d.lam for d in mixed])
     assert abs(lams.mean() - 0.5) < 0.01
-    assert abs(lams.std() - (1 / 84) ** 0.5) < 0.01  # of Beta(10, 10)
+    assert abs(lams.std() - (1 / 84) ** 0.5) < 0.01  # the deviation of Beta(10, 10)
     assert samples == [sample_mixup(0, position, 0.4, 5) for position in range(4000)]
     assert sample_mixup(0, 7, 0.0, 5).partner is None
     assert sample_mixup(0, 7, 1.0, 5).partner is not None
 
 
-# Scaling by a power of two is exact where the result is no denormal number.
+# Scaling by a power of two is exact unless the result is subnormal.
 LAMBDAS = st.just(0.0) | st.floats(1e-6, 1.0)
 
 

@@ -27,7 +27,7 @@ SPLITS = {"a": 5, "b": 7, "c": 3}
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A prepared set of three splits in files of two clips, and the samples it is of."""
+    """Returns a prepared set with three splits in files of two clips, and its samples."""
     folder = tmp_path_factory.mktemp("prepared")
     rng = np.random.default_rng(0)
     samples, lines = {}, ["path,labels,split"]
@@ -47,7 +47,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def copy(made, tmp_path):
-    """The folder of a copy that may be damaged."""
+    """Returns the folder of a copy that a test can damage."""
     shutil.copytree(made[0] / "csv", tmp_path / "csv")
     return tmp_path / "csv" / VERSION
 
@@ -121,12 +121,12 @@ def test_hundreds_of_threads_read_the_same_as_one(made):
         return all(np.array_equal(waveforms[i], expected[i]) for i in order)
 
     with ThreadPoolExecutor(200) as pool:
-        for _ in range(3):  # all open the files at once
+        for _ in range(3):  # all threads open the files at the same time
             waveforms = open_prepared(folder).clips("a+b+c").waveforms
             assert all(pool.map(read, range(200), [waveforms] * 200))
 
 
-# ---- sets that cannot be used
+# ---- invalid sets
 
 
 def test_a_folder_without_a_set_is_rejected(made, tmp_path):
@@ -243,7 +243,7 @@ def test_a_damaged_or_removed_file_is_named_when_it_is_read(copy):
     content = bytearray(path.read_bytes())
     content[200] ^= 1  # in the samples
     path.write_bytes(content)
-    clips = open_prepared(copy).clips("a")  # of the size that it should have
+    clips = open_prepared(copy).clips("a")  # the size is unchanged
     clips.waveforms[0]
     with pytest.raises(InputError, match=rf"{path}: cannot be read \(.*\); prepare the set again"):
         clips.waveforms[2]
@@ -252,7 +252,7 @@ def test_a_damaged_or_removed_file_is_named_when_it_is_read(copy):
         prepared.clips("a").waveforms[2]
 
 
-# ---- splits to train on and to evaluate on
+# ---- training and evaluation splits
 
 
 def with_splits(prepared, name, *splits):

@@ -9,7 +9,7 @@ from ast_jax.errors import InputError
 
 
 def sleep(folder, name):
-    (folder / f"{name} begun").touch()
+    (folder / f"{name} started").touch()
     time.sleep(60)
     (folder / f"{name} done").touch()
 
@@ -29,13 +29,13 @@ def test_an_error_does_not_wait_for_running_tasks(tmp_path, error):
         with start_pool(1, sleep, tmp_path, "died") as submit:
             submit("first")
             submit("second")
-            while not (tmp_path / "first begun").exists():
+            while not (tmp_path / "first started").exists():
                 time.sleep(0.01)
             raise error
 
     with pytest.raises(type(error)):
         fail()
-    assert [path.name for path in tmp_path.iterdir()] == ["first begun"]
+    assert [path.name for path in tmp_path.iterdir()] == ["first started"]
 
 
 def die_or_sleep(folder, name):
@@ -61,14 +61,14 @@ def blocked(shared, task):
 
 
 def test_a_signal_during_the_start_reaches_only_the_parent():
-    heard = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     try:
         with block_signals():
             os.kill(os.getpid(), signal.SIGTERM)
         with start_pool(1, blocked, None, "died") as submit:
             assert {signal.SIGINT, signal.SIGTERM} <= submit(None).result()
-        assert heard == [signal.SIGTERM]
+        assert received == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
     assert not {signal.SIGINT, signal.SIGTERM} & signal.pthread_sigmask(signal.SIG_BLOCK, ())

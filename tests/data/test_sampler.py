@@ -29,9 +29,9 @@ def test_epochs_and_seeds_differ_and_each_repeats(weights):
 
 
 def test_weights_are_the_originals():
-    # As the original's egs/audioset/gen_weight_file.py, on clips of several classes and of none.
+    # As in the original's egs/audioset/gen_weight_file.py, for clips with several classes or none.
     clips = [[0], [0, 1], [0, 1, 2], [], [2], [0]]
-    targets = np.zeros((6, 4), np.float32)  # nothing is of class 3
+    targets = np.zeros((6, 4), np.float32)  # class 3 has no clips
     for row, classes in zip(targets, clips, strict=True):
         row[classes] = 1
     counts = [4, 2, 2, 0]

@@ -21,7 +21,7 @@ def write_sound(path, seconds=0.2, rate=22050, level=0.1):
 
 @pytest.fixture
 def esc(tmp_path):
-    """A small ESC-50: two classes, targets 7 and 41, two clips a fold."""
+    """Returns a small ESC-50: two classes with targets 7 and 41, two clips per fold."""
     rows = []
     for fold in range(1, 6):
         for target, category in ((41, "chainsaw"), (7, "rooster_call")):
@@ -38,7 +38,7 @@ def esc(tmp_path):
 
 def test_esc50_holds_out_one_fold_and_numbers_the_existing_classes(esc):
     data = read_esc50(esc, fold=2, sampling_rate=16000)
-    assert data.labels == ["rooster_call", "chainsaw"]  # by target
+    assert data.labels == ["rooster_call", "chainsaw"]  # ordered by target
     assert len(data.train.waveforms) == 8
     assert len(data.evaluation.waveforms) == 2
     assert all("/2-1-A-" in name for name in data.evaluation.names)
@@ -84,7 +84,7 @@ def test_a_folder_has_a_class_per_subfolder_and_holds_out_some_files(folder):
 
 
 def sides(folder, holdout=0.2):
-    """Label and name of every file trained on, and of every one held out."""
+    """Returns (label, name) of the training files and of the held-out files."""
     data = read_folder(folder, holdout, 16000)
     return [
         {Path(name).parts[-2:] for name in clips.names} for clips in (data.train, data.evaluation)
@@ -142,7 +142,7 @@ def test_sound_files_of_many_formats_are_found(folder, name):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda path: None, "has 0 class folders"),
         (lambda path: write_sound(path / "dog" / "1.wav"), "has 1 class folders"),
@@ -152,9 +152,9 @@ def test_sound_files_of_many_formats_are_found(folder, name):
         ),
     ],
 )
-def test_a_folder_unfit_for_training_is_refused(tmp_path, make, said):
+def test_a_folder_unfit_for_training_is_refused(tmp_path, make, message):
     make(tmp_path)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         read_folder(tmp_path, 0.2, 16000)
 
 

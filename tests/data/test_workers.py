@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class Numbers:
-    """Batches that tell their number and who made them; one of them may go wrong."""
+    """Batches with their number and the process that made them; batch `bad` fails."""
 
     bad: int = -1
     how: str = ""
@@ -44,7 +44,7 @@ class Numbers:
             "odd": rng.integers(-99, 99, (3, 7, 5)).astype(np.int16),
             "floats": rng.random((4, 2), np.float32),
             "none": np.zeros((4, 0), np.float32),
-            "who": np.array([number, os.getpid()]),
+            "number, pid": np.array([number, os.getpid()]),
         }
         for name in into or {}:
             into[name][...] = batch[name]
@@ -60,7 +60,7 @@ class Recorded(SharedMemory):
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(monkeypatch):
+def no_leaks(monkeypatch):
     monkeypatch.setattr(Recorded, "names", [])
     monkeypatch.setattr(ast_jax.data.workers, "SharedMemory", Recorded)
     yield
@@ -74,21 +74,21 @@ def nothing_is_left(monkeypatch):
 def test_batches_come_in_order_from_any_number_of_workers(workers):
     numbers = range(3, 30, 2)
     batches = list(make_in_processes(Numbers(), numbers, workers))
-    assert [batch["who"][0] for batch in batches] == list(numbers)
+    assert [batch["number, pid"][0] for batch in batches] == list(numbers)
     for number, batch in zip(numbers, batches, strict=True):
         expected = Numbers()(number)
         assert list(batch) == list(expected)
         for name in ("odd", "floats", "none"):
             assert batch[name].dtype == expected[name].dtype
             np.testing.assert_array_equal(batch[name], expected[name])
-            batch[name] += 1  # the caller's own
-    makers = {batch["who"][1] for batch in batches[1:]}
+            batch[name] += 1  # writable by the caller
+    makers = {batch["number, pid"][1] for batch in batches[1:]}
     assert len(makers) == workers
     assert os.getpid() not in makers
 
 
 @pytest.mark.parametrize(
-    ("how", "kind", "said"),
+    ("how", "kind", "message"),
     [
         ("input", InputError, "^clip 5 cannot be used; leave it out$"),
         ("fault", RuntimeError, r"(?s)process that makes batches failed:.*KeyError: 'no clip 5'"),
@@ -97,10 +97,10 @@ def test_batches_come_in_order_from_any_number_of_workers(workers):
         ("exits", InputError, r"died \(exit code 3\)"),
     ],
 )
-def test_a_workers_error_reaches_the_caller_after_the_batches_before_it(how, kind, said):
+def test_a_workers_error_reaches_the_caller_after_the_batches_before_it(how, kind, message):
     batches = make_in_processes(Numbers(bad=5, how=how), range(9), 1)
-    assert [next(batches)["who"][0] for _ in range(5)] == [0, 1, 2, 3, 4]
-    with pytest.raises(kind, match=said) as caught:
+    assert [next(batches)["number, pid"][0] for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(kind, match=message) as caught:
         next(batches)
     assert caught.type is kind
 
@@ -117,21 +117,23 @@ def test_a_killed_idle_worker_raises():
 
 def test_closing_early_ends_the_processes_and_frees_their_memory():
     batches = make_in_processes(Numbers(), range(10**9), 2)
-    assert [next(batches)["who"][0] for _ in range(2 * AHEAD + 3)] == list(range(2 * AHEAD + 3))
+    assert [next(batches)["number, pid"][0] for _ in range(2 * AHEAD + 3)] == list(
+        range(2 * AHEAD + 3)
+    )
     assert len(multiprocessing.active_children()) == 2
-    batches.close()  # and `nothing_is_left`
+    batches.close()  # `no_leaks` checks the rest
 
 
 def test_no_more_workers_start_than_there_are_batches():
     batches = make_in_processes(Numbers(), range(2), 8)
     next(batches)
     assert len(multiprocessing.active_children()) == 1
-    assert [batch["who"][0] for batch in batches] == [1]
+    assert [batch["number, pid"][0] for batch in batches] == [1]
 
 
 def test_one_batch_is_computed_in_this_process():
     (batch,) = make_in_processes(Numbers(), range(7, 8), 4)
-    assert batch["who"].tolist() == [7, os.getpid()]
+    assert batch["number, pid"].tolist() == [7, os.getpid()]
     assert list(make_in_processes(Numbers(), range(0), 4)) == []
 
 
@@ -197,7 +199,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     (tmp_path / "main.py").write_text(KILLED)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(tmp_path / "main.py")]
-    # Its output ends only with the last of its children.
+    # The output is open until the last child ends.
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert run.returncode == -signal.SIGKILL
     workers = [int(pid) for pid in run.stdout.split()]

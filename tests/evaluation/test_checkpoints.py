@@ -1,4 +1,4 @@
-"""What evaluation says of checkpoints, against each clip's logits by hand and scikit-learn."""
+"""Compares evaluations of checkpoints with each clip's logits and with scikit-learn."""
 
 import jax
 import numpy as np
@@ -36,7 +36,7 @@ def forward(model, input_values):
 
 
 def make_checkpoint(seed, problem_type=SINGLE, rate=RATE, mean=-4.0, **changes):
-    """A model of random parameters whose logits of `make_clips` are of mean 0 and deviation 1."""
+    """Returns a random model whose logits for `make_clips` have mean 0 and deviation 1."""
     fields = {
         "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1,
         "intermediate_size": 32, "max_length": 32, "num_mel_bins": 32,
@@ -62,7 +62,7 @@ def make_checkpoint(seed, problem_type=SINGLE, rate=RATE, mean=-4.0, **changes):
 
 
 def make_clips(problem_type=SINGLE, count=11):
-    """Noise of many colours and lengths; not as many clips as fill batches for eight devices."""
+    """Returns noise with different spectra and lengths; `count` does not fill the last batch."""
     rng = np.random.default_rng(1)
     waveforms = [
         signal.lfilter([1e-3 * 1.5**i], [1, -tilt], rng.standard_normal(1500 + 500 * i))
@@ -96,7 +96,7 @@ def loss_by_hand(probabilities, targets, problem_type):
 
 
 def check_scores(scores, values, targets):
-    """Holds scores to scikit-learn's of these values."""
+    """Asserts that scores are scikit-learn's for these values."""
     best = accuracy_score(targets.argmax(axis=1), values.argmax(axis=1))
     assert scores.accuracy == pytest.approx(best)
     expected = average_precision_score(targets, values)
@@ -136,7 +136,7 @@ def test_scores_do_not_depend_on_batch_size_workers_and_frontend():
         np.testing.assert_allclose(found.probabilities, whole.probabilities, atol=1e-6)
         assert found.metrics._replace(loss=0) == whole.metrics._replace(loss=0)
     on_device = evaluate(checkpoint, clips, LABELS, RATE, on_device=True)
-    # It hears the waveforms in 16 bits.
+    # The device gets 16-bit waveforms.
     np.testing.assert_allclose(on_device.probabilities, whole.probabilities, atol=5e-3)
 
 
@@ -170,16 +170,16 @@ def test_classes_in_another_order_are_matched_by_name():
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         (["bark", "meow"], "has a class 'owl', and the data has not; give"),
         ([*LABELS, "wolf"], "has no class 'wolf', and the data has; give"),
         (["bark", "meow", "wolf"], "has no class 'wolf', and the data has; give"),
     ],
 )
-def test_a_class_missing_on_either_side_is_named(labels, said):
+def test_a_class_missing_on_either_side_is_named(labels, message):
     config, extractor, _ = make_checkpoint(0)
-    with pytest.raises(InputError, match=f"^runs/x: {said}"):
+    with pytest.raises(InputError, match=f"^runs/x: {message}"):
         match_classes(config, extractor, labels, RATE, "runs/x")
 
 
@@ -205,7 +205,7 @@ def test_nonfinite_output_is_refused():
         evaluate(checkpoint._replace(params=params), make_clips(), LABELS, RATE, source="runs/x")
 
 
-# ---- several
+# ---- ensembles
 
 
 @pytest.mark.parametrize("problem_type", [SINGLE, MULTI])
@@ -235,7 +235,7 @@ def test_a_confident_wrong_ensemble_has_a_finite_loss(problem_type):
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory):
-    """A folder of four sound files for each class, at 8000 Hz."""
+    """Returns a folder with four sound files per class, at 8000 Hz."""
     folder = tmp_path_factory.mktemp("sounds")
     rng = np.random.default_rng(0)
     for label in LABELS:
@@ -248,7 +248,7 @@ def sounds(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prepared(sounds, tmp_path_factory):
-    """Those, prepared, as a folder and as a set of three splits."""
+    """Returns `sounds` prepared as `folder`, and with three splits as `csv`."""
     output = tmp_path_factory.mktemp("prepared")
     prepare("folder", sounds, output, processes=1)
     lines = [
@@ -263,7 +263,7 @@ def prepared(sounds, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Checkpoints whose inputs are alike in nothing."""
+    """Returns checkpoints with different inputs, rates and labels."""
     folder = tmp_path_factory.mktemp("saved")
     other = {"time_stride": 5, "frequency_stride": 8, "max_length": 48, "num_mel_bins": 24}
     models = {
@@ -373,7 +373,7 @@ def read_evaluation_clips_as_float(clips):
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (["one", "two", "one"], "a checkpoint is given twice"),
         (["one", "multi"], "one is for single_label_.* and .*multi for multi_label_.*; evaluate"),
@@ -383,9 +383,9 @@ def read_evaluation_clips_as_float(clips):
     ],
 )
 def test_all_checkpoints_are_checked_before_any_is_evaluated(
-    saved, sounds, tmp_path, monkeypatch, names, said
+    saved, sounds, tmp_path, monkeypatch, names, message
 ):
     monkeypatch.setattr(module, "predict", lambda *_: pytest.fail("evaluated"))
     paths = [saved[name][0] if name in saved else str(tmp_path / name) for name in names]
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         evaluate_checkpoints(paths, sounds)

@@ -26,7 +26,7 @@ def targets():
 
 
 def extremes(dtype):
-    """The numbers at which a float type ends, both zeros, and neighbours of 1."""
+    """Returns extreme values of a float type, both zeros, and the neighbours of 1."""
     info, one = np.finfo(dtype), np.ones((), dtype)
     ends = (info.max, info.tiny, info.smallest_subnormal, 0, one, np.nextafter(one, 2 * one))
     return st.sampled_from([dtype(sign * value) for value in ends for sign in (1, -1)])
@@ -39,7 +39,7 @@ def any_float(dtype):
 
 @st.composite
 def evaluations(draw):
-    """Metrics of many ties or of few, and targets of classes rare, common, empty and full."""
+    """Returns scores with many or few ties, and targets of rare, common, empty and full classes."""
     dtype = draw(st.sampled_from([np.float32, np.float64]))
     shape = draw(st.tuples(st.integers(1, 40), st.integers(1, 5)))
     few = st.sampled_from([dtype(x) for x in (-1, 0, 0.5)])
@@ -60,7 +60,7 @@ def test_areas_of_every_class_match_scikit_learn(evaluation):
         target, score = targets[:, k], scores[:, k]
         assert found.clips[k] == target.sum()
         with warnings.catch_warnings():
-            # scikit-learn takes sums and differences of scores: those of the largest overflow.
+            # scikit-learn's sums and differences of the largest scores overflow.
             warnings.filterwarnings("ignore", "overflow|invalid value", RuntimeWarning)
             if target.any():
                 expected = sklearn_metrics.average_precision_score(target, score)
@@ -126,7 +126,7 @@ def test_classes_without_clips_or_with_all_are_excluded_and_counted(scores, targ
     expected = metrics.compute_metrics(scores, targets, loss=0.0)
     assert found.classes_without_clips == 2
     assert found.classes_without_auc == 3
-    # The class that all clips have is found with precision 1.
+    # The class of all clips has precision 1.
     of_five = (4 * expected.mean_average_precision + 1) / 5
     assert found.mean_average_precision == pytest.approx(of_five)
     assert found.mean_auc == expected.mean_auc

@@ -1,4 +1,4 @@
-"""What is told and kept of an evaluation, against the evaluation itself."""
+"""The printed and written results of an evaluation match the evaluation."""
 
 import csv
 import errno
@@ -21,7 +21,7 @@ MULTI = "multi_label_classification"
 
 @pytest.fixture
 def results():
-    """Of two checkpoints on clips none of which has the last class."""
+    """Returns results of two checkpoints on clips without the last class."""
     rng = np.random.default_rng(0)
     targets = (rng.random((11, 3)) < 0.4).astype(np.float32)
     targets[:, 2] = 0
@@ -50,8 +50,8 @@ def test_the_files_have_scores_classes_and_predictions(results, tmp_path):
     targets = results.data.clips.targets
     assert [row["label"] for row in rows] == LABELS
     assert [int(row["clips"]) for row in rows] == targets.sum(axis=0).tolist()
-    everyone = results.evaluations | {"ensemble": results.ensemble}
-    for name, evaluation in everyone.items():
+    evaluations = results.evaluations | {"ensemble": results.ensemble}
+    for name, evaluation in evaluations.items():
         for i in (0, 1):
             expected = average_precision_score(targets[:, i], evaluation.probabilities[:, i])
             assert float(rows[i][f"AP {name}"]) == pytest.approx(expected)

@@ -84,14 +84,14 @@ def test_a_file_of_any_rate_and_channels_equals_its_waveform(classifier, tmp_pat
 
 
 def test_a_batch_of_waveforms_matches_single_waveforms(classifier):
-    clips = [noise(8000), 0.5 * noise(5000)]  # one is cut, one is padded
+    clips = [noise(8000), 0.5 * noise(5000)]  # one is cut, the other padded
     waveforms = np.stack([np.pad(clip, (0, 8000 - len(clip))) for clip in clips])
     found = classifier.probabilities_of_waveforms(waveforms, [8000, 5000])
     expected = classifier.probabilities(EXTRACTOR(clips, 16000))
     np.testing.assert_allclose(found, expected, atol=1e-5)
     whole = classifier.probabilities_of_waveforms(waveforms)
     np.testing.assert_allclose(whole[0], expected[0], atol=1e-5)
-    assert np.abs(whole[1] - expected[1]).max() > 1e-4  # its zeros are part of the clip
+    assert np.abs(whole[1] - expected[1]).max() > 1e-4  # its trailing zeros are part of the clip
     integers = (waveforms * 2**15).round().astype(np.int16)
     np.testing.assert_allclose(
         classifier.probabilities_of_waveforms(integers, [8000, 5000]), expected, atol=1e-3
@@ -99,7 +99,7 @@ def test_a_batch_of_waveforms_matches_single_waveforms(classifier):
 
 
 @pytest.mark.parametrize(
-    ("waveforms", "lengths", "said"),
+    ("waveforms", "lengths", "message"),
     [
         (noise(), None, "the waveforms have shape"),
         (0.5, None, "the waveforms have shape"),
@@ -108,8 +108,8 @@ def test_a_batch_of_waveforms_matches_single_waveforms(classifier):
         (np.zeros((2, 8000), np.int16), 8000, "lengths have shape"),
     ],
 )
-def test_a_batch_of_another_shape_or_type_is_refused(classifier, waveforms, lengths, said):
-    with pytest.raises(InputError, match=said):
+def test_a_batch_of_another_shape_or_type_is_refused(classifier, waveforms, lengths, message):
+    with pytest.raises(InputError, match=message):
         classifier.probabilities_of_waveforms(waveforms, lengths)
 
 
@@ -124,15 +124,14 @@ def test_load_takes_a_path_and_changes(tmp_path):
     assert results[0] != results[1]
 
 
-def test_max_seconds_is_the_length_of_the_input(classifier):
+def test_samples_beyond_the_models_input_are_ignored(classifier):
     assert classifier.seconds == pytest.approx(0.48)
-    heard = (CONFIG.max_length - 1) * 160 + 400  # samples of so many frames
-    clip = noise(heard)
+    clip = noise((CONFIG.max_length - 1) * 160 + 400)  # fills all frames
     scores = scores_by_label(classifier(clip, sampling_rate=16000))
     longer = np.concatenate([clip, 0.5 + noise()])
-    unheard = scores_by_label(classifier(longer, sampling_rate=16000))
-    # Not exactly: the whole clip's mean, removed first, rounds each frame otherwise.
-    np.testing.assert_allclose(unheard, scores, rtol=1e-6)
+    longer_scores = scores_by_label(classifier(longer, sampling_rate=16000))
+    # Not exactly: subtracting the whole clip's mean changes the rounding of each frame.
+    np.testing.assert_allclose(longer_scores, scores, rtol=1e-6)
     clip[-160:] *= -3
     changed = scores_by_label(classifier(clip, sampling_rate=16000))
     assert np.abs(np.subtract(changed, scores)).max() > 1e-4

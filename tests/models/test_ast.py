@@ -96,11 +96,11 @@ def test_tokens_are_frequency_major():
     model = model_of(config)
     x = np.zeros((1, 48, 32), np.float32)
     before = model.ast.embeddings(x)
-    x[:, 16:32, :16] = 1  # the second patch in time, the first in frequency
+    x[:, 16:32, :16] = 1  # second patch along time, first along frequency
     changed = np.flatnonzero(np.abs(model.ast.embeddings(x) - before).max(axis=(0, 2)))
     assert changed.tolist() == [2 + 1]
     x[:] = 0
-    x[:, :16, 16:] = 1  # the first patch in time, the second in frequency
+    x[:, :16, 16:] = 1  # first patch along time, second along frequency
     changed = np.flatnonzero(np.abs(model.ast.embeddings(x) - before).max(axis=(0, 2)))
     assert changed.tolist() == [2 + 3]
 

@@ -13,7 +13,7 @@ def qkv():
 
 
 def plain(query, key, value):
-    """softmax(q·k/√d)·v as the formula has it."""
+    """Computes softmax(q·k/√d)·v in the plain form."""
     scores = np.einsum("bthk,bshk->bhts", query, key) / np.sqrt(query.shape[-1])
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
@@ -32,14 +32,16 @@ def test_half_precision_error_is_rounding(qkv):
     expected = plain(*(np.asarray(x, np.float64) for x in qkv))
     y = attention_by_head(*qkv)
     assert y.dtype == jnp.bfloat16
-    # Queries are rounded once they are scaled, weights before their product: both by 2**-9.
+    # Scaled queries and attention weights are each rounded by 2**-9.
     np.testing.assert_allclose(y.astype(np.float32), expected, atol=0.03)
 
 
 @pytest.mark.parametrize("gain", [1e4, -1e4])
 def test_scores_beyond_the_range_of_exp_are_finite(qkv, gain):
     query, key, value = qkv
-    ramp = jnp.arange(19.0)[None, :, None, None]  # the last key's score is the largest or the least
+    ramp = jnp.arange(19.0)[
+        None, :, None, None
+    ]  # the last key's score is the largest or the smallest
     query, key = jnp.ones_like(query), jnp.ones_like(key) * gain * ramp
     expected = jnp.broadcast_to(value[:, -1:] if gain > 0 else value[:, :1], value.shape)
     np.testing.assert_allclose(attention_by_head(query, key, value), expected, rtol=1e-6)
@@ -51,7 +53,7 @@ def gradients(function, qkv):
 
 @pytest.mark.parametrize(("clips", "tokens"), [(2, 1), (2, 15), (2, 16), (1, 17), (2, 19)])
 def test_gradients_match_jax_attention(qkv, clips, tokens):
-    qkv = [x[:clips, :tokens] for x in qkv]  # one clip's heads are odd in number
+    qkv = [x[:clips, :tokens] for x in qkv]  # one clip has an odd number of heads
     ours = gradients(attention_by_head, qkv)
     theirs = gradients(jax.nn.dot_product_attention, qkv)
     for a, b in zip(ours, theirs, strict=True):
@@ -75,7 +77,7 @@ def test_gradients_of_scores_beyond_the_range_of_exp_are_finite(qkv, gain):
         attention_by_head, (jnp.ones_like(query), jnp.ones_like(key) * gain * ramp, value)
     )
     assert all(np.isfinite(x).all() for x in found)
-    one = 18 if gain > 0 else 0  # the token that all attend to
+    one = 18 if gain > 0 else 0  # all tokens attend to this one
     np.testing.assert_allclose(of_value[:, one], 19 * jnp.cos(value[:, one]), rtol=1e-5)
     assert not np.any(np.delete(of_value, one, axis=1))
 

@@ -1,4 +1,4 @@
-"""The model's logits are the original's, for every published layout."""
+"""The model's logits match the original's for every published configuration."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ NAMES = ["audioset_10_10", "audioset_16_16", "speechcommands_10_10", "tiny224_es
 
 
 def load(entry):
-    """The model of a golden entry, its weights made by the rule."""
+    """Returns configuration and parameters of a golden entry, with weights from the rule."""
     kwargs = entry["kwargs"]
     config = ASTConfig.from_size(
         kwargs["model_size"],
@@ -44,7 +44,7 @@ def inputs(golden, entry, config):
 def test_logits_match_the_original(golden, within, name):
     entry = next(entry for entry in golden["models"] if entry["name"] == name)
     config, params = load(entry)
-    # The parameters are an argument: as constants they would be compiled into the program.
+    # The parameters are an argument, as constants would become part of the program.
     forward = jax.jit(lambda params, x: nnx.merge(graphdef(config), params)(x))
     logits = forward(params, inputs(golden, entry, config))
     error = np.abs(logits - golden["arrays"][f"logits_{name}"])
@@ -58,7 +58,7 @@ def test_waveform_to_logits_matches_the_original(golden):
     waveforms = [golden["arrays"][f"waveform_{clip}"] / 32768.0 for clip in entry["clips"]]
     input_values = extractor([x - x.mean() for x in waveforms], 16000)
     logits = ASTForAudioClassification.from_params(config, params)(input_values)
-    # Float32 rounding in the frontend reaches 1e-2 in log-mel where a pure tone leaves silence.
+    # float32 errors in the log-mel reach 1e-2 in bands that a pure tone leaves silent.
     np.testing.assert_allclose(logits, golden["arrays"]["logits_tiny224_esc"], rtol=0, atol=1e-3)
 
 

@@ -18,7 +18,7 @@ def test_whole_rows_and_columns_are_dropped(data, frequency, time):
     grid = np.zeros(frequency * time, bool)
     grid[kept] = True
     grid = grid.reshape(frequency, time)
-    assert np.linalg.matrix_rank(grid) == 1  # the rows kept times the columns kept
+    assert np.linalg.matrix_rank(grid) == 1  # an outer product of kept rows and kept columns
     assert grid.any(axis=1).sum() == frequency - rows
     assert grid.any(axis=0).sum() == time - columns
 

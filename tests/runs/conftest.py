@@ -6,7 +6,7 @@ from ast_jax.evaluation.metrics import compute_metrics
 
 @pytest.fixture
 def evaluation():
-    """Logits and targets of five classes, of which no clip has the last."""
+    """Returns logits and targets of five classes; no clip has the last class."""
     rng = np.random.default_rng(0)
     targets = np.eye(5, dtype=np.float32)[rng.integers(0, 4, 40)]
     return rng.standard_normal((40, 5)) + targets, targets
@@ -14,7 +14,7 @@ def evaluation():
 
 @pytest.fixture
 def history(evaluation):
-    """Two evaluations: one as usual, one that found every clip."""
+    """Returns the rows of two evaluations, the second with perfect scores."""
     _, targets = evaluation
     rows = [compute_metrics(logits, targets, loss=0.5) for logits in (evaluation[0], targets)]
     return [

@@ -1,4 +1,4 @@
-"""The table, files and picture of a run's history."""
+"""Tests table, files and plot of a run's history."""
 
 import csv
 import io

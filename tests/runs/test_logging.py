@@ -18,7 +18,7 @@ from ast_jax.runs import logging
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A repository of one commit and one tag, of one file."""
+    """Returns a repository with one file, one commit and one tag."""
     if shutil.which("git") is None:
         pytest.skip("needs git")
     folder = tmp_path / "checkout"
@@ -33,7 +33,7 @@ def checkout(tmp_path):
 
 
 def git(folder, *arguments):
-    # Neither the repository of a hook that runs the tests nor its user's settings count.
+    # Ignores the repository of a git hook that runs the tests, and the user's settings.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     environment |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     done = subprocess.run(
@@ -57,12 +57,12 @@ def test_a_session_has_versions_devices_and_start_time():
     assert None not in run["versions"].values()
     assert run["backend"] == "cpu"
     assert run["device_kind"] == "cpu"
-    assert run["device_count"] == 8  # of conftest.py
+    assert run["device_count"] == 8  # set in conftest.py
     assert run["process_count"] == 1
     assert run["hostname"]
 
 
-def test_a_session_without_any_information_is_described(monkeypatch):
+def test_a_session_without_git_and_packages_is_described(monkeypatch):
     def missing(*arguments, **options):
         raise FileNotFoundError("git")
 
@@ -121,7 +121,7 @@ def test_a_hanging_or_broken_git_is_ignored(tmp_path, monkeypatch):
 
 
 def scalars(folder):
-    """What event files hold, as {step: {name: value}}, checked to be TensorBoard's scalars."""
+    """Reads event files as {step: {name: value}} and checks that all are scalars."""
     import tensorflow as tf
 
     found: dict[int, dict[str, float]] = {}

@@ -1,4 +1,4 @@
-"""Pictures of a run."""
+"""Tests the plots of a run."""
 
 import matplotlib.image
 import numpy as np
@@ -12,7 +12,7 @@ def read(file):
 
 
 def confusion(labels, file):
-    """The confusion matrix of a classifier that is mostly right, as RGBA in [0, 1]."""
+    """Draws the confusion matrix of a mostly correct classifier; returns RGBA in [0, 1]."""
     matrix = 9 * np.eye(len(labels), dtype=int)
     matrix[0, -1] = 3
     draw_confusion(matrix, labels, file)
@@ -20,13 +20,13 @@ def confusion(labels, file):
 
 
 def precisions(values, labels, file):
-    """The picture of average precisions, as RGBA in [0, 1]."""
+    """Draws average precisions; returns RGBA in [0, 1]."""
     draw_class_precisions(np.array(values, float), labels, file)
     return read(file)
 
 
 def blue(picture):
-    """The share of a picture that bars and lines take."""
+    """Returns the fraction of a picture that bars and lines cover."""
     return (picture[..., 2] > picture[..., 0] + 0.1).mean()
 
 
@@ -39,7 +39,7 @@ def test_a_confusion_matrix_of_any_size_fits_the_picture(tmp_path, count):
 
 def test_class_names_are_not_drawn_as_formulas(tmp_path):
     file = tmp_path / "x.png"
-    # As a formula, the first odd name could not be read.
+    # The first unusual name is no valid formula.
     plain, odd = ["cash_ 5_ 10", "a^b  x "], ["cash_$5_$10", "a^b $x$"]
     for draw in (confusion, lambda labels, file: precisions([1, 0.5], labels, file)):
         assert draw(odd, file).shape == draw(plain, file).shape

@@ -1,4 +1,4 @@
-"""The files of an evaluation in a run's folder."""
+"""Tests the files of an evaluation in a run's folder."""
 
 import csv
 import json

@@ -41,8 +41,8 @@ RUNS = [f"fold{fold}" for fold in range(1, 6)]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def without_pictures():
-    """Of each run by itself: they are half of its time, and tested elsewhere."""
+def no_plots():
+    """Disables the plots of each run: they are half of its time, and tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ast_jax.runs.history.draw_loss", lambda *arguments: None)
         for name in ("draw_confusion", "draw_class_precisions"):
@@ -52,7 +52,7 @@ def without_pictures():
 
 @pytest.fixture(scope="module")
 def esc(tmp_path_factory):
-    """A small ESC-50: noise of three classes that differ in loudness and overlap a little."""
+    """Returns a small ESC-50: noise in three classes whose levels overlap slightly."""
     folder = tmp_path_factory.mktemp("esc")
     (folder / "audio").mkdir()
     (folder / "meta").mkdir()
@@ -70,7 +70,7 @@ def esc(tmp_path_factory):
 
 
 def small(workdir, folder):
-    """Five runs of seconds: three epochs of twelve batches each."""
+    """Returns the configuration of five short runs: three epochs of twelve batches each."""
     return TrainConfig(
         workdir=str(workdir),
         model=ASTConfig(
@@ -83,7 +83,7 @@ def small(workdir, folder):
             max_length=48,
             num_mel_bins=32,
         ),
-        # The same of all folds, so that one compilation serves them.
+        # Equal for all folds, so that they share one compilation.
         frontend=FrontendConfig(mean=-6.0, std=4.0),
         data=DataConfig(kind="esc50", dir=str(folder), fold=0),
         augment=AugmentConfig(frequency_mask=4, time_mask=8),
@@ -174,7 +174,7 @@ def test_an_interrupted_cross_validation_resumes_exactly(finished, esc, tmp_path
             cross_validate(small(workdir, esc))
         assert not (workdir / "folds.json").exists()
         found = cross_validate(small(workdir, esc))
-    # Nothing of the others is taken again, and of the second fold nothing before the sixth.
+    # The other folds do not run again, and the second resumes at its sixth step.
     assert len(steps) == STEPS
     np.testing.assert_array_equal(found.accuracy, finished[1].accuracy)
     for file in ("folds.json", "folds.csv"):
@@ -197,7 +197,7 @@ def test_finished_folds_of_other_recordings_are_refused(finished, esc, tmp_path)
 
 
 def test_a_prepared_esc50_has_folds(finished, esc, tmp_path):
-    """A fold's run from it is that from the recordings, and a run of that fold alone."""
+    """A fold of the prepared set trains like that of the recordings."""
     prepare("esc50", esc, tmp_path / "prepared")
     config = small(tmp_path / "run", tmp_path / "prepared")
     config.data.kind = "prepared"
@@ -209,7 +209,7 @@ def test_a_prepared_esc50_has_folds(finished, esc, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"kind": "synthetic"}, "data.fold is 0 and data.kind is 'synthetic'; only ESC-50 has"),
         ({"kind": "folder"}, "data.fold is 0 and data.kind is 'folder'; only ESC-50 has"),
@@ -218,11 +218,11 @@ def test_a_prepared_esc50_has_folds(finished, esc, tmp_path):
         ({"dir": "/nowhere"}, "/nowhere/meta/esc50.csv: no such file"),
     ],
 )
-def test_data_without_folds_is_refused_before_a_folder_is_created(esc, tmp_path, fields, said):
+def test_data_without_folds_is_refused_before_a_folder_is_created(esc, tmp_path, fields, message):
     config = small(tmp_path / "run", esc)
     for name, value in fields.items():
         setattr(config.data, name, value)
-    with pytest.raises(InputError, match=re.escape(said)):
+    with pytest.raises(InputError, match=re.escape(message)):
         cross_validate(config)
     assert not (tmp_path / "run").exists()
 

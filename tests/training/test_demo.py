@@ -1,4 +1,4 @@
-"""The README's first command."""
+"""Tests the README's first command."""
 
 import json
 import subprocess

@@ -1,7 +1,6 @@
-"""Runs that are killed, asked to end, or let down by the disk, a recording or a worker.
+"""Interrupted runs resume exactly: kills, signals, full disks, damaged records, dying workers.
 
-Each is `train.py` in a process of its own, and in the end what it leaves must be, bit for bit,
-what an undisturbed run leaves.
+Each run is a `train.py` process. Its final files must equal those of an undisturbed run.
 """
 
 import contextlib
@@ -30,8 +29,8 @@ from ast_jax.errors import InputError
 from ast_jax.training.loop import fit
 
 ROOT = Path(__file__).parents[2]
-STEPS = 24  # of the run; it evaluates after 12 and 24
-PATIENCE = 120  # seconds, for a machine that is busy
+STEPS = 24  # of a run, which evaluates after 12 and 24
+TIMEOUT = 120  # seconds, generous for a busy machine
 
 CONFIG = '''
 import os
@@ -44,10 +43,10 @@ from ast_jax.models.config import ASTConfig
 
 
 def get_config():
-    if "TOLD" in os.environ:
-        tell(Path(os.environ["TOLD"]))
-    if "LARGEST" in os.environ:
-        full_disk(int(os.environ["LARGEST"]))
+    if "PROGRESS" in os.environ:
+        report_progress(Path(os.environ["PROGRESS"]))
+    if "FILE_SIZE_LIMIT" in os.environ:
+        full_disk(int(os.environ["FILE_SIZE_LIMIT"]))
     return TrainConfig(
         model=ASTConfig(
             hidden_size=32,
@@ -69,10 +68,10 @@ def get_config():
     )
 
 
-def tell(folder):
-    """Leaves a file for each step and evaluation that begins, and takes a while over each.
+def report_progress(folder):
+    """Writes a file to the folder at each step and evaluation, and slows both down.
 
-    With a file `fill` in the folder the disk is full from the first evaluation on.
+    If the folder has a file `fill`, the disk is full from the first evaluation on.
     """
     from ast_jax.data.batches import EvaluationBatches
     from ast_jax.runs.progress import EpochBar
@@ -97,13 +96,13 @@ def tell(folder):
 
 
 def full_disk(size):
-    """Has writes beyond a size fail, as they do on a disk that is full; Python ignores SIGXFSZ."""
+    """Makes larger files fail as on a full disk; Python ignores SIGXFSZ."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 '''
 
 
 class Runs:
-    """Starts runs of one configuration; the processes share what they compile."""
+    """Starts runs of one configuration with a shared compilation cache."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -116,13 +115,13 @@ class Runs:
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
 
-    def start(self, workdir, *fields, told=None, largest=None):
-        """The run's process, the first of a session of its own."""
+    def start(self, workdir, *fields, progress=None, file_size_limit=None):
+        """Starts a run in a new session and returns its process."""
         environment = self.environment.copy()
-        if told:
-            environment["TOLD"] = str(told)
-        if largest:
-            environment["LARGEST"] = str(largest)
+        if progress:
+            environment["PROGRESS"] = str(progress)
+        if file_size_limit:
+            environment["FILE_SIZE_LIMIT"] = str(file_size_limit)
         config = f"--config={self.folder / 'config.py'}"
         fields = [f"--config.{field}" for field in (f"workdir={workdir}", *fields)]
         process = subprocess.Popen(
@@ -138,47 +137,47 @@ class Runs:
         return process
 
     def close(self):
-        """Ends what a test that failed has left."""
+        """Kills the processes that a failed test left."""
         for process in self.started:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
 
     def run(self, workdir, *fields):
-        """A run's exit status and what it says on the error stream."""
-        return ended(self.start(workdir, *fields))
+        """Runs to the end; returns the exit status and the standard error."""
+        return wait_for_exit(self.start(workdir, *fields))
 
 
-def ended(process):
-    """A run's exit status and what it says on the error stream, once all its processes ended."""
-    _, said = process.communicate(timeout=PATIENCE)
-    until(lambda: not session(process.pid))
-    return process.returncode, said
+def wait_for_exit(process):
+    """Waits for all processes of a run; returns its exit status and standard error."""
+    _, message = process.communicate(timeout=TIMEOUT)
+    wait_until(lambda: not session_processes(process.pid))
+    return process.returncode, message
 
 
-def until(happened, pause=0.001):
-    """Waits for what `happened` tells of."""
-    end = time.monotonic() + PATIENCE
-    while not happened():
-        assert time.monotonic() < end, "it does not happen"
+def wait_until(condition, pause=0.001):
+    """Polls until `condition()` is true."""
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < end, "timed out"
         time.sleep(pause)
 
 
-def session(number):
-    """The processes of a session that have not ended."""
+def session_processes(number):
+    """Returns the running processes of a session."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            state, _, _, its_session = stat.read_text().rpartition(")")[2].split()[:4]
+            state, _, _, session_id = stat.read_text().rpartition(")")[2].split()[:4]
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(its_session) == number and state != "Z":
+        if int(session_id) == number and state != "Z":
             found.append(int(stat.parent.name))
     return found
 
 
 def shared_memory(process):
-    """The files of shared memory that a process has open."""
+    """Returns the shared memory files that a process has mapped."""
     return set(re.findall(r"/dev/shm/\S+", Path(f"/proc/{process.pid}/maps").read_text()))
 
 
@@ -186,16 +185,16 @@ def assert_equal(params, expected):
     jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
-class Whole:
-    """What an undisturbed run leaves: the parameters after each step, and its files."""
+class Undisturbed:
+    """An undisturbed run: its files, and the parameters after each step."""
 
     def __init__(self, workdir, seconds):
         self.workdir, self.seconds = workdir, seconds
         self.params = {int(f.name): load_checkpoint(f).params for f in step_folders(workdir)}
         assert list(self.params) == list(range(1, STEPS + 1))
 
-    def check_cut(self, workdir):
-        """Whatever a run that was cut off offers is whole and right; returns its newest step."""
+    def check_interrupted(self, workdir):
+        """Checks that the checkpoints of an interrupted run are right; returns the newest step."""
         folders = step_folders(workdir)
         for folder in folders:
             assert_equal(load_checkpoint(folder).params, self.params[int(folder.name)])
@@ -204,7 +203,7 @@ class Whole:
         return int(folders[-1].name) if folders else 0
 
     def check_finished(self, workdir):
-        """The result and all that is told of it are this run's, and no more is left."""
+        """Checks that a resumed run has the same result and files as this one."""
         expected, found = (load_checkpoint(w / "model").params for w in (self.workdir, workdir))
         assert_equal(found, expected)
         assert_equal(found, self.params[STEPS])
@@ -222,176 +221,180 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(runs):
-    workdir = runs.folder / "whole" / "run"
+def undisturbed(runs):
+    workdir = runs.folder / "undisturbed" / "run"
     began = time.monotonic()
-    status, said = runs.run(workdir, "checkpoint_every_steps=1")
-    assert (status, said) == (0, "")
-    return Whole(workdir, time.monotonic() - began)
+    status, message = runs.run(workdir, "checkpoint_every_steps=1")
+    assert (status, message) == (0, "")
+    return Undisturbed(workdir, time.monotonic() - began)
 
 
 def temporary(workdir):
-    """The checkpoints that are being written."""
+    """Returns the checkpoints that are being written."""
     folder = workdir / "checkpoints"
     names = os.listdir(folder) if folder.exists() else []
     return [name for name in names if "orbax-checkpoint-tmp" in name]
 
 
 def kill(process, workdir, moment, ahead, delay):
-    """Kills a run so many steps from now, while it saves, or so long after its start."""
+    """Kills a run some steps later, during a save, or some time after its start."""
     goal = len(step_folders(workdir)) + ahead
     if moment != "start":
-        until(lambda: len(step_folders(workdir)) >= goal or process.poll() is not None)
+        wait_until(lambda: len(step_folders(workdir)) >= goal or process.poll() is not None)
     if moment == "save":
-        until(lambda: temporary(workdir) or process.poll() is not None)
+        wait_until(lambda: temporary(workdir) or process.poll() is not None)
     time.sleep(delay)
     memory = shared_memory(process)
     saving = temporary(workdir)
     process.kill()
-    assert ended(process)[0] == -signal.SIGKILL
-    until(lambda: not any(Path(name).exists() for name in memory))
+    assert wait_for_exit(process)[0] == -signal.SIGKILL
+    wait_until(lambda: not any(Path(name).exists() for name in memory))
     return saving
 
 
-def survive(runs, whole, workdir, rounds):
-    """Kills a run again and again, (moment, steps, delay, workers) each, and lets it finish."""
-    workdir.parent.mkdir()  # which a run that is killed at its start has not made
+def kill_and_resume(runs, undisturbed, workdir, rounds):
+    """Kills a run once per (moment, steps, delay, workers), then resumes it to the end."""
+    workdir.parent.mkdir()  # a run killed at its start has not created it
     for moment, ahead, delay, workers in rounds:
         process = runs.start(workdir, "checkpoint_every_steps=1", f"data.workers={workers}")
         saving = kill(process, workdir, moment, ahead, delay)
-        at = whole.check_cut(workdir)
+        at = undisturbed.check_interrupted(workdir)
         with (workdir.parent / "killed").open("a") as log:
             log.write(f"{moment} +{delay:.3f} s, {workers} workers, saving {saving}: at {at}\n")
-    status, said = runs.run(workdir, "checkpoint_every_steps=1")
-    assert (status, said) == (0, "")
-    whole.check_finished(workdir)
+    status, message = runs.run(workdir, "checkpoint_every_steps=1")
+    assert (status, message) == (0, "")
+    undisturbed.check_finished(workdir)
 
 
 @pytest.mark.slow
-def test_a_run_killed_twice_resumes_exactly(runs, whole, tmp_path):
+def test_a_run_killed_twice_resumes_exactly(runs, undisturbed, tmp_path):
     rng = random.Random(0)
     rounds = [("save", 3, rng.uniform(0, 0.1), 1), ("steps", 4, rng.uniform(0, 0.3), 0)]
-    survive(runs, whole, tmp_path / "here" / "run", rounds)
+    kill_and_resume(runs, undisturbed, tmp_path / "here" / "run", rounds)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
-def test_a_run_killed_at_five_random_moments_resumes_exactly(runs, whole, tmp_path, seed):
+def test_a_run_killed_at_five_random_moments_resumes_exactly(runs, undisturbed, tmp_path, seed):
     rng = random.Random(seed)
-    late = whole.seconds / 2
+    late = undisturbed.seconds / 2
     rounds = []
     for moment, longest in [("start", late), ("save", 0.1), ("steps", 0.5), ("save", 0.2)]:
         rounds.append((moment, rng.randint(1, 5), rng.uniform(0, longest), rng.randrange(3)))
     rounds.append(("start", 0, rng.uniform(late / 2, late), rng.randrange(3)))
     rng.shuffle(rounds)
-    survive(runs, whole, tmp_path / "here" / "run", rounds)
+    kill_and_resume(runs, undisturbed, tmp_path / "here" / "run", rounds)
 
 
 STOPPED = re.compile(r"\s*train\.py: stopped; run the same command again to resume in (\S+)\n")
 
 
 class Disturbed:
-    """One run, disturbed again and again; what it has saved is checked each time."""
+    """A run that is interrupted repeatedly, with checks of its checkpoints after each time."""
 
-    def __init__(self, runs, whole, folder):
-        self.runs, self.whole, self.folder = runs, whole, folder
+    def __init__(self, runs, undisturbed, folder):
+        self.runs, self.undisturbed, self.folder = runs, undisturbed, folder
         self.workdir = folder / "run"
         self.at = 0
         self.starts = 0
 
-    def start(self, *fields, largest=None):
-        """The run's process, and the folder where it tells what it is at."""
-        told = self.folder / f"told {self.starts}"
-        told.mkdir()
+    def start(self, *fields, file_size_limit=None):
+        """Starts the run; returns its process and the folder where it reports its progress."""
+        progress = self.folder / f"progress {self.starts}"
+        progress.mkdir()
         self.starts += 1
-        return self.runs.start(self.workdir, *fields, told=told, largest=largest), told
+        return self.runs.start(
+            self.workdir, *fields, progress=progress, file_size_limit=file_size_limit
+        ), progress
 
-    def stopped(self, process, steps):
-        """The run has ended as it was asked to, after one of these numbers of steps more."""
-        status, said = ended(process)
-        match = STOPPED.fullmatch(said)
-        assert match, said
+    def wait_stopped(self, process, steps):
+        """Waits for a stop on request; the saved steps grew by one of `steps`."""
+        status, message = wait_for_exit(process)
+        match = STOPPED.fullmatch(message)
+        assert match, message
         assert (status, match[1]) == (130, str(self.workdir))
-        self.saved(steps)
+        self.check_saved(steps)
 
-    def failed(self, process, steps):
-        """What the run said, in one sentence, as it failed; it had saved after these steps."""
-        status, said = ended(process)
+    def wait_failed(self, process, steps):
+        """Waits for a failure and returns its message; the saved steps grew by one of `steps`."""
+        status, message = wait_for_exit(process)
         assert status == 1
-        assert re.fullmatch(r"train\.py: [^\n]+\n", said), said
-        self.saved(steps)
-        return said
+        assert re.fullmatch(r"train\.py: [^\n]+\n", message), message
+        self.check_saved(steps)
+        return message
 
-    def saved(self, steps):
-        before, self.at = self.at, self.whole.check_cut(self.workdir)
+    def check_saved(self, steps):
+        before, self.at = self.at, self.undisturbed.check_interrupted(self.workdir)
         assert self.at - before in steps
         assert not (self.workdir / "model").exists()
 
     def finish(self):
-        """The run goes on to its end."""
-        status, said = self.runs.run(self.workdir)
-        assert (status, said) == (0, "")
-        self.whole.check_finished(self.workdir)
+        """Resumes the run to the end and compares the result."""
+        status, message = self.runs.run(self.workdir)
+        assert (status, message) == (0, "")
+        self.undisturbed.check_finished(self.workdir)
 
 
 @pytest.fixture
-def disturbed(runs, whole, tmp_path):
-    return Disturbed(runs, whole, tmp_path)
+def disturbed(runs, undisturbed, tmp_path):
+    return Disturbed(runs, undisturbed, tmp_path)
 
 
-def begun(told, step):
-    return lambda: (told / f"step {step}").exists()
+def has_started(progress, step):
+    return lambda: (progress / f"step {step}").exists()
 
 
 def children(process):
-    """The processes that make batches for a run."""
-    lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in session(process.pid)}
+    """Returns the worker processes of a run."""
+    lines = {
+        pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in session_processes(process.pid)
+    }
     return [pid for pid, line in lines.items() if b"spawn_main" in line]
 
 
 @pytest.mark.slow
 def test_a_run_stopped_by_a_signal_and_a_full_disk_resumes_exactly(disturbed):
-    # Nothing but the request makes a run save before its first evaluation, after 12 steps.
-    process, told = disturbed.start()
-    until(begun(told, 3))
+    # Without the signal, the first save is at the first evaluation, after 12 steps.
+    process, progress = disturbed.start()
+    wait_until(has_started(progress, 3))
     process.terminate()
-    disturbed.stopped(process, steps=[3, 4])
+    disturbed.wait_stopped(process, steps=[3, 4])
 
-    process, told = disturbed.start("checkpoint_every_steps=1", largest=50_000)
-    said = disturbed.failed(process, steps=[0])
-    assert str(disturbed.workdir / "checkpoints") in said
-    assert os.strerror(errno.EFBIG) in said
+    process, progress = disturbed.start("checkpoint_every_steps=1", file_size_limit=50_000)
+    message = disturbed.wait_failed(process, steps=[0])
+    assert str(disturbed.workdir / "checkpoints") in message
+    assert os.strerror(errno.EFBIG) in message
 
     disturbed.finish()
 
 
 @pytest.mark.slow
 def test_a_killed_worker_ends_the_run_with_one_sentence_and_it_resumes(disturbed):
-    process, told = disturbed.start("data.workers=1")
-    until(begun(told, 3))
+    process, progress = disturbed.start("data.workers=1")
+    wait_until(has_started(progress, 3))
     (worker,) = children(process)
     os.kill(worker, signal.SIGKILL)
-    said = disturbed.failed(process, steps=[0])
-    assert "died (exit code -9)" in said
+    message = disturbed.wait_failed(process, steps=[0])
+    assert "died (exit code -9)" in message
     disturbed.finish()
 
 
 @pytest.mark.slow
 def test_ctrl_c_in_a_terminal_stops_run_and_workers_cleanly(disturbed):
-    process, told = disturbed.start("data.workers=2")
-    until(begun(told, 3))
+    process, progress = disturbed.start("data.workers=2")
+    wait_until(has_started(progress, 3))
     os.killpg(process.pid, signal.SIGINT)
-    disturbed.stopped(process, steps=[3, 4])
+    disturbed.wait_stopped(process, steps=[3, 4])
     disturbed.finish()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_interrupts_an_evaluation(disturbed, number):
-    process, told = disturbed.start()
-    until((told / "evaluation").exists)
+    process, progress = disturbed.start()
+    wait_until((progress / "evaluation").exists)
     process.send_signal(number)
-    disturbed.stopped(process, steps=[12])
+    disturbed.wait_stopped(process, steps=[12])
     assert not (disturbed.workdir / "history.json").exists()
     disturbed.finish()
 
@@ -399,50 +402,50 @@ def test_a_signal_interrupts_an_evaluation(disturbed, number):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_first_compilation_stops_after_that_step(disturbed, number):
-    process, told = disturbed.start()
-    until(begun(told, 0))
+    process, progress = disturbed.start()
+    wait_until(has_started(progress, 0))
     time.sleep(1)
-    assert not begun(told, 1)()
+    assert not has_started(progress, 1)()
     process.send_signal(number)
-    disturbed.stopped(process, steps=[1])
+    disturbed.wait_stopped(process, steps=[1])
     disturbed.finish()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_during_a_save_leaves_no_partial_checkpoint(disturbed, number):
-    process, told = disturbed.start()
-    until(begun(told, 3))
+    process, progress = disturbed.start()
+    wait_until(has_started(progress, 3))
     process.send_signal(number)
-    until(lambda: temporary(disturbed.workdir))
+    wait_until(lambda: temporary(disturbed.workdir))
     process.send_signal(number)
-    status, said = ended(process)
+    status, message = wait_for_exit(process)
     if status == -signal.SIGTERM and number == signal.SIGTERM:
-        assert said == ""
+        assert message == ""
     else:
-        match = STOPPED.fullmatch(said)
-        assert match, said
+        match = STOPPED.fullmatch(message)
+        assert match, message
         assert (status, match[1]) == (130, str(disturbed.workdir))
-    disturbed.saved([0, 3, 4])
+    disturbed.check_saved([0, 3, 4])
     disturbed.finish()
 
 
 @pytest.mark.slow
 def test_a_disk_full_during_an_evaluation_loses_only_that_evaluation(disturbed):
-    process, told = disturbed.start("checkpoint_every_steps=6")
-    (told / "fill").touch()
-    said = disturbed.failed(process, steps=[6, 12])
-    assert str(disturbed.workdir) in said
-    assert os.strerror(errno.EFBIG) in said
-    process, told = disturbed.start(largest=50)
-    said = disturbed.failed(process, steps=[0])
-    assert str(disturbed.workdir) in said
+    process, progress = disturbed.start("checkpoint_every_steps=6")
+    (progress / "fill").touch()
+    message = disturbed.wait_failed(process, steps=[6, 12])
+    assert str(disturbed.workdir) in message
+    assert os.strerror(errno.EFBIG) in message
+    process, progress = disturbed.start(file_size_limit=50)
+    message = disturbed.wait_failed(process, steps=[0])
+    assert str(disturbed.workdir) in message
     disturbed.finish()
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """The folder of a prepared set."""
+    """Returns the folder of a prepared set."""
     folder = tmp_path_factory.mktemp("prepared")
     data = make_synthetic(5, 1, seed=0)
     lines = ["path,labels,split"]
@@ -465,8 +468,8 @@ def test_a_damaged_record_is_named_and_the_run_resumes_after_a_repair(runs, prep
     middle = len(good) // 2
     file.write_bytes(good[:middle] + bytes(8) + good[middle + 8 :])
     for config.data.workers in (0, 1):
-        said = rf"^{re.escape(str(file))}: cannot be read \([^\n]+$"
-        with pytest.raises(InputError, match=said):
+        message = rf"^{re.escape(str(file))}: cannot be read \([^\n]+$"
+        with pytest.raises(InputError, match=message):
             fit(config)
     reached = step_folders(tmp_path / "run")
     assert reached

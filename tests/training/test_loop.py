@@ -37,7 +37,7 @@ from ast_jax.training.step import StepMetrics
 
 
 def small(workdir, **changes):
-    """A run of seconds: three epochs of two batches."""
+    """Returns the configuration of a run that takes seconds: three epochs of two batches."""
     config = TrainConfig(
         workdir=str(workdir),
         model=ASTConfig(
@@ -68,8 +68,8 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def without_pictures(finished, monkeypatch):
-    """But for the run of `finished`: they take long, and one test looks at them."""
+def no_plots(finished, monkeypatch):
+    """Disables the plots, which are slow, except in `finished`; one test reads those."""
     monkeypatch.setattr("ast_jax.runs.history.draw_loss", lambda *arguments: None)
     for name in ("draw_confusion", "draw_class_precisions"):
         monkeypatch.setattr(f"ast_jax.runs.results.{name}", lambda *arguments: None)
@@ -80,7 +80,7 @@ def params_of(workdir):
 
 
 def stop_after(count, monkeypatch):
-    """The run is asked to end after so many steps."""
+    """Requests a stop after `count` steps."""
     steps = iter(range(1, count + 1))
     monkeypatch.setattr(loop, "is_stop_requested", lambda *arguments: next(steps) == count)
 
@@ -101,7 +101,7 @@ def test_a_run_writes_history_pictures_and_a_loadable_checkpoint(finished):
     assert [label["label"] in SOUNDS for label in best] == [True] * 3
 
 
-@pytest.mark.parametrize("steps", [1, 4])  # within an epoch of two steps, and at the end of one
+@pytest.mark.parametrize("steps", [1, 4])  # within an epoch of two steps, and at its end
 def test_a_stopped_run_resumes_exactly(finished, tmp_path, monkeypatch, steps):
     with monkeypatch.context() as patch:
         stop_after(steps, patch)
@@ -134,41 +134,41 @@ def test_a_signal_stops_a_run_after_the_current_step(tmp_path, monkeypatch, numb
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
         fit(small(tmp_path / "run"))
-    # The metrics of the third step are read once the fourth is under way.
+    # The metrics of the third step are read after the fourth is dispatched.
     assert step_folders(tmp_path / "run")[-1].name == "4"
     assert signal.getsignal(number) == before
 
 
 def test_metrics_are_read_after_the_next_step_is_dispatched(tmp_path, monkeypatch):
-    told = []
+    events = []
 
     class Metric:
-        """A number that is still on its way: it says when it is waited for."""
+        """A value that is still being computed; logs when it is read."""
 
         def __init__(self, step):
             self.step = step
 
         def __float__(self):
-            told.append(f"waited for {self.step}")
+            events.append(f"waited for {self.step}")
             return 0.0
 
-    def with_such_metrics(*arguments):
+    def with_logged_metrics(*arguments):
         functions, state = build_step_functions(*arguments)
         steps = itertools.count()
 
         def train_step(state, batch):
             step = next(steps)
-            told.append(f"began {step}")
+            events.append(f"began {step}")
             return state, StepMetrics(*[Metric(step)] * len(StepMetrics._fields))
 
         return functions._replace(train_step=train_step), state
 
-    monkeypatch.setattr(loop, "build_step_functions", with_such_metrics)
+    monkeypatch.setattr(loop, "build_step_functions", with_logged_metrics)
     data = DataConfig(kind="synthetic", train_clips=3, evaluation_clips=1)  # three steps
     fit(small(tmp_path / "run", data=data, num_epochs=1))
     expected = ["began 0", "began 1", "waited for 0", "began 2", "waited for 1"]
-    expected += ["waited for 2"]  # the last of an epoch, at its end
-    assert list(dict.fromkeys(told)) == expected
+    expected += ["waited for 2"]  # the last of an epoch, at the end of the epoch
+    assert list(dict.fromkeys(events)) == expected
 
 
 def test_steps_transfer_nothing_and_are_profiled(tmp_path):
@@ -203,12 +203,14 @@ def test_all_optional_state_resumes_exactly(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(5, patch)
         with pytest.raises(KeyboardInterrupt):
-            fit(everything(tmp_path / "cut"))
-    fit(everything(tmp_path / "cut"))
+            fit(everything(tmp_path / "interrupted"))
+    fit(everything(tmp_path / "interrupted"))
     expected = params_of(tmp_path / "whole")
-    jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "cut"), expected)
-    whole, cut = (read_json(tmp_path / name / "history.json") for name in ("whole", "cut"))
-    assert whole == cut
+    jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "interrupted"), expected)
+    whole, interrupted = (
+        read_json(tmp_path / name / "history.json") for name in ("whole", "interrupted")
+    )
+    assert whole == interrupted
     assert whole[-1]["cumulative_accuracy"] is not None
 
 
@@ -238,13 +240,13 @@ def test_the_cumulative_ensemble_scores_the_mean_prediction(tmp_path):
 
 
 def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path, monkeypatch):
-    made = iter([0.2, 0.9, 0.4, 0.9, 0.1])
-    scored = held_out.score
+    accuracies = iter([0.2, 0.9, 0.4, 0.9, 0.1])
+    score = held_out.score
 
-    def pretend(*args):
-        return scored(*args)._replace(accuracy=next(made, 0.1))
+    def fake_score(*args):
+        return score(*args)._replace(accuracy=next(accuracies, 0.1))
 
-    monkeypatch.setattr(held_out, "score", pretend)
+    monkeypatch.setattr(held_out, "score", fake_score)
     fit(
         small(tmp_path / "run", num_epochs=5, max_to_keep=2, metric="accuracy", final_params="best")
     )
@@ -269,9 +271,9 @@ def test_a_nonfinite_loss_names_step_clips_and_checkpoint(tmp_path, monkeypatch)
 def test_nonfinite_steps_can_be_skipped(finished, tmp_path, monkeypatch, capsys):
     poison(monkeypatch, steps=[1, 4])
     fit(small(tmp_path / "run", skip_nonfinite=2))
-    told = capsys.readouterr().out
-    assert "step 1: the loss is not finite" in told
-    assert "step 4: the loss is not finite" in told
+    output = capsys.readouterr().out
+    assert "step 1: the loss is not finite" in output
+    assert "step 4: the loss is not finite" in output
     for array in jax.tree.leaves(params_of(tmp_path / "run")):
         assert np.isfinite(array).all()
     with pytest.raises(InputError, match=r"^step 4: the loss is not finite"):
@@ -279,21 +281,20 @@ def test_nonfinite_steps_can_be_skipped(finished, tmp_path, monkeypatch, capsys)
 
 
 def poison(monkeypatch, steps):
-    """Makes a clip of the batches of some steps NaN."""
+    """Sets one clip to NaN in the batches of the given steps."""
 
     def broken(config, clips, extractor):
-        made = train_batches(config, clips, extractor)
-        return Poisoned(made, steps)
+        return Poisoned(train_batches(config, clips, extractor), steps)
 
     monkeypatch.setattr("ast_jax.training.loop.train_batches", broken)
 
 
 class Poisoned:
-    def __init__(self, made, steps):
-        self.made, self.steps, self.indices = made, steps, made.indices
+    def __init__(self, batches, steps):
+        self.batches, self.steps, self.indices = batches, steps, batches.indices
 
     def __call__(self, number, into=None):
-        batch = self.made(number, into)
+        batch = self.batches(number, into)
         if number in self.steps:
             batch["input_values"][0] = np.nan
         return batch
@@ -350,7 +351,7 @@ def test_a_folder_that_is_not_a_run_is_not_written_to(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-# Of 20 clips: two steps an epoch, or one.
+# 20 clips give two steps per epoch, or one.
 @pytest.mark.parametrize("batch_size", [8, pytest.param(16, marks=pytest.mark.slow)])
 def test_a_diverging_run_raises_an_input_error(tmp_path, batch_size):
     config = small(tmp_path / "run", batch_size=batch_size)
@@ -365,7 +366,7 @@ def test_a_run_does_not_resume_with_other_recordings(finished, monkeypatch):
     more = data._replace(train=data.train._replace(names=[*data.train.names[:-1], "another"]))
     with pytest.raises(InputError, match=r"started with other recordings \(train.digest"):
         fit(small(finished[0]), data=more)
-    # Prepared again, from files of the same names and lengths.
+    # Prepared again from other files with the same names and lengths.
     again = data._replace(digest="another")
     with pytest.raises(InputError, match=r"started with other recordings \(source"):
         fit(small(finished[0]), data=again)
@@ -374,7 +375,7 @@ def test_a_run_does_not_resume_with_other_recordings(finished, monkeypatch):
     check_data(finished[0], run, again)
 
 
-def cut_short(checkpoint):
+def truncate(checkpoint):
     for file in (checkpoint / "opt_state").rglob("*"):
         if file.is_file() and file.stat().st_size > 5000:
             file.write_bytes(file.read_bytes()[:1000])
@@ -382,7 +383,7 @@ def cut_short(checkpoint):
 
 def test_a_damaged_checkpoint_of_a_run_is_named(finished, tmp_path):
     run = shutil.copytree(finished[0], tmp_path / "run")
-    cut_short(step_folders(run)[-1])
+    truncate(step_folders(run)[-1])
     with pytest.raises(InputError, match=r"checkpoints/6: damaged or incomplete.*remove it, and"):
         fit(small(run))
 
@@ -394,7 +395,7 @@ def test_a_damaged_best_checkpoint_is_named_with_an_alternative(tmp_path, monkey
         stop_after(6, patch)
         with pytest.raises(KeyboardInterrupt):
             fit(config)
-    cut_short(tmp_path / "run" / "checkpoints" / "2")
+    truncate(tmp_path / "run" / "checkpoints" / "2")
     with pytest.raises(
         InputError, match=r"checkpoints/2: damaged .* last one, \S*checkpoints/6, i"
     ):
@@ -426,7 +427,7 @@ def test_the_feature_extractor_loads_from_a_run(finished):
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("workdir", "", "workdir is not set"),
         ("loss", "mse", "loss is 'mse'"),
@@ -446,10 +447,10 @@ def test_the_feature_extractor_loads_from_a_run(finished):
         ("workdir", "gs://bucket/run", "is remote"),
     ],
 )
-def test_an_invalid_field_is_named(tmp_path, field, value, said):
+def test_an_invalid_field_is_named(tmp_path, field, value, message):
     config = small(tmp_path / "run")
     setattr(config, field, value)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         fit(config)
     assert not (tmp_path / "run").exists()
 
@@ -464,8 +465,8 @@ def test_a_signal_prints_a_message_on_a_terminal(monkeypatch):
             time.sleep(0.01)
         monkeypatch.undo()
     os.close(writing)
-    with os.fdopen(reading) as said:
-        assert "stopping after the current step" in said.read()
+    with os.fdopen(reading) as terminal:
+        assert "stopping after the current step" in terminal.read()
 
 
 def test_a_run_of_a_version_with_fewer_fields_resumes(finished, tmp_path):
@@ -475,9 +476,7 @@ def test_a_run_of_a_version_with_fewer_fields_resumes(finished, tmp_path):
     del run["config"]["augment"]["patchout_time"], run["config"]["loss"]
     (workdir / "run.json").write_text(json.dumps(run))
     assert open_workdir(small(workdir))[1] is not None
-    assert (
-        open_workdir(small(workdir, remat="everything"))[1] is not None
-    )  # which changes rounding alone
+    assert open_workdir(small(workdir, remat="everything"))[1] is not None  # changes only rounding
     for name, changed in (
         ("augment", AugmentConfig(frequency_mask=8, time_mask=16, patchout_time=1)),
         ("loss", "binary_cross_entropy"),

@@ -1,7 +1,7 @@
-"""What a GPU is given to run, read without one: the training step traced and lowered for CUDA.
+"""Checks the training step's program for GPUs, traced and lowered for CUDA on a CPU.
 
-The step is the one that a run makes, with every augmentation and all that an optimizer may do,
-for a model whose attention cuDNN takes: heads of width 64, an even number of tokens.
+The step is that of a run with all augmentations and optimizer options. Its model has heads of width
+64 and an even number of tokens, so that cuDNN supports its attention.
 """
 
 import re
@@ -25,7 +25,7 @@ from ast_jax.sharding import DataParallel
 from ast_jax.training.setup import RunLength, build_step_functions
 from tests.programs import equations
 
-CLASSES = 7  # as no other axis, so that the classifier's products are known by it
+CLASSES = 7  # unlike any other axis, to recognize the classifier's products
 
 
 def make_step(
@@ -37,7 +37,7 @@ def make_step(
     remat="norms_and_activations",
     patchout=0,
 ):
-    """The step over eight devices, its state and a batch, made anew, as JAX caches traces."""
+    """Returns a new step on eight devices, its state, a batch and the model's configuration."""
     model = ASTConfig(
         hidden_size=128,
         num_hidden_layers=2,
@@ -89,13 +89,13 @@ def traced(**options):
 
 
 def for_cuda(function):
-    """A traced function as StableHLO, which is what XLA's GPU compiler is given."""
+    """Lowers a traced function to StableHLO for XLA's GPU compiler."""
     return function.lower(lowering_platforms=("cuda",)).as_text()
 
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Programs are built as for GPUs with cuDNN."""
+    """Selects attention as on a GPU with cuDNN."""
     devices = [SimpleNamespace(platform="gpu")]
     for module in ("training.setup", "models.ast"):
         monkeypatch.setattr(
@@ -106,7 +106,7 @@ def gpu(monkeypatch):
 
 
 def products(function):
-    """The operands and the precision of each matrix product and convolution."""
+    """Returns the operands and the precision of each matrix product and convolution."""
     return [
         ([operand.aval for operand in equation.invars], equation.params["precision"])
         for equation, _ in equations(function.jaxpr.jaxpr)
@@ -115,7 +115,7 @@ def products(function):
 
 
 def not_bfloat16(function):
-    """The shapes of the operands of products that have one in more bits than bfloat16's."""
+    """Returns the operand shapes of products with an operand wider than bfloat16."""
     return [
         [operand.shape for operand in operands]
         for operands, _ in products(function)
@@ -124,15 +124,15 @@ def not_bfloat16(function):
 
 
 def calls(text):
-    """What is called beside XLA's own operations: libraries, and Python on the host."""
+    """Returns the custom calls: libraries, and Python on the host."""
     return sorted(re.findall(r"custom_call @([\w$]+)", text))
 
 
 def test_bfloat16_attention_runs_in_cudnn_without_storing_weights(gpu):
     train_step, state, batch, model = make_step()
     text = for_cuda(train_step.trace(state, batch))
-    # Once each: the layers are one loop, and the last asks for two tokens only. Nothing else is
-    # called, on the host above all.
+    # Once each: the layers are one loop, and the last layer computes only two tokens. There are no
+    # other calls, in particular none to the host.
     assert calls(text) == ["__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"]
     assert f"{model.num_tokens}x{model.num_tokens}x" not in text
 
@@ -167,7 +167,7 @@ def test_each_gradient_and_the_loss_are_reduced_once_per_step_in_float32(gpu, gr
     for equation, inside in equations(train_step.trace(state, batch).jaxpr.jaxpr):
         name = equation.primitive.name
         if re.match("psum|pmax|pmin|ppermute|all_|reduce_scatter", name):
-            assert not {"scan", "while"} & set(inside)  # after the parts, not with each
+            assert not {"scan", "while"} & set(inside)  # after the accumulation, not per microbatch
             exchanged += [(name, x.aval.shape, x.aval.dtype.name) for x in equation.invars]
     shapes = [(), *(x.shape for x in jax.tree.leaves(state.params))]
     gradients_and_loss = [("psum", shape, "float32") for shape in shapes]
@@ -176,14 +176,14 @@ def test_each_gradient_and_the_loss_are_reduced_once_per_step_in_float32(gpu, gr
 
 @pytest.fixture(scope="module")
 def compiled():
-    """The step compiled for the eight CPU devices, its state and a batch on them."""
+    """Returns the step compiled for eight CPU devices, its state and a batch on them."""
     train_step, state, batch, _ = make_step()
     return train_step.lower(state, batch).compile(), state, batch
 
 
 def test_the_compiled_step_has_one_all_reduce_of_all_gradients_and_the_loss(compiled):
-    # JAX makes one for each array, and XLA puts them together. Its CPU compiler does so here; for
-    # a GPU it does too, up to a number of bytes that it goes by.
+    # JAX emits one per array, and XLA's CPU compiler combines them. The GPU compiler does so up to
+    # a number of bytes.
     step, state, _ = compiled
     reduced = re.findall(r"= (\(.*?\)|\S+) all-reduce(?:-start)?\(", step.as_text())
     arrays = [re.findall(r"(\w+)\[[\d,]*\]", types) for types in reduced]
@@ -193,24 +193,24 @@ def test_the_compiled_step_has_one_all_reduce_of_all_gradients_and_the_loss(comp
 
 def test_all_products_of_the_bfloat16_step_are_bfloat16_except_the_classifiers(gpu):
     step = traced()
-    # The classifier is float32 by design: its logits are what the loss and the scores are made
-    # of, and with one row a clip it is next to nothing beside the encoder.
+    # The classifier is float32 by design, for precise logits; with one row per clip its cost is
+    # negligible.
     shapes = not_bfloat16(step)
     of_classes = [shapes for shapes in shapes if any(CLASSES in shape for shape in shapes)]
-    assert len(of_classes) == 3  # forward, and backward to its kernel and its input
-    # In the last layer two tokens attend, by XLA; backward, their weights' gradients are float32.
+    assert len(of_classes) == 3  # forward, and gradients of its kernel and its input
+    # XLA computes the last layer's attention of two tokens; its weights' gradients are float32.
     assert len(shapes) == 3 + 2
     assert all(shapes[0] == (4, 2, 2, 1, 10) for shapes in shapes if shapes not in of_classes)
-    # The four linear maps, of the loop's layers and of the last, have three each as well; the
-    # patch embedding has no gradient of its input; attention is within cuDNN's calls, but for
-    # the last layer's other four and its scores, which are recomputed.
+    # Three for each of the four linear maps, in the loop and in the last layer; two for the patch
+    # embedding, which needs no gradient of its input; the others are the last layer's attention
+    # with its recomputed scores. Attention in the loop is inside cuDNN's calls.
     assert len(products(step)) - len(shapes) == 2 * 4 * 3 + 2 + 5
 
 
 def test_all_products_of_a_float32_step_are_float32(gpu):
     step = traced(dtype="float32")
     assert {x.dtype.name for operands, _ in products(step) for x in operands} == {"float32"}
-    # Attention's two as well, and the scores recomputed for the backward pass.
+    # Also attention's two products and its recomputed scores.
     assert len(not_bfloat16(step)) == 2 * (4 * 3 + 2 * 3 + 1) + 2 + 3
 
 
@@ -218,7 +218,7 @@ def test_the_device_frontend_adds_three_float32_products(gpu):
     step = traced(on_device=True)
     highest = (jax.lax.Precision.HIGHEST,) * 2
     added = [operands for operands, precision in products(step) if precision == highest]
-    # Two for the spectrum and one for the mel bands; none backward, as nothing is trained there.
+    # Two for the spectrum and one for the mel bands; none in the backward pass.
     assert len(added) == 3
     assert all(operand.dtype == jnp.float32 for operands in added for operand in operands)
     assert len(products(step)) == len(products(traced())) + 3
@@ -226,7 +226,7 @@ def test_the_device_frontend_adds_three_float32_products(gpu):
 
 
 def on_host(function):
-    """The names of a jaxpr's equations that have to do with the host."""
+    """Returns the names of the equations that involve the host."""
     host = re.compile("callback|debug|infeed|outfeed|device_put|to_host|from_host")
     names = {equation.primitive.name for equation, _ in equations(function.jaxpr.jaxpr)}
     return {name for name in names if host.search(name)}
@@ -254,7 +254,7 @@ def test_a_waveform_classifier_is_one_bfloat16_program_that_calls_cudnn(gpu):
     function = classifier._probabilities_of_waveforms.trace(classifier._params, waveforms, None)
     assert on_host(function) == set()
     assert calls(for_cuda(function)) == ["__cudnn$fmhaSoftmax"]
-    # The frontend's three products and the classifier's.
+    # The frontend's three products and the classifier's product.
     assert len(not_bfloat16(function)) == 3 + 1
 
 
@@ -264,25 +264,25 @@ def printing(x):
 
 
 @pytest.mark.parametrize(
-    ("turn", "name"),
+    ("to_host", "name"),
     [
         (printing, "debug_print"),
         (lambda x: jax.pure_callback(np.asarray, x, x), "pure_callback"),
         (lambda x: jax.device_put(x, jax.memory.Space.Host), "device_put"),
     ],
 )
-def test_host_callbacks_in_loops_are_found(turn, name):
-    looped = jax.jit(lambda rows: jax.lax.map(lambda x: turn(x), rows))
+def test_host_callbacks_in_loops_are_found(to_host, name):
+    looped = jax.jit(lambda rows: jax.lax.map(lambda x: to_host(x), rows))
     assert on_host(looped.trace(jnp.zeros(3))) == {name}
 
 
 def test_a_step_transfers_only_its_batch(compiled):
-    # What would go to the host is not seen by every JAX here: a CPU's arrays can be read in place.
+    # Only host-to-device transfers are checked: reading a CPU array may not count as a transfer.
     step, state, batch = compiled
-    in_memory = {name: np.asarray(rows) for name, rows in batch.items()}
+    on_host_batch = {name: np.asarray(rows) for name, rows in batch.items()}
     with jax.transfer_guard("disallow"):
-        for _ in range(2):  # the second takes the first's state as it is
+        for _ in range(2):  # the second step uses the first's state
             state, metrics = step(state, batch)
         jax.block_until_ready(metrics)
         with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-            step(state, in_memory)
+            step(state, on_host_batch)

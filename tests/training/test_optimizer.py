@@ -105,7 +105,7 @@ def test_the_constant_schedule_is_constant():
 
 
 def originals_rates(config, epochs, epoch_steps):
-    """The rate of every step of the original's loop, with PyTorch's own scheduler."""
+    """Returns the learning rate of each step in the original's loop, with PyTorch's scheduler."""
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
     milestones = list(range(config.decay_start, 1000, config.decay_every))
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=config.decay)
@@ -160,7 +160,7 @@ def test_a_sharded_state_gives_the_same_updates(kind):
     found_specs = jax.tree.leaves(specs, is_leaf=lambda spec: isinstance(spec, type(SPLIT)))
     assert any(spec != REPLICATED for spec in found_specs)
 
-    def close(a, b):  # but for rounding, which differs with the length of XLA's loops
+    def close(a, b):  # rounding differs with the length of XLA's loops
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
     expected_state = whole.init(params)
@@ -173,7 +173,7 @@ def test_a_sharded_state_gives_the_same_updates(kind):
         found, state = sharded(gradients, state, params)
         jax.tree.map(close, found, expected)
     jax.tree.map(close, state, expected_state)
-    # Each device has an eighth of it.
+    # Each device has an eighth of the state.
     largest = max(jax.tree.leaves(state), key=lambda array: array.size)
     assert largest.addressable_shards[0].data.size * 8 == largest.size
 

@@ -1,4 +1,4 @@
-"""Several processes train as one does."""
+"""Training in several processes gives the same result as in one."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def get_config():
 
 @pytest.fixture(scope="module")
 def pod(tmp_path_factory):
-    """Starts `train.py` in so many processes; gives them, or what they wrote once they end."""
+    """Returns a function that runs `train.py` in several processes and returns their outputs."""
     folder = tmp_path_factory.mktemp("pod")
     (folder / "config.py").write_text(CONFIG)
 
@@ -87,7 +87,7 @@ def alone(pod):
 
 
 def same(one, other):
-    """Histories whose losses agree to 1e-6 and whose metrics agree exactly."""
+    """Asserts that losses of two histories agree to 1e-6, and metrics exactly."""
     ours, theirs = (json.loads((folder / "history.json").read_text()) for folder in (one, other))
     for mine, yours in zip(ours, theirs, strict=True):
         for name in mine:
@@ -102,7 +102,7 @@ def test_two_processes_with_two_devices_match_one_with_four(pod, alone):
     first, second = pod(pod.folder / "two", 2, 2)
     assert same(pod.folder / "two", alone)
     assert "4 cpu" in first
-    # Gloo's own word on its peers comes from two processes at once, in pieces.
+    # Gloo's messages about its peers are interleaved.
     assert not [line for line in second.splitlines() if "peer ranks" not in line]
     assert len(list((pod.folder / "two" / "tensorboard").iterdir())) == 1
 
@@ -120,7 +120,7 @@ def test_two_processes_with_two_devices_match_one_with_four(pod, alone):
 def test_any_distribution_over_processes_gives_the_same_run(
     pod, alone, name, processes, devices, flags
 ):
-    if name == "workers":  # whose waveforms are rounded to 16 bits
+    if name == "workers":  # its waveforms are rounded to 16 bits
         alone = pod.folder / "alone on device"
         pod(alone, 1, 4, flags[1])
     pod(pod.folder / name, processes, devices, *flags)
@@ -129,7 +129,7 @@ def test_any_distribution_over_processes_gives_the_same_run(
 
 @pytest.mark.slow
 def test_sigterm_to_one_process_stops_all_and_the_run_resumes_on_others(pod, alone):
-    workdir = pod.folder / "cut"
+    workdir = pod.folder / "interrupted"
     more = [
         "--config.num_epochs=60",
         "--config.evaluate_every=60",
@@ -142,13 +142,13 @@ def test_sigterm_to_one_process_stops_all_and_the_run_resumes_on_others(pod, alo
     outputs = [process.communicate(timeout=200) for process in started]
     assert [process.returncode for process in started] == [130, 130], outputs
     assert not (workdir / "model").exists()
-    whole = pod.folder / "whole"
+    uninterrupted = pod.folder / "uninterrupted"
     pod(workdir, 1, 1, *more)
-    pod(whole, 1, 1, *more)
-    ours, theirs = (json.loads((x / "history.json").read_text()) for x in (workdir, whole))
+    pod(uninterrupted, 1, 1, *more)
+    ours, theirs = (json.loads((x / "history.json").read_text()) for x in (workdir, uninterrupted))
     for mine, yours in zip(ours, theirs, strict=True):
         assert mine["training_loss"] == pytest.approx(yours["training_loss"], rel=1e-5)
-    ours, theirs = (load_checkpoint(x / "model").params for x in (workdir, whole))
+    ours, theirs = (load_checkpoint(x / "model").params for x in (workdir, uninterrupted))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), ours, theirs)
 
 
@@ -157,7 +157,7 @@ def test_sigterm_to_one_process_interrupts_evaluation_on_all(pod):
     workdir = pod.folder / "evaluating"
     started = pod.start(workdir, 2, 2, "--config.data.evaluation_clips=2000")
     while not step_folders(workdir) and all(process.poll() is None for process in started):
-        time.sleep(0.1)  # it is saved before it is evaluated
+        time.sleep(0.1)  # the checkpoint is saved before the evaluation
     started[1].send_signal(signal.SIGTERM)
     outputs = [process.communicate(timeout=200) for process in started]
     assert [process.returncode for process in started] == [130, 130], outputs
@@ -173,17 +173,17 @@ def test_a_process_without_cluster_settings_is_alone(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"coordinator": "localhost:1"}, "belong together"),
         ({"num_processes": 2, "process_id": 0}, "belong together"),
         ({"coordinator": "localhost:1", "num_processes": 2, "process_id": 2}, "give 0 to 1"),
     ],
 )
-def test_invalid_cluster_settings_are_refused(monkeypatch, given, said):
+def test_invalid_cluster_settings_are_refused(monkeypatch, given, message):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         connect(**given)
 
 

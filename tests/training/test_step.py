@@ -35,7 +35,7 @@ CONFIG = ASTConfig(
 
 
 def make_spec(**changes):
-    """A step without augmentation, by plain gradients."""
+    """Returns the loss and gradients of a step without augmentation."""
     spec = StepSpec(
         graphdef(CONFIG),
         ASTFeatureExtractor(max_length=64, num_mel_bins=32, mean=-6.0, std=5.0),
@@ -48,7 +48,7 @@ def make_spec(**changes):
 
 
 def mean_loss_and_gradients(spec, batch, devices=1):
-    """Of the whole batch, over so many devices."""
+    """Returns loss and gradients of the whole batch on some devices."""
 
     def on_device(params, batch, key):
         return jax.lax.pmean(loss_and_gradients(spec, params, batch, key), AXIS)
@@ -133,7 +133,7 @@ def test_a_nonfinite_step_only_advances_the_count(bad, split):
     assert int(after.step) == 2
     jax.tree.map(np.testing.assert_array_equal, after[:3], state[:3])
     moved, metrics = take_step(after, small_batch())
-    assert float(metrics.learning_rate) == pytest.approx(3e-2)  # steps left out count for it
+    assert float(metrics.learning_rate) == pytest.approx(3e-2)  # skipped steps advance the schedule
     kernels = [s.params["classifier"]["dense"]["kernel"] for s in (after, moved)]
     assert np.abs(np.subtract(*kernels)).max() > 1e-3
 

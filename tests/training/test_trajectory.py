@@ -1,4 +1,4 @@
-"""The original's training, step by step, through this project's loop, step and optimizer."""
+"""The loop, step and optimizer follow the original's training step by step."""
 
 from functools import partial
 
@@ -73,7 +73,7 @@ def test_gradient_norms_at_step_0_match_the_original(golden_training, start, wit
 
 @pytest.fixture
 def follow(golden_training, start, tmp_path):
-    """Runs the golden training through the project's own loop; returns losses and final logits."""
+    """Returns a function that runs the golden training; it returns losses and final logits."""
 
     def run(criterion, dtype="float32"):
         settings = golden_training["optimizer"]
@@ -95,17 +95,17 @@ def follow(golden_training, start, tmp_path):
             evaluate_every=12,
         )
         labels = [f"class {i}" for i in range(10)]
-        named = CONFIG.replace(id2label=dict(enumerate(labels)))  # so that the head is kept
+        named = CONFIG.replace(id2label=dict(enumerate(labels)))  # keeps the head
         save_checkpoint(tmp_path / "start", Checkpoint(named, EXTRACTOR, start))
         config.init_from = str(tmp_path / "start")
-        # Eight clips, two batches an epoch. Their inputs are the golden ones, not log-mels.
+        # Eight clips, two batches per epoch. The golden inputs replace their log-mels.
         targets = np.eye(10, dtype=np.float32)[golden_training["arrays"]["classes"]]
         clips = Clips([np.zeros(400, np.float32)] * 8, targets, [str(i) for i in range(8)])
         data = DataSet(labels, clips, clips)
         run, state = set_up(config, data, jax.devices()[:1])
         losses = []
 
-        def noted(state, batch):
+        def logged_step(state, batch):
             state, metrics = run.functions.train_step(state, batch)
             losses.append(float(metrics.loss))
             return state, metrics
@@ -114,7 +114,7 @@ def follow(golden_training, start, tmp_path):
             train_batches=GoldenBatches(golden_training, order=True),
             evaluation_batches=lambda clips: GoldenBatches(golden_training, order=False),
         )
-        train(run._replace(functions=run.functions._replace(train_step=noted)), state)
+        train(run._replace(functions=run.functions._replace(train_step=logged_step)), state)
         assert len(losses) == 24
         predict = jax.jit(lambda params, x: nnx.merge(graphdef(config.model), params)(x))
         params = load_checkpoint(tmp_path / "run" / "model").params
@@ -124,7 +124,7 @@ def follow(golden_training, start, tmp_path):
 
 
 class GoldenBatches:
-    """The golden run's batches by step, or its eight clips in order."""
+    """Returns the golden run's batches by step, or its eight clips in order."""
 
     def __init__(self, golden_training, order):
         self.golden, self.order = golden_training, order
@@ -155,7 +155,7 @@ def test_24_steps_through_the_loop_follow_the_original(golden_training, follow, 
 
 @pytest.fixture
 def losses_of_pytorch(golden_training, start, tmp_path):
-    """The golden training with cross-entropy by Hugging Face's model, in float32 if not told."""
+    """Returns a function that runs the golden training with Hugging Face's model."""
     folder = tmp_path / "huggingface"
     write_huggingface(folder, Checkpoint(CONFIG, EXTRACTOR, start))
 
@@ -183,7 +183,7 @@ def losses_of_pytorch(golden_training, start, tmp_path):
     return run
 
 
-@pytest.mark.slow  # CPUs have no products of such numbers
+@pytest.mark.slow  # bfloat16 products are slow on CPUs
 @pytest.mark.parametrize("criterion", ["bce", "ce"])
 def test_bfloat16_follows_the_original_within_two_percent(
     golden_training, follow, within, criterion
@@ -197,14 +197,14 @@ def test_bfloat16_follows_the_original_within_two_percent(
 def test_bfloat16_follows_the_original_closer_than_pytorchs_bfloat16(
     golden_training, follow, losses_of_pytorch, within
 ):
-    # Cross-entropy's losses end at 0.03, of which two per cent are no more than what rounding the
-    # parameters once, before the first step, makes of the later ones.
+    # Cross-entropy ends at 0.03. Two percent of that is less than the effect of rounding the
+    # parameters once, before the first step.
     original = golden_training["arrays"]["losses_ce"]
 
     def error(losses):
         return np.abs(losses / original - 1).max()
 
-    assert error(losses_of_pytorch()) < 1e-3  # it is the same training
+    assert error(losses_of_pytorch()) < 1e-3  # the same training
     assert error(losses_of_pytorch(rounded=True)) > 1e-2
     theirs = error(losses_of_pytorch(autocast=True))
     ours = error(follow("ce", "bfloat16")[0])

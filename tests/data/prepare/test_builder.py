@@ -21,12 +21,12 @@ from ast_jax.data.prepared import VERSION, open_prepared
 from ast_jax.data.sources.manifest import Example, Manifest
 from ast_jax.errors import InputError
 
-# TFDS, where it reads a set by its folder.
+# TFDS warns when it reads a set from its folder.
 BY_FOLDER = r"ignore:label\(\) is deprecated:DeprecationWarning"
 
 
 def write_source(folder, clips, missing=0):
-    """A CSV source, {split: clips}, whose first clip is x and y and the others one of them."""
+    """Writes a CSV source; the first clip of a split has both classes, the others one."""
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     with (folder / "list.csv").open("w", newline="") as file:
@@ -133,8 +133,8 @@ def test_missing_and_damaged_clips_are_listed_and_skipped(source, tmp_path):
 @pytest.mark.parametrize("allowed", [0, 1])
 def test_too_many_damaged_files_raise_an_error_that_names_one(source, tmp_path, allowed):
     damage(source, "train1.wav", "train5.wav")
-    said = rf"train[15]\.wav.* --max-damaged is {allowed} and {allowed + 1} cannot be used"
-    with pytest.raises(InputError, match=said):
+    message = rf"train[15]\.wav.* --max-damaged is {allowed} and {allowed + 1} cannot be used"
+    with pytest.raises(InputError, match=message):
         build(source, tmp_path / "out", max_damaged=allowed)
     assert not (tmp_path / "out" / "csv" / VERSION).exists()
 
@@ -149,7 +149,7 @@ def test_a_split_without_a_clip_is_refused(source, tmp_path):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The names of the files that have been decoded; those in `decoded.stop` raise."""
+    """Returns a list of the files decoded so far; those in `decoded.stop` raise instead."""
 
     class Names(list):
         stop = ()
@@ -166,7 +166,7 @@ def decoded(monkeypatch):
     return names
 
 
-def cut_off(decoded, *arguments, at, **options):
+def interrupt(decoded, *arguments, at, **options):
     decoded.stop = (at,)
     with pytest.raises(KeyboardInterrupt):
         build(*arguments, **options)
@@ -175,7 +175,7 @@ def cut_off(decoded, *arguments, at, **options):
 
 
 def test_finished_files_are_not_decoded_again(source, tmp_path, decoded):
-    cut_off(decoded, source, tmp_path / "out", at="train4.wav")
+    interrupt(decoded, source, tmp_path / "out", at="train4.wav")
     build(source, tmp_path / "out")
     assert decoded == [*(f"train{i}.wav" for i in range(3, 7)), "test0.wav", "test1.wav"]
     assert open_prepared(tmp_path / "out").clips("train").lengths() == [*range(500, 507)]
@@ -192,14 +192,14 @@ def relabel(source):
 
 @pytest.mark.parametrize("change", [replace, relabel])
 def test_a_changed_source_starts_over(source, tmp_path, decoded, change):
-    cut_off(decoded, source, tmp_path / "out", at="test0.wav")
+    interrupt(decoded, source, tmp_path / "out", at="test0.wav")
     change(source)
     build(source, tmp_path / "out")
     assert len(decoded) == 9
 
 
 def test_another_rate_starts_over(source, tmp_path, decoded):
-    cut_off(decoded, source, tmp_path / "out", at="test0.wav")
+    interrupt(decoded, source, tmp_path / "out", at="test0.wav")
     build(source, tmp_path / "out", sampling_rate=8000)
     assert open_prepared(tmp_path / "out").clips("train").lengths() == [
         250,
@@ -215,28 +215,28 @@ def test_another_rate_starts_over(source, tmp_path, decoded):
 def test_another_source_with_the_same_names_and_sizes_starts_over(source, tmp_path, decoded):
     other = write_source(tmp_path / "other", {"train": 7, "test": 2})
     soundfile.write(other / "train0.wav", np.zeros(500), 16000)
-    cut_off(decoded, source, tmp_path / "out", at="test0.wav")
+    interrupt(decoded, source, tmp_path / "out", at="test0.wav")
     build(other, tmp_path / "out")
     assert len(decoded) == 9
     assert not open_prepared(tmp_path / "out").clips("train").waveforms[0].any()
 
 
 def test_other_file_sizes_start_over(source, tmp_path, decoded, monkeypatch):
-    cut_off(decoded, source, tmp_path / "out", at="test0.wav")
+    interrupt(decoded, source, tmp_path / "out", at="test0.wav")
     monkeypatch.setattr(ast_jax.data.prepare.builder, "CLIPS_PER_SHARD", 2)
     build(source, tmp_path / "out")
     assert open_prepared(tmp_path / "out").clips("train").lengths() == [*range(500, 507)]
 
 
 def rewrite(file, content, output):
-    """Writes a file later than those of the output, by the file system's coarse clock."""
+    """Writes a file until its timestamp is later than those of the output."""
     newest = max(path.stat().st_mtime_ns for path in output.rglob("*"))
     while file.stat().st_ctime_ns <= newest:
         file.write_bytes(content)
 
 
 def test_a_file_changed_in_place_is_decoded_again(source, tmp_path, decoded):
-    cut_off(decoded, source, tmp_path / "out", at="test0.wav")
+    interrupt(decoded, source, tmp_path / "out", at="test0.wav")
     content = bytearray((source / "train1.wav").read_bytes())
     content[-1] ^= 1
     rewrite(source / "train1.wav", content, tmp_path / "out")
@@ -306,7 +306,7 @@ def test_the_recordings_of_esc10_are_prepared_as_they_are_decoded(esc10, tmp_pat
 def test_beam_writes_the_same_set(tmp_path, monkeypatch):
     pytest.importorskip("apache_beam")
     monkeypatch.setattr(ast_jax.data.prepare.builder, "CLIPS_PER_SHARD", 2)
-    # More than ten files of different lengths: TFDS itself puts the tenth before the second.
+    # More than ten files with different lengths, as TFDS orders the tenth before the second.
     source = write_source(tmp_path / "source", {"train": 25, "test": 2})
     damage(source, "train4.wav", "train22.wav", "train23.wav")
     made = [
@@ -341,12 +341,12 @@ def test_a_source_that_changed_since_the_interruption_starts_over(tmp_path):
         builder.download_and_prepare()
         return builder
 
-    def cut_off(shards, labels):
+    def interrupted(shards, labels):
         list(write_one_by_one(shards, labels))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build("old", cut_off)
+        build("old", interrupted)
     (clip,) = build("new").as_data_source("train")
     expected = soundfile.read(tmp_path / "new.wav", dtype="int16")[0]
     np.testing.assert_array_equal(clip["audio"], expected)

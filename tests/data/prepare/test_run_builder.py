@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Ten clips to train on, files of three, and two to test; one is missing."""
+    """Returns a source with ten training clips, two test clips and a missing one."""
     folder = tmp_path_factory.mktemp("source")
     rng = np.random.default_rng(0)
     lines = ["path,labels,split", "none.wav,x,test"]
@@ -37,7 +37,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain(source, tmp_path_factory):
-    """The set that one process makes in one go, in files of three clips."""
+    """Returns the set that one process writes without interruption, in files of three clips."""
     folder = tmp_path_factory.mktemp("plain")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ast_jax.data.prepare.builder, "CLIPS_PER_SHARD", 3)
@@ -124,7 +124,7 @@ def test_a_dying_process_is_reported_and_the_same_command_resumes(
     assert_same(prepare("csv", source, tmp_path), plain)
 
 
-# Each argument: the source, the output, and the function that the process dies in.
+# Arguments: source, output, and the function in which the process dies.
 KILLED = """
 import os, signal, sys
 import ast_jax.data.prepare.builder as builder
@@ -152,7 +152,7 @@ prepare("csv", source, output)
     ("where", "decoded_again"),
     [
         ("decoding", [6, 7, 8, 9]),
-        ("moving", [10, 11]),  # what was moved is lost with the folder that it was moved to
+        ("moving", [10, 11]),  # moved files are deleted with their incomplete folder
         ("finishing", [10, 11, *range(10)]),
     ],
 )
@@ -184,7 +184,7 @@ from pathlib import Path
 from ast_jax.data.prepare.run_builder import prepare
 
 def die():
-    # Once the processes are up: the first file is being written.
+    # Waits until the processes run and the first file is being written.
     while not any(Path(sys.argv[2]).rglob("*.part")):
         time.sleep(0.01)
     print(*[child.pid for child in multiprocessing.active_children()], flush=True)

@@ -69,8 +69,8 @@ def test_unreadable_clips_are_skipped_and_reported_by_path(shard, tmp_path):
     (tmp_path / "3.wav").unlink()
     report = write_shard(shard, LABELS)
     assert [id for id, _, _ in report.clips] == ["clip 2"]
-    said = ["cannot be read as audio", "is shorter than one frame of 25 ms", "does not exist"]
-    for line, index, what in zip(report.damaged, (0, 1, 3), said, strict=True):
+    message = ["cannot be read as audio", "is shorter than one frame of 25 ms", "does not exist"]
+    for line, index, what in zip(report.damaged, (0, 1, 3), message, strict=True):
         assert line.startswith(str(tmp_path / f"{index}.wav"))
         assert what in line
     waveform = RecordedWaveforms([(str(shard.records), 1)])[0]
@@ -135,7 +135,7 @@ def test_a_shard_can_be_pickled(shard):
 
 
 def test_yielded_clips_are_freed_before_the_next(shard):
-    # TFDS under Beam keeps every example of a file.
+    # TFDS keeps all examples of a file under Beam.
     examples = [example for _, example in shard()]
     assert examples == [{}] * 4
 

@@ -107,7 +107,7 @@ def test_the_first_of_several_files_by_name_is_used(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ('def, 30.000, "/m/09x0r"', "has 3 fields, not 4"),
         ("def, 0.000, 10.000, /m/09x0r,/m/05zppz", "has 5 fields, not 4"),
@@ -122,10 +122,10 @@ def test_the_first_of_several_files_by_name_is_used(tmp_path):
         (row("abc"), "'abc' is in line 4 already"),
     ],
 )
-def test_a_malformed_line_is_named(tmp_path, line, said):
+def test_a_malformed_line_is_named(tmp_path, line, message):
     touch(tmp_path / "abc.wav")
     write_list(tmp_path, "eval", row("abc"), line)
-    with pytest.raises(InputError, match=rf"eval_segments\.csv, line 5: {re.escape(said)}"):
+    with pytest.raises(InputError, match=rf"eval_segments\.csv, line 5: {re.escape(message)}"):
         list_audioset(tmp_path, None)
 
 

@@ -22,7 +22,7 @@ def test_classes_are_in_the_order_of_their_indices(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         ("", r"classes\.csv: lists no classes"),
         ("0,/m/a,A\n2,/m/b,B\n", r"line 3: .* with 2 classes and without index 1"),
@@ -33,8 +33,8 @@ def test_classes_are_in_the_order_of_their_indices(tmp_path):
         ("0,,A\n", "line 2: mid is empty"),
     ],
 )
-def test_an_invalid_class_list_is_named_with_its_line(tmp_path, rows, said):
+def test_an_invalid_class_list_is_named_with_its_line(tmp_path, rows, message):
     file = tmp_path / "classes.csv"
     file.write_text("index,mid,display_name\n" + rows)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         read_classes(file)

@@ -11,7 +11,7 @@ HEADER = "filename,fold,target,category,esc10,src_file,take\n"
 
 @pytest.fixture
 def esc(tmp_path):
-    """A small ESC-50: two classes, targets 7 and 41, two clips a fold."""
+    """Returns a small ESC-50: two classes with targets 7 and 41, two clips per fold."""
     names = [f"{fold}-1-A-{target}.wav" for fold in range(1, 6) for target in (41, 7)]
     (tmp_path / "audio").mkdir()
     (tmp_path / "meta").mkdir()
@@ -52,7 +52,7 @@ def test_missing_recordings_are_listed_and_empty_folds_skipped(esc):
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ("3-1-A-7.wav,three,7,hen", "fold and target must be whole numbers, not 'three'"),
         ("3-1-A-7.wav,6,7,hen", "fold is 6; ESC-50 has folds 1 to 5"),
@@ -65,28 +65,28 @@ def test_missing_recordings_are_listed_and_empty_folds_skipped(esc):
         ("3-1-A-7.wav,3,7,hen,a,b,c,d", "has 8 fields, the first line 7"),
     ],
 )
-def test_a_malformed_row_is_named_with_its_line(esc, row, said):
+def test_a_malformed_row_is_named_with_its_line(esc, row, message):
     file = esc / "meta" / "esc50.csv"
     lines = file.read_text().splitlines()
     assert lines[6].startswith("3-1-A-7.wav,3,7,")
     lines[6] = row
     file.write_text("\n".join(lines))
-    with pytest.raises(InputError, match=rf"esc50\.csv, line 7: {said}"):
+    with pytest.raises(InputError, match=rf"esc50\.csv, line 7: {message}"):
         list_esc50(esc, None)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("3,7,hen", "3,7,rooster", "target 7 is both 'hen' and 'rooster'"),
         (",chainsaw", ",hen", "category 'hen' has several targets"),
         ("fold", "split", "the first line names no column 'fold'"),
     ],
 )
-def test_a_list_that_contradicts_itself_is_named(esc, old, new, said):
+def test_a_list_that_contradicts_itself_is_named(esc, old, new, message):
     file = esc / "meta" / "esc50.csv"
     file.write_text(file.read_text().replace(old, new))
-    with pytest.raises(InputError, match=rf"esc50\.csv: {said}"):
+    with pytest.raises(InputError, match=rf"esc50\.csv: {message}"):
         list_esc50(esc, None)
 
 

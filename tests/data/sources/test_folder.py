@@ -84,7 +84,7 @@ def test_classes_named_like_splits_are_classes(tmp_path, names):
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         ((), "has 0 class folders"),
         (("dog/1.wav",), "has 1 class folders"),
@@ -99,9 +99,9 @@ def test_classes_named_like_splits_are_classes(tmp_path, names):
         (("b/1\n.wav", "a/1.wav", "a/2.wav"), r"b: the name of the file '1\\n\.wav' has"),
     ],
 )
-def test_an_invalid_folder_is_refused(tmp_path, files, said):
+def test_an_invalid_folder_is_refused(tmp_path, files, message):
     touch(tmp_path, *files)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         list_folder(tmp_path, None)
 
 

@@ -57,7 +57,7 @@ CLIP = {"wav": "a.wav", "labels": "/m/s"}
 
 
 @pytest.mark.parametrize(
-    ("clip", "said"),
+    ("clip", "message"),
     [
         (CLIP, r"'a\.wav' is in .*x\.json, entry 1 already"),
         ("a.wav", "is not an object"),
@@ -74,8 +74,8 @@ CLIP = {"wav": "a.wav", "labels": "/m/s"}
         ({"wav": "b.wav", "labels": "x" * 10**6}, "label 'x{79}…' is not in the class list"),
     ],
 )
-def test_a_malformed_json_entry_is_named(folder, clip, said):
-    with pytest.raises(InputError, match=rf"x\.json, entry 2: {said}"):
+def test_a_malformed_json_entry_is_named(folder, clip, message):
+    with pytest.raises(InputError, match=rf"x\.json, entry 2: {message}"):
         list_json(write_json(folder / "x.json", CLIP, clip), None)
 
 
@@ -85,7 +85,7 @@ def test_a_too_long_path_counts_as_missing(folder):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "cannot be read as JSON"),
         (b"\xff\xfe{}", "cannot be read as JSON"),
@@ -100,9 +100,9 @@ def test_a_too_long_path_counts_as_missing(folder):
         ),
     ],
 )
-def test_json_without_a_manifest_is_refused(folder, content, said):
+def test_json_without_a_manifest_is_refused(folder, content, message):
     (folder / "x.json").write_bytes(content)
-    with pytest.raises(InputError, match=rf"x\.json: {said}"):
+    with pytest.raises(InputError, match=rf"x\.json: {message}"):
         list_json(folder / "x.json", None)
 
 
@@ -152,14 +152,14 @@ def test_csv_reads_splits_ids_and_a_class_list(folder):
         "test": [("1", path, (0, 2))],
         "train": [("1", path, (1,)), ("a.wav", path, (1,))],
     }
-    # In the folder, the list of clips is the CSV that is not the class list.
+    # In a folder, the CSV that is not the class list has the clips.
     assert list_csv(folder, folder / "sub" / ".." / "classes.csv") == manifest
     with pytest.raises(InputError, match="has 2 CSV files that could list the clips"):
         list_csv(folder, None)
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("a.wav,Speech", r"'a\.wav' is in .*clips\.csv, line 2 already"),
         ("sub/b.wav,Speech,train,a.wav", r"'a\.wav' is in .*clips\.csv, line 2 already"),
@@ -172,14 +172,14 @@ def test_csv_reads_splits_ids_and_a_class_list(folder):
         ("sub/b.wav,Speech,x,y,z", "has 5 fields, the first line 4"),
     ],
 )
-def test_a_malformed_csv_line_is_named(folder, line, said):
+def test_a_malformed_csv_line_is_named(folder, line, message):
     content = f"path,labels,split,id\na.wav,Speech\n{line}\n"
-    with pytest.raises(InputError, match=rf"clips\.csv, line 3: {said}"):
+    with pytest.raises(InputError, match=rf"clips\.csv, line 3: {message}"):
         clips_of(folder, content, folder / "classes.csv")
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("", "the first line names no column 'path'; name path, labels there"),
         ("path,labels\n", "none of its sound files exists;"),
@@ -189,8 +189,8 @@ def test_a_malformed_csv_line_is_named(folder, line, said):
         ),
     ],
 )
-def test_csv_without_clips_is_refused(folder, content, said):
-    with pytest.raises(InputError, match=rf"clips\.csv: {said}"):
+def test_csv_without_clips_is_refused(folder, content, message):
+    with pytest.raises(InputError, match=rf"clips\.csv: {message}"):
         clips_of(folder, content)
 
 
@@ -209,9 +209,9 @@ def test_any_json_gives_a_manifest_or_an_input_error(tmp_path_factory, content):
     folder = tmp_path_factory.getbasetemp()
     (folder / "any_classes.csv").write_text(CLASSES)
     (folder / "any.json").write_text(json.dumps(content))
-    said = ""
+    message = ""
     try:
         list_json(folder / "any.json", folder / "any_classes.csv")
     except InputError as error:
-        said = str(error)
-    assert len(said.splitlines()) <= 1
+        message = str(error)
+    assert len(message.splitlines()) <= 1

@@ -13,7 +13,7 @@ from ast_jax.errors import InputError
 def test_rows_do_not_depend_on_byte_order_mark_and_line_ends(tmp_path, start, end):
     file = tmp_path / "a.csv"
     file.write_bytes(start + end.join([b"path,labels", b"", b' x , "a,b"', b'y,"c,d"', b""]))
-    with pytest.raises(InputError, match="line 3"):  # a quote within a field
+    with pytest.raises(InputError, match="line 3"):  # a quote inside a field
         list(read_table(file, ("path",)))
     file.write_bytes(start + end.join([b"path,labels", b"", b' x ,"a,b"', b"y"]))
     assert list(read_table(file, ("path",))) == [
@@ -23,7 +23,7 @@ def test_rows_do_not_depend_on_byte_order_mark_and_line_ends(tmp_path, start, en
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "a.csv: the first line names no column 'path'"),
         (b"paths\n", "a.csv: the first line names no column 'path'; name path there"),
@@ -39,9 +39,9 @@ def test_rows_do_not_depend_on_byte_order_mark_and_line_ends(tmp_path, start, en
         (b'path\n"a\nb"\n', r"a.csv, line 3: path 'a\\nb' has a line break"),
     ],
 )
-def test_a_malformed_table_is_named_with_its_line(tmp_path, content, said):
+def test_a_malformed_table_is_named_with_its_line(tmp_path, content, message):
     (tmp_path / "a.csv").write_bytes(content)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         list(read_table(tmp_path / "a.csv", ("path",)))
 
 
@@ -50,14 +50,14 @@ def test_a_malformed_table_is_named_with_its_line(tmp_path, content, said):
 def test_any_bytes_give_rows_or_an_input_error(tmp_path_factory, content, rows):
     file = tmp_path_factory.getbasetemp() / "any.csv"
     file.write_bytes(b"path,labels\n" * rows + content)
-    said = ""
+    message = ""
     try:
         for where, row in read_table(file, ("path",)):
             assert where.startswith(f"{file}, line ")
             assert len(row["path"].splitlines()) == 1
     except InputError as error:
-        said = str(error)
-    assert len(said.splitlines()) <= 1
+        message = str(error)
+    assert len(message.splitlines()) <= 1
 
 
 def test_a_file_or_folder_that_cannot_be_read_is_named(tmp_path):
@@ -70,14 +70,14 @@ def test_a_file_or_folder_that_cannot_be_read_is_named(tmp_path):
 
 
 @settings(deadline=None)
-@given(value=st.text(st.characters()))  # lone surrogates too
+@given(value=st.text(st.characters()))  # includes lone surrogates
 def test_accepted_and_quoted_text_is_one_line_of_utf8(value):
     assert len(quoted(value).encode().splitlines()) == 1
     assert len(quoted(value)) < 1000
-    said = ""
+    message = ""
     try:
         check_text(value, "path", "a.csv, line 1")
     except InputError as error:
-        said = str(error)
-    assert len((said or value).encode().splitlines()) == 1
-    assert len((said or value).splitlines()) == 1
+        message = str(error)
+    assert len((message or value).encode().splitlines()) == 1
+    assert len((message or value).splitlines()) == 1

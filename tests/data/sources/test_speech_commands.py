@@ -50,7 +50,7 @@ def test_a_list_can_have_any_line_ends_and_missing_clips(archive):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("../yes/1.wav", r"'\.\./yes/1\.wav' is not one of the 35 words"),
         ("yes/../1.wav", r"'yes/\.\./1\.wav' is not"),
@@ -66,9 +66,9 @@ def test_a_list_can_have_any_line_ends_and_missing_clips(archive):
         ("yes/2_nohash_0.wav", r"'yes/2_nohash_0\.wav' is in .*validation_list\.txt, line 1"),
     ],
 )
-def test_an_invalid_or_repeated_line_is_named(archive, line, said):
+def test_an_invalid_or_repeated_line_is_named(archive, line, message):
     write_lists(archive, "yes/2_nohash_0.wav\n", f"yes/0_nohash_0.wav\n{line}\n")
-    with pytest.raises(InputError, match=rf"testing_list\.txt, line 2: {said}"):
+    with pytest.raises(InputError, match=rf"testing_list\.txt, line 2: {message}"):
         list_speech_commands(archive, None)
 
 
