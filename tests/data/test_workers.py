@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class Numbers:
-    """Batches with their number and the process that made them; batch `bad` fails."""
+    """Batches whose `origin` is their number and process; batch `bad` fails."""
 
     bad: int = -1
     how: str = ""
@@ -44,7 +44,7 @@ class Numbers:
             "odd": rng.integers(-99, 99, (3, 7, 5)).astype(np.int16),
             "floats": rng.random((4, 2), np.float32),
             "none": np.zeros((4, 0), np.float32),
-            "number, pid": np.array([number, os.getpid()]),
+            "origin": np.array([number, os.getpid()]),
         }
         for name in into or {}:
             into[name][...] = batch[name]
@@ -74,7 +74,7 @@ def no_leaks(monkeypatch):
 def test_batches_come_in_order_from_any_number_of_workers(workers):
     numbers = range(3, 30, 2)
     batches = list(make_in_processes(Numbers(), numbers, workers))
-    assert [batch["number, pid"][0] for batch in batches] == list(numbers)
+    assert [batch["origin"][0] for batch in batches] == list(numbers)
     for number, batch in zip(numbers, batches, strict=True):
         expected = Numbers()(number)
         assert list(batch) == list(expected)
@@ -82,7 +82,7 @@ def test_batches_come_in_order_from_any_number_of_workers(workers):
             assert batch[name].dtype == expected[name].dtype
             np.testing.assert_array_equal(batch[name], expected[name])
             batch[name] += 1  # writable by the caller
-    makers = {batch["number, pid"][1] for batch in batches[1:]}
+    makers = {batch["origin"][1] for batch in batches[1:]}
     assert len(makers) == workers
     assert os.getpid() not in makers
 
@@ -99,7 +99,7 @@ def test_batches_come_in_order_from_any_number_of_workers(workers):
 )
 def test_a_workers_error_reaches_the_caller_after_the_batches_before_it(how, kind, message):
     batches = make_in_processes(Numbers(bad=5, how=how), range(9), 1)
-    assert [next(batches)["number, pid"][0] for _ in range(5)] == [0, 1, 2, 3, 4]
+    assert [next(batches)["origin"][0] for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(kind, match=message) as caught:
         next(batches)
     assert caught.type is kind
@@ -117,9 +117,7 @@ def test_a_killed_idle_worker_raises():
 
 def test_closing_early_ends_the_processes_and_frees_their_memory():
     batches = make_in_processes(Numbers(), range(10**9), 2)
-    assert [next(batches)["number, pid"][0] for _ in range(2 * AHEAD + 3)] == list(
-        range(2 * AHEAD + 3)
-    )
+    assert [next(batches)["origin"][0] for _ in range(2 * AHEAD + 3)] == list(range(2 * AHEAD + 3))
     assert len(multiprocessing.active_children()) == 2
     batches.close()  # `no_leaks` checks the rest
 
@@ -128,12 +126,12 @@ def test_no_more_workers_start_than_there_are_batches():
     batches = make_in_processes(Numbers(), range(2), 8)
     next(batches)
     assert len(multiprocessing.active_children()) == 1
-    assert [batch["number, pid"][0] for batch in batches] == [1]
+    assert [batch["origin"][0] for batch in batches] == [1]
 
 
 def test_one_batch_is_computed_in_this_process():
     (batch,) = make_in_processes(Numbers(), range(7, 8), 4)
-    assert batch["number, pid"].tolist() == [7, os.getpid()]
+    assert batch["origin"].tolist() == [7, os.getpid()]
     assert list(make_in_processes(Numbers(), range(0), 4)) == []
 
 
