@@ -71,7 +71,7 @@ def measure_inference(
         expected: the probabilities, if another process computed them.
     """
     torch_precision(kind)
-    dtype = arguments.dtype or default_dtype(kind)
+    dtype = compute_dtype(arguments, kind)
     from_waveforms = takes_waveforms(arguments, kind)
     config, weights, params = make_weights(model_fields(arguments.size, arguments.tiny))
     clips = make_batch(config, batch_size)["waveforms" if from_waveforms else "input_values"]
@@ -133,7 +133,7 @@ def hugging_face(
     config = transformers.ASTConfig(**fields, num_labels=527, attn_implementation="sdpa")
     model = transformers.ASTForAudioClassification(config).eval()
     model.load_state_dict(weights)
-    dtype = getattr(torch, peer_dtype(arguments, kind))
+    dtype = getattr(torch, compute_dtype(arguments, kind))
     model = model.to(kind, dtype)
     frontend = None
     if takes_waveforms(arguments, kind):
@@ -157,7 +157,7 @@ def hugging_face(
         results = [classify(to_device(clips)).clone() for _ in range(calls)]
         return fetch_all([result.cpu() for result in results])
 
-    return Contender(run, peer_label("SDPA", peer_dtype(arguments, kind), mode), peak)
+    return Contender(run, peer_label("SDPA", compute_dtype(arguments, kind), mode), peak)
 
 
 def torch_frontend(extractor: ASTFeatureExtractor, kind: str) -> Callable:
@@ -195,8 +195,8 @@ def takes_waveforms(arguments: argparse.Namespace, kind: str) -> bool:
     return (arguments.inputs or ("waveforms" if kind == "cuda" else "log-mels")) == "waveforms"
 
 
-def peer_dtype(arguments: argparse.Namespace, kind: str) -> str:
-    """What theirs computes in."""
+def compute_dtype(arguments: argparse.Namespace, kind: str) -> str:
+    """Returns the dtype of both models."""
     return arguments.dtype or default_dtype(kind)
 
 
@@ -220,7 +220,7 @@ def calls_in_flight(arguments: argparse.Namespace, kind: str) -> int:
 def labels(arguments: argparse.Namespace, kind: str) -> dict[str, str]:
     """Returns the labels by name."""
     mode = compile_modes(arguments, kind)[0]
-    return {"ours": "ours", "SDPA": peer_label("SDPA", peer_dtype(arguments, kind), mode)}
+    return {"ours": "ours", "SDPA": peer_label("SDPA", compute_dtype(arguments, kind), mode)}
 
 
 # ---- in the main process

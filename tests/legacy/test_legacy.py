@@ -21,11 +21,10 @@ from ast_jax.evaluation.checkpoints import evaluate_checkpoints
 from ast_jax.models.config import ASTConfig
 from ast_jax.training.loop import fit
 
-# Values that are computed again are not equal bit for bit: processors, versions of XLA and its
-# optimization levels fuse and order float32 sums differently. Parameters are of order 1, and
-# differ by 1.5e-8 between jax 0.10.2 and 0.12 after the steps that are left; another mask or
-# another order of clips makes 1e-5. Logits differ by 5e-7, as a norm over 8 values scales
-# differences up.
+# Recomputed values are not bit-identical: processors, versions of XLA and optimization levels fuse
+# and order float32 sums differently. Parameters are of order 1 and differ by 1.5e-8 between jax
+# 0.10.2 and 0.12 after the remaining steps; another mask or order of clips gives 1e-5. Logits
+# differ by 5e-7, as a norm over 8 values amplifies differences.
 TOLERANCE = 1e-6
 LOGITS_TOLERANCE = 5e-6
 
@@ -40,7 +39,7 @@ SIZE = {
 
 
 def interrupted() -> TrainConfig:
-    """The configuration of the interrupted run, see make.py."""
+    """Returns the configuration of the interrupted run, see make.py."""
     return TrainConfig(
         workdir="interrupted",
         model=ASTConfig(**SIZE, frequency_stride=16, time_stride=16),
@@ -67,7 +66,7 @@ def interrupted() -> TrainConfig:
 
 
 def finished() -> TrainConfig:
-    """The configuration of the finished run, see make.py."""
+    """Returns the configuration of the finished run, see make.py."""
     return TrainConfig(
         workdir="finished",
         init_from="checkpoint",
@@ -97,7 +96,7 @@ def finished() -> TrainConfig:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """The working directory with the archive extracted: paths in the runs are relative to it."""
+    """Extracts the archive and makes it the working directory, as paths in runs are relative."""
     with tarfile.open(Path(__file__).parent / "legacy.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     monkeypatch.chdir(tmp_path)
@@ -106,13 +105,13 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def expected(folder):
-    """What the earlier version computed from the files, by name."""
+    """Returns the results of the earlier version by name."""
     with np.load(folder / "expected.npz") as arrays:
         return dict(arrays)
 
 
 def params_of(checkpoint):
-    """A checkpoint's parameters by name."""
+    """Returns a checkpoint's parameters by name."""
     return traverse_util.flatten_dict(load_checkpoint(checkpoint).params, sep="/")
 
 

@@ -10,7 +10,7 @@ from tests.programs import equations
 
 
 def products(function, *arguments):
-    """The matrix products of a function's program."""
+    """Returns the matrix products of a function's program."""
     program = jax.make_jaxpr(function)(*arguments).jaxpr
     return [x for x, _ in equations(program) if x.primitive.name == "dot_general"]
 
