@@ -21,7 +21,7 @@ HALF = CONFIG.replace(dtype="bfloat16")
 
 
 class Device:
-    """A device of another platform than the tests'."""
+    """Returns a device of another platform."""
 
     def __init__(self, platform):
         self.platform = platform
@@ -34,7 +34,7 @@ def qkv():
 
 
 @pytest.mark.parametrize("tokens", [18, 19])
-def test_an_odd_number_of_tokens_is_padded_and_none_attends_to_that(qkv, tokens):
+def test_an_odd_number_of_tokens_is_padded_and_masked(qkv, tokens):
     def logits_and_gradients(function):
         def loss(*x):
             y = function(*x)
@@ -48,7 +48,7 @@ def test_an_odd_number_of_tokens_is_padded_and_none_attends_to_that(qkv, tokens)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
 
 
-def test_cudnn_is_never_given_an_odd_number_of_tokens(qkv, monkeypatch):
+def test_cudnn_never_gets_an_odd_number_of_tokens(qkv, monkeypatch):
     given = []
 
     def dot_product_attention(query, key, value, implementation, **options):
@@ -65,7 +65,7 @@ def test_cudnn_is_never_given_an_odd_number_of_tokens(qkv, monkeypatch):
 
 
 @pytest.mark.parametrize("implementation", ["cpu", "xla"])
-def test_attention_weights_are_those_the_output_is_made_with(qkv, implementation):
+def test_attention_weights_reproduce_the_output(qkv, implementation):
     query, key, value = qkv
     weights = attention.attention_weights(query, key)
     y = jnp.einsum("bhts,bshk->bthk", weights, value)
@@ -75,7 +75,7 @@ def test_attention_weights_are_those_the_output_is_made_with(qkv, implementation
 
 
 @pytest.mark.parametrize("implementation", ["cpu", "xla"])
-def test_no_implementation_keeps_the_weights_for_the_backward_pass(qkv, implementation):
+def test_no_implementation_saves_the_weights_for_the_backward_pass(qkv, implementation):
     def backward(*x):
         return jax.vjp(lambda *x: attention.attention(*x, implementation), *x)[1]
 
@@ -96,7 +96,7 @@ def test_no_implementation_keeps_the_weights_for_the_backward_pass(qkv, implemen
         ("gpu", {"dtype": "bfloat16", "hidden_size": 272}, "xla"),  # heads of width 136
     ],
 )
-def test_the_implementation_follows_from_the_programs_devices(platform, changes, expected):
+def test_the_implementation_depends_on_the_programs_devices(platform, changes, expected):
     config = CONFIG.replace(**changes)
     found = attention.resolve_attn_implementation(config, [Device(platform)] * 2)
     assert found == expected
@@ -111,12 +111,12 @@ def test_the_implementation_follows_from_the_programs_devices(platform, changes,
         (HALF.replace(hidden_size=40), "cudnn", "up to 128, not 20; use 'xla'"),
     ],
 )
-def test_an_implementation_that_cannot_be_used_is_refused(config, implementation, message):
+def test_an_unsupported_implementation_is_refused(config, implementation, message):
     with pytest.raises(InputError, match=message):
         graphdef(config, implementation)
 
 
-def test_a_model_attends_as_it_is_asked_to():
+def test_a_model_uses_the_given_implementation():
     params = init_params(CONFIG)
     models = {
         name: ASTForAudioClassification.from_params(CONFIG, params, name)

@@ -25,7 +25,7 @@ def make_layer(inputs, outputs):
     return layer
 
 
-def test_half_precision_is_multiplied_as_such_and_summed_in_float32():
+def test_half_precision_products_accumulate_in_float32():
     layer = make_layer(256, 8)
     layer.bias[...] = jnp.full(8, 1 / 3)
     x = jax.random.normal(jax.random.key(2), (32, 256))
@@ -39,7 +39,7 @@ def test_half_precision_is_multiplied_as_such_and_summed_in_float32():
 
 @pytest.mark.parametrize("tokens", [1, 31, 64])
 @pytest.mark.parametrize(("inputs", "outputs"), [(24, 96), (96, 24), (64, 64), (7, 5)])
-def test_gradients_in_half_precision_are_of_rounded_numbers(tokens, inputs, outputs):
+def test_half_precision_gradients_use_rounded_operands(tokens, inputs, outputs):
     layer = make_layer(inputs, outputs)
     x = jax.random.normal(jax.random.key(2), (tokens, inputs))
     dy = jax.random.normal(jax.random.key(3), (tokens, outputs))
@@ -65,7 +65,7 @@ def test_a_product_keeps_all_leading_axes():
     np.testing.assert_array_equal(layer(x), layer(x.reshape(6, 6)).reshape(2, 3, 4))
 
 
-def test_gelu_is_the_exact_one():
+def test_gelu_is_exact():
     x = jnp.linspace(-8, 8, 999)
     np.testing.assert_allclose(gelu(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
     assert gelu(x.astype(jnp.bfloat16)).dtype == jnp.float32

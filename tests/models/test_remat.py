@@ -20,11 +20,11 @@ CONFIG = ASTConfig(
 )
 PARAMS = init_params(CONFIG)
 CLIPS = jax.random.normal(jax.random.key(1), (2, 64, 32))
-LAYERS, TOKENS = CONFIG.num_hidden_layers - 1, CONFIG.num_tokens  # layers but the last
+LAYERS, TOKENS = CONFIG.num_hidden_layers - 1, CONFIG.num_tokens  # all layers except the last
 
 
 def saved(remat, implementation, config=CONFIG):
-    """The arrays that the forward pass hands on, those of all layers but the last as one."""
+    """Returns the residuals; those of all layers except the last are stacked."""
 
     def forward(params, x):
         model = graphdef(config, implementation)
@@ -34,16 +34,16 @@ def saved(remat, implementation, config=CONFIG):
 
 
 def of_tokens(arrays):
-    """Elements a token of each array that the loop's layers keep, and its dtype; not parameters."""
+    """Returns (elements per token, dtype) of the loop's residuals, without parameters."""
     tokens = LAYERS * len(CLIPS) * TOKENS
     kept = [x for x in arrays if x.shape[0] == LAYERS and TOKENS in x.shape[1:]]
     return sorted((x.size // tokens, x.dtype.name) for x in kept)
 
 
 @pytest.mark.parametrize("implementation", ["cpu", "xla"])
-def test_of_norms_and_activations_their_arguments_alone_are_kept(implementation):
+def test_norms_and_activations_save_only_their_arguments(implementation):
     width, hidden = CONFIG.hidden_size, CONFIG.intermediate_size
-    # The layer's input, attention's output and what it adds up to; the products in between.
+    # The layer's input, attention's output, the sum after it, and the products in between.
     expected = [width, width, width, hidden, 3 * width]
     if implementation == "cpu":
         arrays = saved("norms_and_activations", implementation)
@@ -54,7 +54,7 @@ def test_of_norms_and_activations_their_arguments_alone_are_kept(implementation)
     assert found == [(size, "float32") for size in sorted(expected)]
 
 
-def test_in_half_precision_the_residual_stream_alone_is_kept_in_float32():
+def test_only_the_residual_stream_is_saved_in_float32():
     config = CONFIG.replace(dtype="bfloat16")
     width, hidden = CONFIG.hidden_size, CONFIG.intermediate_size
     assert of_tokens(saved("norms_and_activations", "xla", config)) == [
@@ -67,13 +67,13 @@ def test_in_half_precision_the_residual_stream_alone_is_kept_in_float32():
 
 
 @pytest.mark.parametrize("implementation", ["cpu", "xla"])
-def test_of_everything_a_layers_input_alone_is_kept(implementation):
+def test_everything_saves_only_each_layers_input(implementation):
     found = of_tokens(saved("everything", implementation))
     assert found == [(CONFIG.hidden_size, "float32")]
 
 
 @pytest.mark.parametrize("implementation", ["cpu", "xla"])
-def test_each_policy_keeps_less_than_the_one_before(implementation):
+def test_each_policy_saves_less_than_the_previous_one(implementation):
     sizes = [sum(x.size for x in saved(remat, implementation)) for remat in REMAT]
     sizes = [size - sum(x.size for x in jax.tree.leaves(PARAMS)) for size in sizes]
     assert sizes[0] > 1.5 * sizes[1] > 1.5**2 * sizes[2]
