@@ -279,7 +279,7 @@ def main(argv: list[str]) -> None:
     """Checks that both agree, times them and prints a table."""
     arguments = parse(argv)
     device = run_in_process(describe, arguments.dtype, arguments.tiny)
-    dtype = arguments.dtype or default_dtype(device.kind)
+    dtype = compute_dtype(arguments, device.kind)
     config = ASTConfig().replace(**model_fields(arguments.size, arguments.tiny))
     flop = forward_flop(config)
     inputs = "waveforms" if takes_waveforms(arguments, device.kind) else "log-mels"
