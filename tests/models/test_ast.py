@@ -34,7 +34,7 @@ CONFIG = ASTConfig(
     num_mel_bins=32,
     num_labels=5,
 )
-PARAMS = jax.tree.map(lambda p: p * 3, init_params(CONFIG))  # attention that is not uniform
+PARAMS = jax.tree.map(lambda p: p * 3, init_params(CONFIG))  # makes attention less uniform
 CLIPS = jax.random.normal(jax.random.key(1), (2, 64, 32))
 
 
@@ -190,7 +190,7 @@ def logits_of(x, keep_indices=None):
 
 
 def whole(params, x):
-    """Logits by way of every token of every layer."""
+    """Computes the logits with all tokens in every layer."""
     model = nnx.merge(graphdef(CONFIG), params)
     return model.classifier(model.ast(x).pooler_output)
 
@@ -207,7 +207,7 @@ def with_gradients(function, clips=CLIPS):
 
 
 def assert_equal(found, expected):
-    """To 1e-5, of an array's largest value where that is more than 1."""
+    """Asserts equality to 1e-5, or to 1e-5 of an array's largest value if that exceeds 1."""
 
     def check(a, b):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(1, np.abs(b).max()))
@@ -219,9 +219,7 @@ def assert_equal(found, expected):
 @pytest.mark.parametrize(
     ("clips", "remat"), [(2, "norms_and_activations"), (2, "everything"), (1, "none")]
 )
-def test_gradients_in_half_precision_are_those_in_float32_but_for_its_rounding(
-    clips, remat, implementation
-):
+def test_half_precision_gradients_match_float32_up_to_rounding(clips, remat, implementation):
     kept = jnp.array([[0, 1, 3, 4, 7], [1, 2, 5, 6, 7]])[:clips]  # an odd number of tokens
 
     def gradients(dtype):
@@ -243,7 +241,7 @@ def test_gradients_in_half_precision_are_those_in_float32_but_for_its_rounding(
 
 @pytest.mark.parametrize("implementation", ["cpu", "xla"])
 @pytest.mark.parametrize("remat", REMAT)
-def test_logits_and_gradients_are_those_of_all_tokens_through_all_layers(remat, implementation):
+def test_logits_and_gradients_match_a_full_last_layer(remat, implementation):
     graph = graphdef(CONFIG, implementation)
     found = with_gradients(lambda p, x: nnx.merge(graph, p)(x, remat=remat))
     assert_equal(found, with_gradients(whole))
@@ -251,7 +249,7 @@ def test_logits_and_gradients_are_those_of_all_tokens_through_all_layers(remat, 
 
 @pytest.mark.parametrize("clips", [1, 2])
 @pytest.mark.parametrize("remat", REMAT)
-def test_all_layers_but_the_last_are_one_loop(clips, remat):
+def test_all_layers_except_the_last_are_one_loop(clips, remat):
     def training(params, x):
         return nnx.merge(graphdef(CONFIG), params)(x, remat=remat)
 
@@ -263,14 +261,14 @@ def test_all_layers_but_the_last_are_one_loop(clips, remat):
 
 @pytest.mark.parametrize("num_output_tokens", [1, 2, 5])
 @pytest.mark.parametrize("implementation", ["cpu", "xla"])
-def test_the_first_tokens_alone_are_those_of_all(num_output_tokens, implementation):
+def test_num_output_tokens_returns_the_first_tokens(num_output_tokens, implementation):
     model = nnx.merge(graphdef(CONFIG, implementation), PARAMS)
     encoder, x = model.ast.encoder, model.ast.embeddings(CLIPS)
     expected = encoder(x)[:, :num_output_tokens]
     np.testing.assert_allclose(encoder(x, num_output_tokens), expected, atol=1e-5)
 
 
-def test_one_layer_alone_is_the_last():
+def test_a_single_layer_is_the_last_layer():
     config = CONFIG.replace(num_hidden_layers=1)
 
     @jax.jit
@@ -281,13 +279,13 @@ def test_one_layer_alone_is_the_last():
     np.testing.assert_allclose(*both(init_params(config), CLIPS), atol=1e-5)
 
 
-def test_all_patches_kept_is_no_patchout():
-    everyone = jnp.tile(jnp.arange(8), (2, 1))
-    np.testing.assert_allclose(logits_of(CLIPS, everyone), logits_of(CLIPS), atol=1e-6)
+def test_keeping_all_patches_equals_no_patchout():
+    all_patches = jnp.tile(jnp.arange(8), (2, 1))
+    np.testing.assert_allclose(logits_of(CLIPS, all_patches), logits_of(CLIPS), atol=1e-6)
 
 
-def test_patches_left_out_count_for_nothing_and_the_others_keep_their_positions():
-    # The patches do not overlap, so that a clip's other samples can be anything.
+def test_dropped_patches_have_no_effect_and_others_keep_their_positions():
+    # The patches do not overlap, so each value belongs to one patch.
     keys = jax.random.split(jax.random.key(2), 2)
     kept = jax.vmap(lambda key: sample_patchout(key, CONFIG.grid, 1, 2))(keys)
     assert kept.shape == (2, 2)
@@ -302,4 +300,4 @@ def test_patches_left_out_count_for_nothing_and_the_others_keep_their_positions(
     assert np.abs(logits_of(touched, kept) - logits).max(axis=1).min() > 1e-3
     assert (
         np.abs(logits_of(CLIPS, kept[:, ::-1]) - logits).max() < 1e-5
-    )  # by position, not by order
+    )  # positions matter, not the order

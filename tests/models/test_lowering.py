@@ -1,4 +1,4 @@
-"""The model's program for another platform than this machine's, traced and lowered here."""
+"""Lowers the model for GPUs and TPUs on a machine without them."""
 
 import re
 
@@ -30,7 +30,7 @@ FORWARD, BACKWARD = "__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"
 
 @pytest.fixture(autouse=True)
 def no_backend(monkeypatch):
-    """Nothing asks for the backend of this machine, and JAX takes cuDNN to be there."""
+    """Makes the default backend unusable, and pretends that cuDNN is installed."""
 
     def default_backend():
         raise AssertionError("the program asks for the host's backend")
@@ -62,7 +62,7 @@ class Device:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_step_for_tpus_is_made_on_any_host(dtype):
+def test_a_step_for_tpus_lowers_on_any_host(dtype):
     config = CONFIG.replace(dtype=dtype)
     step = jax.value_and_grad(loss(resolve_attn_implementation(config, [Device()]), config=config))
     assert calls(lowered(step, "tpu", config)) == []
@@ -71,19 +71,19 @@ def test_a_step_for_tpus_is_made_on_any_host(dtype):
 @pytest.mark.parametrize(
     ("remat", "forward"), [("none", 1), ("norms_and_activations", 1), ("everything", 2)]
 )
-def test_cudnn_attends_forward_and_backward_and_no_weights_are_written(remat, forward):
+def test_attention_runs_in_cudnn_without_storing_weights(remat, forward):
     text = lowered(jax.value_and_grad(loss("cudnn", remat)), "cuda")
-    # The layers are one loop, and the last asks for two tokens only, of XLA.
+    # The layers are one loop; XLA computes the last layer's two tokens.
     assert calls(text) == [FORWARD] * forward + [BACKWARD]
     assert f"{CONFIG.num_tokens}x{CONFIG.num_tokens}x" not in text
 
 
-def test_cudnn_infers_too():
+def test_inference_uses_cudnn():
     assert calls(lowered(loss("cudnn", "none"), "cuda")) == [FORWARD]
 
 
 @pytest.mark.parametrize("implementation", ["cudnn", "xla", "cpu"])
-def test_every_product_of_the_bfloat16_step_is_of_bfloat16_but_the_classifiers(implementation):
+def test_all_products_of_the_bfloat16_step_are_bfloat16_except_the_classifiers(implementation):
     step = traced(jax.value_and_grad(loss(implementation)))
     products = [
         [operand.aval for operand in equation.invars]
@@ -97,6 +97,6 @@ def test_every_product_of_the_bfloat16_step_is_of_bfloat16_but_the_classifiers(i
     ]
     of_labels = [shapes for shapes in full if any(CONFIG.num_labels in x for x in shapes)]
     assert len(of_labels) == 3
-    # JAX's own attention, for two queries of the last layer at least, has float32 gradients of its
-    # weights.
+    # JAX's own attention, used at least for the two queries of the last layer, has float32 gradients
+    # of its weights.
     assert len(full) == 3 + (4 if implementation == "xla" else 2)
