@@ -97,6 +97,6 @@ def test_all_products_of_the_bfloat16_step_are_bfloat16_except_the_classifiers(i
     ]
     of_labels = [shapes for shapes in full if any(CONFIG.num_labels in x for x in shapes)]
     assert len(of_labels) == 3
-    # JAX's own attention, used at least for the two queries of the last layer, has float32 gradients
-    # of its weights.
+    # JAX's own attention, used at least for the two queries of the last layer, has float32
+    # gradients of its weights.
     assert len(full) == 3 + (4 if implementation == "xla" else 2)
