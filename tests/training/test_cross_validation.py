@@ -270,7 +270,7 @@ def test_a_folder_of_something_else_is_refused_before_anything_is_trained(
         cross_validate(small(tmp_path / "file", esc))
     (tmp_path / "other" / "fold4").mkdir(parents=True)
     (tmp_path / "other" / "fold4" / "mine.txt").write_text("")
-    with pytest.raises(InputError, match=r"fold4: exists and is no run of ours"):
+    with pytest.raises(InputError, match=r"fold4: exists and is not a run of ast_jax"):
         cross_validate(small(tmp_path / "other", esc))
 
 
@@ -301,7 +301,7 @@ def test_train_py_runs_all_folds_for_fold_0(finished, esc, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("finished before") == 5
+    assert done.stdout.count("already finished") == 5
     found = finished[1]
     for file in ("folds.json", "folds.csv"):
         assert (workdir / file).read_text() == (finished[0] / file).read_text()
