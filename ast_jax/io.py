@@ -83,7 +83,8 @@ def atomic_write(path: Path, *, replace: bool = False) -> Iterator[Path]:
                 parent.rmdir()
         if isinstance(error, OSError):
             raise InputError(
-                f"{path}: cannot be written ({error.strerror or error}); choose another output"
+                f"{path}: cannot be written ({error.strerror or error}); free some space or choose "
+                f"another output"
             ) from None
         raise
 

@@ -43,7 +43,9 @@ class Checkpoint(NamedTuple):
     params: dict[str, Any]
 
 
-def describe(config: ASTConfig, feature_extractor: ASTFeatureExtractor) -> dict[str, Any]:
+def checkpoint_description(
+    config: ASTConfig, feature_extractor: ASTFeatureExtractor
+) -> dict[str, Any]:
     """Returns the content of a checkpoint's config.json."""
     return {"model": config.to_dict(), "feature_extractor": feature_extractor.to_dict()}
 
@@ -70,7 +72,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         config=ocp.JsonCheckpointHandler(filename=CONFIG_FILE, multiprocessing_options=alone),
         params=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
     )
-    description = describe(checkpoint.config, checkpoint.feature_extractor)
+    description = checkpoint_description(checkpoint.config, checkpoint.feature_extractor)
     checkpointer = ocp.Checkpointer(handler, multiprocessing_options=alone)
     with atomic_write(Path(path).absolute()) as temporary, checkpointer:
         try:

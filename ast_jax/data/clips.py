@@ -76,7 +76,7 @@ class DataSet(NamedTuple):
     digest: str = ""
 
 
-def classes_without(data: DataSet) -> list[str]:
+def rare_class_notes(data: DataSet) -> list[str]:
     """Returns a sentence about the classes with no clip or one clip, per split and number."""
     sentences = []
     for side, clips in (("to train on", data.train), ("held out", data.evaluation)):

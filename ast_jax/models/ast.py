@@ -28,6 +28,7 @@ from ast_jax.models.remat import keep, rematerialize
 
 NUM_PREFIX_TOKENS = 2  # tokens before the patches: class and distillation
 
+Params = dict[str, Any]  # nested, of arrays
 InputValues = Float[Array | np.ndarray, "batch frames mel_bins"]
 KeepIndices = Int[Array | np.ndarray, "batch kept"]
 

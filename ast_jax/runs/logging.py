@@ -18,6 +18,7 @@ import jax
 from ast_jax.errors import InputError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+FLUSH_SECONDS = 30  # a flush waits for the disk
 GIT_SECONDS = 5  # timeout, for checkouts on slow disks
 
 
@@ -67,8 +68,8 @@ def git_state(file: Path) -> tuple[str | None, bool | None]:
 class ScalarWriter:
     """Writes scalars for TensorBoard to a folder, one event file per writer.
 
-    Every call writes to the disk before it returns: tensorboardX's `SummaryWriter` writes in a
-    thread, whose errors a caller does not see.
+    It writes in the caller's thread: errors in the thread of tensorboardX's `SummaryWriter` do not
+    reach the caller.
     """
 
     def __init__(self, folder: str | Path):
@@ -80,6 +81,7 @@ class ScalarWriter:
         with self._one_sentence():
             self._folder.mkdir(parents=True, exist_ok=True)
             self._writer = EventsWriter(str(self._folder / "events"), suffix)
+        self._flush_at = time.monotonic() + FLUSH_SECONDS
 
     def write(self, step: int, scalars: Mapping[str, float | None]) -> None:
         """Adds values by name at a step; None and non-finite values are omitted.
@@ -95,7 +97,9 @@ class ScalarWriter:
                 if value is not None and math.isfinite(value):
                     event = Event(wall_time=time.time(), step=step, summary=scalar(name, value))
                     self._writer.write_event(event)
-            self._writer.flush()
+            if time.monotonic() > self._flush_at:
+                self._writer.flush()
+                self._flush_at = time.monotonic() + FLUSH_SECONDS
 
     def close(self) -> None:
         """Closes the event file."""

@@ -1,7 +1,6 @@
 """The progress bar of a run."""
 
 import time
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -30,7 +29,6 @@ class EpochBar:
             transient=True,
             disable=not console.is_terminal or console.quiet,
         )
-        self.clips, self.waited, self.started = 0, 0.0, time.perf_counter()
 
     def start(self, epoch: int, step: int, steps: int) -> None:
         """Starts the bar of an epoch of so many steps, of which `step` are done."""
@@ -80,10 +78,5 @@ class EpochBar:
         self.progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.progress.stop()

@@ -38,8 +38,8 @@ from ast_jax.runs.logging import describe_run
 RUN_FILE = "run.json"
 SESSIONS_FILE = "sessions.json"
 
-# Fields that may change when a run resumes.
-IRRELEVANT = (
+# No result depends on these, on `remat` only by rounding; a resumed run may change them.
+MAY_CHANGE = (
     "workdir",
     "checkpoint_every_steps",
     "max_to_keep",
@@ -137,17 +137,17 @@ def _broadcast(flag: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.int32(flag)))
 
 
-def _remove(places: Iterable[Path]) -> None:
-    for place in list(places):
-        if place.is_dir():
-            shutil.rmtree(place)
+def _remove(paths: Iterable[Path]) -> None:
+    for path in list(paths):
+        if path.is_dir():
+            shutil.rmtree(path)
         else:
-            place.unlink()
+            path.unlink()
 
 
 def _empty(folder: Path) -> None:
     """Empties a folder, to which threads of an interrupted save may still write."""
-    wait_for_writers(folder)
+    wait_for_writers(folder / "checkpoints")
     for left in reversed(range(20)):
         try:
             return _remove(folder.iterdir())
@@ -211,8 +211,7 @@ def describe_data(data: DataSet) -> dict[str, Any]:
 def _fields(config: TrainConfig) -> dict[str, Any]:
     """Returns the fields that identify a run, as JSON returns them."""
     fields = config.to_dict()
-    # No result depends on these, on `remat` only by rounding.
-    for name in IRRELEVANT:
+    for name in MAY_CHANGE:
         del fields[name]
     del fields["data"]["workers"]
     return json.loads(json.dumps(fields))

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -21,8 +20,8 @@ from ast_jax.training.step import TrainState
 PARTS = ("params", "opt_state", "ema", "average")  # fields of `TrainState` saved as items
 
 
-class Progress(NamedTuple):
-    """What a run accumulates between two evaluations, beside its state.
+class RunningLoss(NamedTuple):
+    """Losses and skipped steps, accumulated between two evaluations.
 
     Attributes:
         loss_sum: sum of the training losses since the last evaluation.
@@ -40,7 +39,7 @@ class Progress(NamedTuple):
         return self.loss_sum / self.loss_steps if self.loss_steps else None
 
     def with_loss(self, loss: float) -> Self:
-        """Returns the progress after another step."""
+        """Returns the sums after another step."""
         return self._replace(loss_sum=self.loss_sum + loss, loss_steps=self.loss_steps + 1)
 
 
@@ -78,7 +77,7 @@ class RunCheckpoints:
             handler_registry=handlers,
         )
 
-    def save(self, step: int, state: TrainState, progress: Progress) -> None:
+    def save(self, step: int, state: TrainState, running_loss: RunningLoss) -> None:
         """Copies the state's arrays and writes a checkpoint in the background.
 
         `step` is the state's number of steps, known without waiting for the devices.
@@ -92,7 +91,7 @@ class RunCheckpoints:
                 step,
                 args=ocp.args.Composite(
                     config=ocp.args.JsonSave(self.description),
-                    progress=ocp.args.JsonSave(progress._asdict()),
+                    progress=ocp.args.JsonSave(running_loss._asdict()),
                     **{
                         name: ocp.args.StandardSave(part)
                         for name, part in parts.items()
@@ -103,7 +102,7 @@ class RunCheckpoints:
         except (OSError, ValueError) as error:  # ValueError: TensorStore, even for a full disk
             raise self._unwritten(error) from None
 
-    def restore(self, start: TrainState, step: int | None = None) -> tuple[TrainState, Progress]:
+    def restore(self, start: TrainState, step: int | None = None) -> tuple[TrainState, RunningLoss]:
         """Restores a checkpoint, by default the newest, with the shardings of `start`.
 
         Returns `start` if there is none.
@@ -114,7 +113,7 @@ class RunCheckpoints:
         newest = self.manager.latest_step()
         step = newest if step is None else step
         if step is None:
-            return start, Progress()
+            return start, RunningLoss()
         folder = self.folder / str(step)
         wanted = {name: getattr(start, name) for name in PARTS}
         wanted = {name: part for name, part in wanted.items() if part is not None}
@@ -131,7 +130,7 @@ class RunCheckpoints:
                     },
                 ),
             )
-            progress = Progress(**restored.progress)
+            running_loss = RunningLoss(**restored.progress)
         except Exception as error:  # many types, see `load_checkpoint`
             if step == newest:
                 hint = (
@@ -146,7 +145,7 @@ class RunCheckpoints:
             ) from None
         count = jax.device_put(jnp.asarray(step, jnp.int32), start.step.sharding)
         state = start._replace(step=count, **{name: restored[name] for name in wanted})
-        return state, progress
+        return state, running_loss
 
     def newest(self) -> Path | None:
         """Returns the folder of the newest complete checkpoint."""
@@ -179,12 +178,7 @@ class RunCheckpoints:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             self.wait()
         finally:

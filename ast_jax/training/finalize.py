@@ -4,11 +4,10 @@ import jax
 import numpy as np
 
 from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
-from ast_jax.data.clips import Clips
 from ast_jax.data.synthetic import write_unseen
 from ast_jax.evaluation.metrics import Metrics
 from ast_jax.runs.history import History, describe_metrics, print_table
-from ast_jax.runs.results import write_results
+from ast_jax.runs.results import write_run_results
 from ast_jax.training.held_out import predict_clips, score
 from ast_jax.training.setup import Run
 from ast_jax.training.step import Params
@@ -26,39 +25,26 @@ def finalize(run: Run, params: Params, history: History, logits: np.ndarray | No
     Returns:
         The metrics of the test clips, or of the held-out clips where there are none.
     """
-    held_out, test = run.data.evaluation, run.data.test
-    if logits is None:
-        logits = predict_clips(run, params, held_out)
-    metrics = score(run, logits, held_out)
-    test_logits = None if test is None else predict_clips(run, params, test)
     first = jax.process_index() == 0
+    parts = [("", "held out", run.data.evaluation, logits)]
+    if run.data.test is not None:
+        parts.append(("test", "test", run.data.test, None))
     if first:
-        write_evaluation(run, "", metrics, logits, held_out)
+        print_table(run.console, history)
+    for folder, name, clips, known_logits in parts:
+        logits = predict_clips(run, params, clips) if known_logits is None else known_logits
+        metrics = score(run, logits, clips)
+        if first:
+            targets = clips.all_targets()
+            write_run_results(run.workdir / folder, run.data.labels, metrics, logits, targets)
+            run.console.print(f"the result, {name}: {describe_metrics(metrics._asdict())}")
+    if first:
         if not (run.workdir / "model").exists():
             params = jax.tree.map(np.asarray, params)
-            model = Checkpoint(run.start.config, run.start.feature_extractor, params)
+            model = Checkpoint(run.initial.config, run.initial.feature_extractor, params)
             save_checkpoint(run.workdir / "model", model)
-        print_table(run.console, history)
-        run.console.print(f"the result, held out: {describe_metrics(metrics._asdict())}")
-    if test is not None and test_logits is not None:
-        metrics = score(run, test_logits, test)
-        if first:
-            write_evaluation(run, "test", metrics, test_logits, test)
-            run.console.print(f"the result, test: {describe_metrics(metrics._asdict())}")
-    if first:
         print_next_command(run)
     return metrics
-
-
-def write_evaluation(
-    run: Run, folder: str, metrics: Metrics, logits: np.ndarray, clips: Clips
-) -> None:
-    """Writes the files of an evaluation to a folder of the run."""
-    place = run.workdir / folder
-    place.mkdir(exist_ok=True)
-    targets = clips.all_targets()
-    single_label = bool(((targets > 0).sum(axis=1) == 1).all())
-    write_results(place, run.data.labels, metrics, logits, targets, confusion=single_label)
 
 
 def print_next_command(run: Run) -> None:

@@ -18,7 +18,6 @@ from ast_jax.io import atomic_write
 from ast_jax.losses import LOSSES, probabilities
 from ast_jax.runs.history import History, describe_metrics, write_history
 from ast_jax.training.metrics_log import MetricsLog
-from ast_jax.training.preemption import PreemptionHandler
 from ast_jax.training.setup import Run
 from ast_jax.training.step import Params, TrainState
 
@@ -29,9 +28,17 @@ def evaluate_epoch(
     state: TrainState,
     history: History,
     log: MetricsLog,
-    preemption: PreemptionHandler,
+    stop: Callable[[], bool],
 ) -> np.ndarray:
     """Evaluates after `step` steps, and appends a row to the history.
+
+    Args:
+        run: the run.
+        step: the number of steps taken, which ends an epoch.
+        state: after that step.
+        history: of the earlier evaluations.
+        log: has the training loss and speed of the epoch.
+        stop: whether the run was asked to stop; called before each batch.
 
     Returns:
         The logits (clips, classes) of the held-out clips.
@@ -41,13 +48,9 @@ def evaluate_epoch(
         KeyboardInterrupt: the run was asked to stop.
     """
     epoch = step // run.length.steps_per_epoch
-
-    def stop() -> bool:
-        return run.parallel.any_process(preemption.requested)
-
     logits = predict_clips(run, state.eval_params, run.data.evaluation, stop)
     metrics = score(run, logits, run.data.evaluation)
-    row = {"epoch": epoch, "training_loss": log.progress.mean_loss} | metrics._asdict()
+    row = {"epoch": epoch, "training_loss": log.running_loss.mean_loss} | metrics._asdict()
     if run.config.cumulative:
         row |= score_cumulative(run, epoch, history, logits)
     history.append(row)
@@ -72,10 +75,12 @@ def predict_clips(
         KeyboardInterrupt: `stop`, called before each batch, returns True.
     """
     batches = run.evaluation_batches(clips)
-    with closing(stream(batches, range(len(batches)), run.config.data.workers)) as made:
+    with closing(
+        stream(batches, range(len(batches)), run.config.data.workers)
+    ) as stream_of_batches:
 
         def until_stopped() -> Iterator[Batch]:
-            for batch in made:
+            for batch in stream_of_batches:
                 if stop():
                     raise KeyboardInterrupt
                 yield batch
@@ -112,7 +117,7 @@ def score_cumulative(
     if jax.process_index():
         return {}
     folder = run.workdir / "predictions"
-    predictions = probabilities(run.start.config.problem_type, logits)
+    predictions = probabilities(run.initial.config.problem_type, logits)
     file = folder / f"epoch-{epoch}.npy"
     with atomic_write(file, replace=True) as temporary, temporary.open("wb") as out:
         np.save(out, predictions)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 
 import jax
@@ -10,13 +10,15 @@ import numpy as np
 from rich.console import Console
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
-from ast_jax.checkpoint.format import describe
+from ast_jax.checkpoint.format import checkpoint_description
 from ast_jax.config import TrainConfig
-from ast_jax.data.clips import DataSet, classes_without
+from ast_jax.data.clips import DataSet
 from ast_jax.data.loader import stream
 from ast_jax.data.training_data import load_data
 from ast_jax.evaluation.metrics import Metrics
 from ast_jax.runs.history import History, best_epoch, read_history
+from ast_jax.runs.logging import ScalarWriter
+from ast_jax.runs.progress import EpochBar
 from ast_jax.runs.workdir import acquire_workdir, check_data, open_workdir
 from ast_jax.sharding import DataParallel
 from ast_jax.training.checkpointing import RunCheckpoints
@@ -30,6 +32,7 @@ from ast_jax.training.setup import (
     evaluation_batches,
     initial_checkpoint,
     make_extractor,
+    print_overview,
     run_length,
     train_batches,
 )
@@ -63,7 +66,7 @@ def fit(
     """
     run, state = set_up(config, data, devices)
     print_overview(run)
-    extractor = run.start.feature_extractor
+    extractor = run.initial.feature_extractor
     with acquire_workdir(run.workdir, run.saved_run, config, run.data, extractor):
         return train(run, state)
 
@@ -73,15 +76,9 @@ def set_up(
     data: DataSet | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> tuple[Run, TrainState]:
-    """Loads the data, builds the model and the step; returns the run and its initial state.
+    """Loads the data and builds the model and the step; returns the run and its initial state.
 
-    Args:
-        config: the experiment.
-        data: see `fit`.
-        devices: see `fit`.
-
-    Raises:
-        InputError: as `fit`.
+    Arguments and errors are those of `fit`.
     """
     config.validate()
     parallel = DataParallel(config.parallel, devices)
@@ -96,14 +93,14 @@ def set_up(
         check_data(workdir, saved_run, data)
         extractor = ASTFeatureExtractor.from_dict(saved_run["feature_extractor"], str(workdir))
 
-    start = initial_checkpoint(config, data, extractor)
-    functions, state = build_step_functions(config, start, parallel, length)
+    initial = initial_checkpoint(config, data, extractor)
+    functions, state = build_step_functions(config, initial, parallel, length)
     run = Run(
         config=config,
         workdir=workdir,
         saved_run=saved_run,
         data=data,
-        start=start,
+        initial=initial,
         parallel=parallel,
         length=length,
         functions=functions,
@@ -118,31 +115,40 @@ def set_up(
 
 def train(run: Run, state: TrainState) -> Metrics:
     """Takes the remaining steps from the newest checkpoint, or from `state`; writes the result."""
-    config, (steps_per_epoch, num_steps) = run.config, run.length
+    config = run.config
+    steps_per_epoch, num_steps = run.length
     history: History = []
     with (
         RunCheckpoints(
             run.workdir / "checkpoints",
-            describe(run.start.config, run.start.feature_extractor),
+            checkpoint_description(run.initial.config, run.initial.feature_extractor),
             config.max_to_keep,
             best_step=lambda: best_step(run, history),
         ) as checkpoints,
         PreemptionHandler() as preemption,
-        MetricsLog(run, checkpoints) as log,
+        nullcontext()
+        if jax.process_index()
+        else ScalarWriter(run.workdir / "tensorboard") as scalars,
+        EpochBar(run.console, config.num_epochs) as bar,
         profiler(run) as trace,
     ):
-        initial = state
-        state, log.progress = checkpoints.restore(initial)
+
+        def stop() -> bool:
+            return run.parallel.any_process(preemption.requested)
+
+        log = MetricsLog(run, checkpoints, bar, scalars)
+        start_state = state
+        state, log.running_loss = checkpoints.restore(start_state)
         first = int(state.step)
         history += read_history(run.workdir, first, steps_per_epoch)
         if first:
-            jax.tree.map(lambda array: array.delete(), initial)  # the memory of a second state
+            jax.tree.map(lambda array: array.delete(), start_state)  # the memory of a second state
             what = "finished" if first == num_steps else "resuming"
             run.console.print(f"{what} after step {first} of {num_steps}")
         logits = None
         if is_evaluation_due(run, first) and not is_evaluated(run, first, history):
             # The run was interrupted between its checkpoint and its evaluation.
-            logits = evaluate_epoch(run, first, state, history, log, preemption)
+            logits = evaluate_epoch(run, first, state, history, log, stop)
         elif is_evaluated(run, first, history):
             log.reset_loss()  # which is in the history
 
@@ -152,7 +158,7 @@ def train(run: Run, state: TrainState) -> Metrics:
                 epoch, step_in_epoch = divmod(step, steps_per_epoch)
                 if step == first or step_in_epoch == 0:
                     log.start_epoch(epoch, step_in_epoch)
-                trace(step - first)
+                trace(step - first, state)
                 began = time.perf_counter()
                 batch = next(batches)
                 log.add_wait(time.perf_counter() - began)
@@ -164,40 +170,19 @@ def train(run: Run, state: TrainState) -> Metrics:
                     log.end_epoch()
                     state = average_epoch(run, epoch + 1, state)
                 evaluate = is_evaluation_due(run, done)
-                stop = is_stop_requested(run, done, preemption)
-                if evaluate or stop or is_checkpoint_due(run, done):
+                stopping = is_stop_requested(done, stop)
+                if evaluate or stopping or is_checkpoint_due(run, done):
                     log.flush()
-                    checkpoints.save(done, run.parallel.to_global(state), log.progress)
-                if stop:
+                    checkpoints.save(done, run.parallel.to_global(state), log.running_loss)
+                if stopping:
                     raise KeyboardInterrupt
                 if evaluate:
-                    logits = evaluate_epoch(run, done, state, history, log, preemption)
+                    logits = evaluate_epoch(run, done, state, history, log, stop)
 
         params = final_params(run, state, history, checkpoints)
-        if run.parallel.any_process(preemption.requested):
+        if stop():
             raise KeyboardInterrupt
     return finalize(run, params, history, logits if config.final_params == "last" else None)
-
-
-def print_overview(run: Run) -> None:
-    """Prints the size of the data, the parameters by module, and the devices."""
-    data, params = run.data, run.start.params
-    modules = params["ast"] | {"classifier": params["classifier"]}
-    counts = {name: parameter_count(module) for name, module in modules.items()}
-    run.console.print(
-        f"{len(data.train.waveforms)} clips to train on, {len(data.evaluation.waveforms)} held "
-        f"out, {len(data.labels)} classes; {sum(counts.values()):,} parameters "
-        f"({', '.join(f'{name} {count:,}' for name, count in counts.items())}); "
-        f"{run.start.config.num_tokens} tokens; devices: {len(run.parallel.devices)} "
-        f"{run.parallel.devices[0].platform}"
-    )
-    for line in classes_without(data):
-        run.console.print(f"note: {line}")
-
-
-def parameter_count(params: Params) -> int:
-    """Returns the number of scalars in the parameters."""
-    return int(sum(np.prod(array.shape) for array in jax.tree.leaves(params)))
 
 
 def is_evaluation_due(run: Run, step: int) -> bool:
@@ -218,14 +203,12 @@ def is_checkpoint_due(run: Run, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def is_stop_requested(run: Run, step: int, preemption: PreemptionHandler) -> bool:
+def is_stop_requested(step: int, stop: Callable[[], bool]) -> bool:
     """Returns whether any process was asked to stop; all get the same answer at a step.
 
     In a pod the question is a collective that waits for the step, so it is asked now and then.
     """
-    if jax.process_count() > 1 and step % POLL_STEPS:
-        return False
-    return run.parallel.any_process(preemption.requested)
+    return (jax.process_count() == 1 or step % POLL_STEPS == 0) and stop()
 
 
 def average_epoch(run: Run, epoch: int, state: TrainState) -> TrainState:
@@ -259,27 +242,26 @@ def final_params(
 
 
 @contextmanager
-def profiler(run: Run) -> Iterator[Callable[[int], None]]:
+def profiler(run: Run) -> Iterator[Callable[[int, TrainState], None]]:
     """Yields a function to call before each step, which traces `profile_steps` of them.
 
-    The first two steps are left out, as they compile.
+    The first step, which compiles, and the second, which may, are left out.
     """
     active = False
 
-    def before_step(steps_taken: int) -> None:
+    def before_step(steps_taken: int, state: TrainState) -> None:
         nonlocal active
         if steps_taken == 2:
             jax.profiler.start_trace(run.workdir / "profile")
             active = True
         elif active and steps_taken == 2 + run.config.profile_steps:
+            jax.block_until_ready(state.step)  # or the last step's end is missing
             jax.profiler.stop_trace()
             active = False
 
     try:
         yield (
-            before_step
-            if run.config.profile_steps and not jax.process_index()
-            else lambda steps_taken: None
+            before_step if run.config.profile_steps and not jax.process_index() else lambda *_: None
         )
     finally:
         if active:

@@ -1,42 +1,38 @@
 """The metrics of the training steps: read late, summed, checked and logged."""
 
 import math
-from contextlib import ExitStack
-from typing import Self
-
-import jax
 
 from ast_jax.errors import InputError
 from ast_jax.runs.logging import ScalarWriter
 from ast_jax.runs.progress import EpochBar
-from ast_jax.training.checkpointing import Progress, RunCheckpoints
+from ast_jax.training.checkpointing import RunCheckpoints, RunningLoss
 from ast_jax.training.setup import Run
 from ast_jax.training.step import StepMetrics
 
 LOG_EVERY = 10  # steps, for TensorBoard
 
 
-class MetricsLog(ExitStack):
+class MetricsLog:
     """Reads each step's metrics after the next step has started, so that devices never wait.
 
+    Args:
+        run: the run.
+        checkpoints: of the run.
+        bar: shows the metrics.
+        scalars: writes them for TensorBoard; None in other processes than the first.
+
     Attributes:
-        progress: the losses since the last evaluation, and the steps skipped so far.
+        running_loss: the losses since the last evaluation, and the steps skipped so far.
         speed: clips/s and share of time waiting for data of the last epoch, or None.
     """
 
-    def __init__(self, run: Run, checkpoints: RunCheckpoints):
-        super().__init__()
-        self.progress = Progress()
+    def __init__(
+        self, run: Run, checkpoints: RunCheckpoints, bar: EpochBar, scalars: ScalarWriter | None
+    ):
+        self.running_loss = RunningLoss()
         self.speed: tuple[float, float] | None = None
-        self._run, self._checkpoints = run, checkpoints
+        self._run, self._checkpoints, self._bar, self._scalars = run, checkpoints, bar, scalars
         self._unread: tuple[int, StepMetrics] | None = None
-        self._scalars: ScalarWriter | None = None
-
-    def __enter__(self) -> Self:
-        self._bar = self.enter_context(EpochBar(self._run.console, self._run.config.num_epochs))
-        if jax.process_index() == 0:
-            self._scalars = self.enter_context(ScalarWriter(self._run.workdir / "tensorboard"))
-        return self
 
     def start_epoch(self, epoch: int, step_in_epoch: int) -> None:
         """Starts the progress bar of an epoch, counted from 0."""
@@ -66,9 +62,9 @@ class MetricsLog(ExitStack):
         (step, metrics), self._unread = self._unread, None
         loss, grad_norm, learning_rate = (float(value) for value in metrics)
         if math.isfinite(loss) and math.isfinite(grad_norm):
-            self.progress = self.progress.with_loss(loss)
+            self.running_loss = self.running_loss.with_loss(loss)
         else:
-            self.progress = self.progress._replace(skipped=self.progress.skipped + 1)
+            self.running_loss = self.running_loss._replace(skipped=self.running_loss.skipped + 1)
             self._report_nonfinite(step, "gradient" if math.isfinite(loss) else "loss")
         self._bar.step(loss, learning_rate, self._run.config.batch_size)
         if self._scalars and step % LOG_EVERY == 0:
@@ -90,16 +86,16 @@ class MetricsLog(ExitStack):
 
     def reset_loss(self) -> None:
         """Starts a new mean of the training loss."""
-        self.progress = Progress(skipped=self.progress.skipped)
+        self.running_loss = RunningLoss(skipped=self.running_loss.skipped)
 
     def write_scalars(self, step: int, scalars: dict[str, float | None]) -> None:
-        """Writes scalars for TensorBoard, in the first process."""
+        """Writes scalars for TensorBoard."""
         if self._scalars:
             self._scalars.write(step, scalars)
 
     def _report_nonfinite(self, step: int, what: str) -> None:
         """Names the clips of a skipped step; raises `InputError` if it is one too many."""
-        run, skipped = self._run, self.progress.skipped
+        run, skipped = self._run, self.running_loss.skipped
         names = [str(run.data.train.names[i]) for i in run.train_batches.indices(step)]
         clips = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         message = f"step {step}: the {what} is not finite, on the clips {clips}"

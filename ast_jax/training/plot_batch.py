@@ -33,16 +33,13 @@ def plot_batch(config: TrainConfig, file: Path, step: int = 0) -> None:
     check_clips(config, len(data.train.waveforms))
     extractor = make_extractor(config, data)
     batch = train_batches(config, data.train, extractor)(step)
-    plain = jax.jit(partial(batch_input_values, extractor=extractor))(
-        {name: batch[name] for name in batch.keys() - {"targets"}}
-    )
+    plain = jax.jit(partial(batch_input_values, extractor=extractor))(batch)
     key = jax.random.fold_in(jax.random.key(config.seed), step)
     keys = clip_keys(key, 0, config.batch_size)
-    fill = -extractor.mean / (2 * extractor.std)  # of padding and masks
-    augmented = make_augment(config.augment, fill)(keys, plain)
+    augmented = make_augment(config.augment, extractor)(keys, plain)
     titles = [describe_target(target, data.labels) for target in batch["targets"][:MAX_CLIPS]]
     before, after = (np.asarray(values)[:MAX_CLIPS] for values in (plain, augmented))
-    draw_batch(before, after, titles, file, fill)
+    draw_batch(before, after, titles, file, -extractor.mean / (2 * extractor.std))
 
 
 def describe_target(target: np.ndarray, labels: list[str]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
@@ -14,7 +15,7 @@ from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.checkpoint.load import read_checkpoint
 from ast_jax.config import TrainConfig
 from ast_jax.data.batches import EvaluationBatches, InputBuilder, TrainBatches
-from ast_jax.data.clips import Clips, DataSet
+from ast_jax.data.clips import Clips, DataSet, rare_class_notes
 from ast_jax.data.sampler import steps_per_epoch
 from ast_jax.data.statistics import measure
 from ast_jax.errors import InputError
@@ -26,6 +27,7 @@ from ast_jax.models.config import GEOMETRY
 from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
 from ast_jax.training.optimizer import make_optimizer, make_schedule, state_specs
 from ast_jax.training.step import (
+    Params,
     StepSpec,
     TrainState,
     init_state,
@@ -195,18 +197,17 @@ def build_step_functions(
     shards = len(parallel.devices) if config.shard_optimizer else 1
     optimizer = make_optimizer(config.optimizer, shards)
     spec = StepSpec(
-        graph,
-        extractor,
-        with_label_smoothing(LOSSES[config.loss], config.label_smoothing),
-        optimizer,
-        make_schedule(config.optimizer, length.num_steps, length.steps_per_epoch),
-        jax.random.key(config.seed),
-        # The original masks before normalization, with 0.
-        make_augment(config.augment, fill=-extractor.mean / (2 * extractor.std)),
-        make_patchout(config.augment, config.model.grid),
-        config.grad_accum_steps,
-        config.remat,
-        config.optimizer.ema_decay,
+        graphdef=graph,
+        extractor=extractor,
+        loss=with_label_smoothing(LOSSES[config.loss], config.label_smoothing),
+        optimizer=optimizer,
+        schedule=make_schedule(config.optimizer, length.num_steps, length.steps_per_epoch),
+        key=jax.random.key(config.seed),
+        augment=make_augment(config.augment, extractor),
+        patchout=make_patchout(config.augment, config.model.grid),
+        grad_accum_steps=config.grad_accum_steps,
+        remat=config.remat,
+        ema_decay=config.optimizer.ema_decay,
     )
     state = init_state(
         start.params,
@@ -232,14 +233,14 @@ def update_average(average: Any, params: Any, count: jax.Array) -> Any:
 
 
 class Run(NamedTuple):
-    """What stays the same during a run.
+    """The constants of a run.
 
     Attributes:
         config: the experiment.
         workdir: its folder.
         saved_run: content of the folder's run.json; None for a new run.
         data: the recordings.
-        start: what training starts from.
+        initial: what training starts from.
         parallel: the devices.
         length: in steps.
         functions: that run on the devices.
@@ -252,10 +253,31 @@ class Run(NamedTuple):
     workdir: Path
     saved_run: dict[str, Any] | None
     data: DataSet
-    start: Checkpoint
+    initial: Checkpoint
     parallel: DataParallel
     length: RunLength
     functions: StepFunctions
     train_batches: TrainBatches
     evaluation_batches: Callable[[Clips], EvaluationBatches]
     console: Console
+
+
+def print_overview(run: Run) -> None:
+    """Prints the size of the data, the parameters by module, and the devices."""
+    data, params = run.data, run.initial.params
+    modules = params["ast"] | {"classifier": params["classifier"]}
+    counts = {name: parameter_count(module) for name, module in modules.items()}
+    run.console.print(
+        f"{len(data.train.waveforms)} clips to train on, {len(data.evaluation.waveforms)} held "
+        f"out, {len(data.labels)} classes; {sum(counts.values()):,} parameters "
+        f"({', '.join(f'{name} {count:,}' for name, count in counts.items())}); "
+        f"{run.initial.config.num_tokens} tokens; devices: {len(run.parallel.devices)} "
+        f"{run.parallel.devices[0].platform}"
+    )
+    for note in rare_class_notes(data):
+        run.console.print(f"note: {note}")
+
+
+def parameter_count(params: Params) -> int:
+    """Returns the number of scalars in the parameters."""
+    return int(sum(np.prod(array.shape) for array in jax.tree.leaves(params)))

@@ -18,10 +18,10 @@ from ast_jax.audio.fbank_jax import batch_input_values
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.config import AugmentConfig
 from ast_jax.losses import Loss
+from ast_jax.models.ast import Params
 from ast_jax.models.patchout import sample_patchout
 from ast_jax.sharding import AXIS
 
-Params = dict[str, Any]
 Batch = dict[str, jax.Array]  # `targets`, and what `batch_input_values` takes
 
 ClipKeys = Key[Array, "clips"]
@@ -30,7 +30,7 @@ Patchout = Callable[[ClipKeys], jax.Array]
 
 
 class TrainState(NamedTuple):
-    """What a training step changes.
+    """The state that a training step updates.
 
     Attributes:
         params: the trained parameters.
@@ -79,7 +79,7 @@ class StepSpec(NamedTuple):
         augment: (keys (clips,), input_values) → input_values.
         patchout: keys (clips,) → the patches kept of each clip; None keeps all.
         grad_accum_steps: microbatches that a device splits its batch into.
-        remat: what the backward pass recomputes, see `ast_jax.models.ast`.
+        remat: what the backward pass recomputes, see `ast_jax.models.remat`.
         ema_decay: decay of `TrainState.ema`.
     """
 
@@ -192,13 +192,10 @@ def init_state(
     )
 
 
-def make_augment(config: AugmentConfig, fill: float) -> Augment:
-    """Returns the augmentation of a configuration: SpecAugment, then noise, then a roll.
-
-    Args:
-        config: its settings.
-        fill: the masked value, see `spec_augment`.
-    """
+def make_augment(config: AugmentConfig, extractor: ASTFeatureExtractor) -> Augment:
+    """Returns the augmentation of a configuration: SpecAugment, then noise, then a roll."""
+    # The original masks with 0, before normalization.
+    fill = -extractor.mean / (2 * extractor.std)
 
     def augment_clip(key: PRNGKeyArray, clip: jax.Array) -> jax.Array:
         mask_key, noise_key, roll_key = jax.random.split(key, 3)

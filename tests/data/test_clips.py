@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from ast_jax.data.clips import Clips, DataSet, classes_without, read_clips
+from ast_jax.data.clips import Clips, DataSet, rare_class_notes, read_clips
 from ast_jax.data.sources.manifest import Example
 from ast_jax.errors import InputError
 
@@ -75,11 +75,11 @@ def test_classes_with_few_clips_are_reported_by_split(held):
         return Clips([], held(np.eye(7, dtype=np.float32)[list(classes)]), [])
 
     data = DataSet(list("abcdefg"), clips(*range(7), *range(7)), clips(0, 0, 1))
-    assert classes_without(data) == [
+    assert rare_class_notes(data) == [
         "no clip held out of c, d, e, f, g",
         "one clip only held out of b",
     ]
-    assert classes_without(data._replace(evaluation=clips(*[1] * 2), train=clips(*[0] * 3))) == [
+    assert rare_class_notes(data._replace(evaluation=clips(*[1] * 2), train=clips(*[0] * 3))) == [
         "no clip to train on of b, c, d, e, f and 1 more",
         "no clip held out of a, c, d, e, f and 1 more",
     ]

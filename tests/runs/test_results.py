@@ -5,7 +5,7 @@ import json
 import math
 
 from ast_jax.evaluation.metrics import compute_metrics, per_class_metrics
-from ast_jax.runs.results import write_results
+from ast_jax.runs.results import write_run_results
 
 ODD_LABELS = ["cash_$5_$10", 'say "hi", twice', "звук", "κύμα", "猫の声"]
 
@@ -22,7 +22,7 @@ def files_in(folder):
 def test_an_evaluation_writes_results_per_class_rows_and_pictures(evaluation, tmp_path):
     logits, targets = evaluation
     metrics = compute_metrics(logits, targets, loss=0.5)
-    write_results(tmp_path, ODD_LABELS, metrics, logits, targets, confusion=True)
+    write_run_results(tmp_path, ODD_LABELS, metrics, logits, targets)
     names = {"results.json", "per_class.csv", "per_class_ap.png", "confusion.png"}
     assert files_in(tmp_path) == names
 
@@ -42,13 +42,15 @@ def test_an_evaluation_writes_results_per_class_rows_and_pictures(evaluation, tm
 
 
 def test_clips_of_several_classes_have_no_confusion_matrix(evaluation, tmp_path):
-    metrics = compute_metrics(*evaluation, loss=0.5)
-    write_results(tmp_path, ODD_LABELS, metrics, *evaluation, confusion=False)
+    logits, targets = evaluation
+    targets[0] = [1, 1, 0, 0, 0]
+    metrics = compute_metrics(logits, targets, loss=0.5)
+    write_run_results(tmp_path, ODD_LABELS, metrics, logits, targets)
     assert files_in(tmp_path) == {"results.json", "per_class.csv", "per_class_ap.png"}
 
 
 def test_results_are_valid_json_for_any_loss(evaluation, tmp_path):
     metrics = compute_metrics(*evaluation, loss=math.inf)
-    write_results(tmp_path, ODD_LABELS, metrics, *evaluation, confusion=False)
+    write_run_results(tmp_path, ODD_LABELS, metrics, *evaluation)
     assert "Infinity" not in (tmp_path / "results.json").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["loss"] is None
