@@ -232,7 +232,8 @@ def test_a_write_that_fails_at_the_end_leaves_nothing(refused, ours, tmp_path, t
     monkeypatch.setattr(os, "replace", replace)
     output = tmp_path / "new" / "out"
     assert refused(ours, output, *target) == (
-        f"{output}: cannot be written (No space left on device); choose another output"
+        f"{output}: cannot be written (No space left on device); free some space or choose "
+        f"another output"
     )
 
 
