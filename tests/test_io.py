@@ -69,7 +69,7 @@ def test_cleanup_keeps_other_files(tmp_path):
 
 def test_a_failed_write_names_the_file_and_the_reason(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"file/out: cannot be written \(File exists\); choose"):
+    with pytest.raises(InputError, match=r"file/out: cannot be written \(File exists\); free some"):
         write(tmp_path / "file" / "out", "new")
     full = OSError(28, "No space left on device", "elsewhere")
     with pytest.raises(InputError, match=r"out: cannot be written \(No space left on device\)"):
