@@ -160,7 +160,7 @@ def test_parameters_round_trip_through_a_plain_dict():
         ({"num_labels": -1}, "num_labels"),
         ({"layer_norm_eps": 0.0}, "layer_norm_eps"),
         ({"dtype": "float16"}, "dtype"),
-        ({"dtype": "int8"}, "int8 is no longer supported; use bfloat16 or float32"),
+        ({"dtype": "int8"}, "int8 is no longer supported; set it to bfloat16 or float32"),
         ({"problem_type": "regression"}, "problem_type"),
         ({"id2label": {0: "a", 2: "b"}}, "id2label"),
         ({"qkv_bias": 1}, "qkv_bias"),
