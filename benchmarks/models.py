@@ -9,7 +9,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
-from ast_jax.models.config import SIZES, ASTConfig
+from ast_jax.models.config import NUM_PREFIX_TOKENS, SIZES, ASTConfig
 
 TINY = {
     "hidden_size": 64,
@@ -94,7 +94,7 @@ def forward_flop(config: ASTConfig, tokens: int = 0) -> int:
         tokens: the number of tokens in the encoder; all if 0.
     """
     tokens, width = tokens or config.num_tokens, config.hidden_size
-    patches = 2 * (tokens - 2) * config.patch_size**2 * width
+    patches = 2 * (tokens - NUM_PREFIX_TOKENS) * config.patch_size**2 * width
     projections = 2 * tokens * width * (4 * width + 2 * config.intermediate_size)
     attention = 2 * 2 * tokens**2 * width
     head = 2 * width * config.num_labels

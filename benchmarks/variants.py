@@ -36,7 +36,7 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.losses import binary_cross_entropy
 from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.attention import resolve_attn_implementation
-from ast_jax.models.config import SIZES, ASTConfig
+from ast_jax.models.config import NUM_PREFIX_TOKENS, SIZES, ASTConfig
 from ast_jax.models.patchout import sample_patchout
 from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
 from ast_jax.training.step import StepSpec, loss_and_gradients
@@ -138,7 +138,7 @@ def compile_variant(variant: Variant, fields: dict[str, Any], batch_size: int) -
         arrays = jax.tree.leaves(jax.eval_shape(forward, params, input_values, keys))
         return sum(array.size * array.dtype.itemsize for array in arrays)
 
-    tokens = 2 + (config.grid[0] - rows) * (config.grid[1] - columns)
+    tokens = NUM_PREFIX_TOKENS + (config.grid[0] - rows) * (config.grid[1] - columns)
     return CompiledVariant(
         run,
         tokens,

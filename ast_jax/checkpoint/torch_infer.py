@@ -7,7 +7,12 @@ from typing import Any
 from ast_jax.checkpoint.torch_names import CheckpointFormat, Tensors, tensor_name
 from ast_jax.errors import InputError
 from ast_jax.labels import label_fields
-from ast_jax.models.config import GEOMETRY, HUGGINGFACE_LAYER_NORM_EPS, ASTConfig
+from ast_jax.models.config import (
+    GEOMETRY,
+    HUGGINGFACE_LAYER_NORM_EPS,
+    NUM_PREFIX_TOKENS,
+    ASTConfig,
+)
 
 HEAD_WIDTH = 64  # of every DeiT, hence of every AST
 
@@ -36,7 +41,8 @@ def infer_config(
     fields = infer_encoder(tensors, checkpoint_format, source, known.get("num_attention_heads"))
     positions = _shape(tensors, checkpoint_format, "ast/embeddings/position_embeddings", 3, source)
     geometry = {name: value for name, value in known.items() if name in GEOMETRY}
-    fields |= _infer_geometry(positions[1] - 2, fields["patch_size"], geometry, source)
+    num_patches = positions[1] - NUM_PREFIX_TOKENS
+    fields |= _infer_geometry(num_patches, fields["patch_size"], geometry, source)
     if checkpoint_format == "huggingface":
         fields["layer_norm_eps"] = fields["head_layer_norm_eps"] = HUGGINGFACE_LAYER_NORM_EPS
     if tensor_name("classifier/dense/kernel", checkpoint_format) in tensors:
@@ -79,11 +85,11 @@ def square_grid(
     """Returns the patch grid of an ImageNet checkpoint, which is square."""
     flax_name = "ast/embeddings/position_embeddings"
     shape = _shape(tensors, checkpoint_format, flax_name, 3, source)
-    side = math.isqrt(max(0, shape[1] - 2))
-    if side == 0 or shape != (1, 2 + side * side, width):
+    side = math.isqrt(max(0, shape[1] - NUM_PREFIX_TOKENS))
+    if side == 0 or shape != (1, NUM_PREFIX_TOKENS + side * side, width):
         raise InputError(
             f"{source}: tensor {tensor_name(flax_name, checkpoint_format)} has shape {shape}, not "
-            f"(1, 2 + a square number, {width}); give a distilled DeiT's file"
+            f"(1, {NUM_PREFIX_TOKENS} + a square number, {width}); give a distilled DeiT's file"
         )
     return side, side
 

@@ -1,7 +1,6 @@
 """The logits of a model on batches of clips, over all devices."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import jax
 import numpy as np
@@ -10,9 +9,8 @@ from flax import nnx
 from ast_jax.audio.fbank_jax import batch_input_values
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.data.batches import Batch
+from ast_jax.models.ast import Params
 from ast_jax.sharding import DataParallel
-
-Params = dict[str, Any]
 
 
 def make_predict(

@@ -22,11 +22,9 @@ from ast_jax.models.attention import (
     check_attn_implementation,
     resolve_attn_implementation,
 )
-from ast_jax.models.config import ASTConfig
+from ast_jax.models.config import NUM_PREFIX_TOKENS, ASTConfig
 from ast_jax.models.layers import MLP, OutputTokens, Tokens, layer_norm, torch_uniform
-from ast_jax.models.remat import keep, rematerialize
-
-NUM_PREFIX_TOKENS = 2  # tokens before the patches: class and distillation
+from ast_jax.models.remat import name_residual, rematerialize
 
 Params = dict[str, Any]  # nested, of arrays
 InputValues = Float[Array | np.ndarray, "batch frames mel_bins"]
@@ -51,7 +49,6 @@ class Embeddings(nnx.Module):
             dtype=jnp.dtype(config.dtype),
             rngs=rngs,
         )
-        # timm's trunc_normal_(std=.02) cuts at ±2, a hundred deviations out: a plain normal.
         normal = nnx.initializers.normal(config.initializer_range)
         width = config.hidden_size
         self.cls_token = nnx.Param(normal(rngs.params(), (1, 1, width)))
@@ -112,7 +109,7 @@ class Layer(nnx.Module):
         attended, weights = self.attention(
             self.layernorm_before(x), num_output_tokens, output_attentions
         )
-        x = keep(x[:, :num_output_tokens] + attended, "after_attention")
+        x = name_residual(x[:, :num_output_tokens] + attended, "after_attention")
         x = x + self.mlp(self.layernorm_after(x))
         return x, weights
 
@@ -121,7 +118,7 @@ class Encoder(nnx.Module):
     """`num_hidden_layers` layers as one `Layer` with stacked parameters, without a final norm.
 
     `jax.lax.scan` runs them: a layer is compiled once, and the optimizer and the gradient exchange
-    handle 16 arrays instead of 150.
+    handle 12 arrays instead of 144.
     """
 
     def __init__(self, config: ASTConfig, attn_implementation: str, *, rngs: nnx.Rngs):
@@ -160,7 +157,10 @@ class Encoder(nnx.Module):
 
     def intermediates(
         self, x: Tokens, output_attentions: bool
-    ) -> tuple[Float[Array, "states batch tokens hidden"], jax.Array | None]:
+    ) -> tuple[
+        Float[Array, "states batch tokens hidden"],
+        Float[Array, "layers batch heads tokens tokens"] | None,
+    ]:
         """Returns the embeddings and each layer's output, and attention weights or None."""
         graphdef, stacked = nnx.split(self.layers)
 
@@ -311,7 +311,7 @@ class ASTForAudioClassification(nnx.Module):
 
     @classmethod
     def from_params(
-        cls, config: ASTConfig, params: dict[str, Any], attn_implementation: str | None = None
+        cls, config: ASTConfig, params: Params, attn_implementation: str | None = None
     ) -> Self:
         """Returns the model of a configuration with a nested dict of parameters.
 
@@ -332,11 +332,11 @@ def graphdef(config: ASTConfig, attn_implementation: str | None = None) -> nnx.G
     return nnx.split(_abstract(config, attn_implementation))[0]
 
 
-def init_params(config: ASTConfig, seed: int = 0) -> dict[str, Any]:
+def init_params(config: ASTConfig, seed: int = 0) -> Params:
     """Returns the original's random initial parameters: a nested dict of float32 arrays."""
 
     @jax.jit
-    def init() -> dict[str, Any]:
+    def init() -> Params:
         rngs = nnx.Rngs(seed)
         model = ASTForAudioClassification(config, rngs=rngs, attn_implementation="xla")
         return nnx.to_pure_dict(nnx.split(model)[1])
@@ -363,7 +363,7 @@ def _abstract(config: ASTConfig, attn_implementation: str | None) -> ASTForAudio
     return nnx.eval_shape(make)
 
 
-def _devices(params: dict[str, Any]) -> Sequence[jax.Device]:
+def _devices(params: Params) -> Sequence[jax.Device]:
     """Returns the devices of parameters; while tracing, and without any, the default device."""
     arrays = [leaf for leaf in jax.tree.leaves(params) if not isinstance(leaf, jax.core.Tracer)]
     with jax.ensure_compile_time_eval():

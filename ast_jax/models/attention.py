@@ -13,7 +13,7 @@ from ast_jax.errors import InputError
 from ast_jax.models.attention_cpu import attention_by_head
 from ast_jax.models.config import ASTConfig
 from ast_jax.models.layers import OutputTokens, Tokens, linear
-from ast_jax.models.remat import keep
+from ast_jax.models.remat import name_residual
 
 ATTN_IMPLEMENTATIONS = ("cudnn", "cpu", "xla")
 
@@ -34,7 +34,7 @@ class Attention(nnx.Module):
     ) -> tuple[OutputTokens, jax.Array | None]:
         """Returns attention of the first tokens to all, and (batch, heads, to, from) or None."""
         batch, tokens, width = x.shape
-        qkv = keep(self.qkv(x).astype(self.dtype), "qkv")
+        qkv = name_residual(self.qkv(x).astype(self.dtype), "qkv")
         qkv = qkv.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
         query, key, value = (qkv[:, :, i] for i in range(3))  # (batch, tokens, heads, head width)
         query = query[:, :num_output_tokens]
@@ -55,13 +55,13 @@ def attention(
 ) -> Float[Array, "batch queries heads width"]:
     """Computes softmax(q·k/√width)·v.
 
-    No implementation keeps the attention weights, tokens × tokens for each head, for the backward
+    No implementation saves the attention weights, tokens × tokens for each head, for the backward
     pass.
 
     | implementation | runs on | takes                           | how                             |
     | -------------- | ------- | ------------------------------- | ------------------------------- |
-    | "cudnn"        | GPUs    | half precision, head widths     | cuDNN's fused kernel; an odd    |
-    |                |         | that are multiples of 8 ≤ 128   | number of tokens is padded      |
+    | "cudnn"        | GPUs    | bfloat16, head widths that are  | cuDNN's fused kernel; an odd    |
+    |                |         | multiples of 8 up to 128        | number of tokens is padded      |
     | "cpu"          | CPUs    | everything                      | two heads at a time, in cache   |
     | "xla"          | all     | everything                      | `jax.nn.dot_product_attention`  |
 
@@ -78,10 +78,10 @@ def attention(
     elif implementation == "cudnn":
         y = _attention_by_cudnn(query, key, value)
     elif implementation == "cpu":
-        return attention_by_head(query, key, value)
+        return attention_by_head(query, key, value)  # names its residuals itself
     else:
         y = _attention_by_xla(query, key, value)
-    return keep(y, "attention_output")
+    return name_residual(y, "attention_output")
 
 
 def attention_weights(
@@ -112,7 +112,7 @@ def check_attn_implementation(config: ASTConfig, implementation: str) -> None:
 
 
 def _cudnn_limit(config: ASTConfig) -> str:
-    """Why cuDNN's kernel does not take a model's attention, or ''."""
+    """Returns why cuDNN cannot compute a model's attention, or ''."""
     width = config.hidden_size // config.num_attention_heads
     if config.dtype != "bfloat16":
         return f"cuDNN takes dtype bfloat16, not {config.dtype}"
@@ -131,7 +131,7 @@ def _attention_by_cudnn(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    implementation: Literal["cudnn", "xla"] = "cudnn",
+    implementation: Literal["cudnn", "xla"] = "cudnn",  # "xla" tests the padding without a GPU
 ) -> jax.Array:
     """Computes attention by cuDNN, which takes even numbers of tokens only.
 

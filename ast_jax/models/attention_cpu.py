@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ast_jax.models.remat import keep
+from ast_jax.models.remat import name_residual
 
 # Columns of scores are padded to a multiple of this, so that their loops have no remainder:
 # 0.9 to 0.95 of the time with jax 0.10, no less with jax 0.12.
@@ -27,10 +27,7 @@ class Residuals(NamedTuple):
     """The arrays that the backward pass needs.
 
     Attributes:
-        query: (batch, tokens, heads, width), as are the next three.
-        key: see there.
-        value: see there.
-        output: see there.
+        query, key, value, output: (batch, tokens, heads, width).
         log_sum: float32 (batch * heads, tokens, 1), logarithms of the rows' sums of exponentials.
     """
 
@@ -68,12 +65,13 @@ def _forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Ar
     values = jnp.pad(_by_head(value), ((0, 0), (0, 0), (0, 1)), constant_values=1)
     values = jnp.pad(values, ((0, 0), (0, padding), (0, 0)))
     output, log_sum = _scan_heads(one_head, (_by_head(query), keys, values))
-    output = keep(_by_clip(output, batch), "attention_output")
-    return output, Residuals(query, key, value, output, keep(log_sum, "attention_log_sum"))
+    output = name_residual(_by_clip(output, batch), "attention_output")
+    log_sum = name_residual(log_sum, "attention_log_sum")
+    return output, Residuals(query, key, value, output, log_sum)
 
 
 def _backward(residuals: Residuals, dy: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The gradients of query, key and value from that of the output.
+    """Computes the gradients of query, key and value.
 
     Weights are (key, query) here, so that no product needs them transposed.
     """
@@ -107,21 +105,21 @@ def _scan_heads(one_head: Callable[[Any], Any], heads: Any) -> Any:
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a·b, summed in float32 and left so."""
+    """Multiplies matrices; sums and returns float32."""
     return jnp.dot(a, b, preferred_element_type=jnp.float32)
 
 
 def _transpose(x: jax.Array) -> jax.Array:
-    """(heads, a, b) → (heads, b, a)."""
+    """Transposes (heads, a, b) → (heads, b, a)."""
     return jnp.swapaxes(x, 1, 2)
 
 
 def _by_head(x: jax.Array) -> jax.Array:
-    """(batch, tokens, heads, width) → (batch * heads, tokens, width)."""
+    """Reshapes (batch, tokens, heads, width) → (batch * heads, tokens, width)."""
     _, tokens, _, width = x.shape
     return jnp.moveaxis(x, 2, 1).reshape(-1, tokens, width)
 
 
 def _by_clip(x: jax.Array, batch: int) -> jax.Array:
-    """(batch * heads, tokens, width) → (batch, tokens, heads, width)."""
+    """Reshapes (batch * heads, tokens, width) → (batch, tokens, heads, width)."""
     return jnp.moveaxis(x.reshape(batch, -1, *x.shape[1:]), 1, 2)

@@ -22,6 +22,8 @@ PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 
 LARGEST = 10**6  # integer fields: beyond it lies a mistake, not a model
 
+NUM_PREFIX_TOKENS = 2  # tokens before the patches: class and distillation
+
 # Fields that define the grid of patches; a checkpoint can be adapted to other values.
 GEOMETRY = ("frequency_stride", "time_stride", "max_length", "num_mel_bins")
 
@@ -103,7 +105,7 @@ class ASTConfig:
     def num_tokens(self) -> int:
         """Tokens the encoder sees: class, distillation, then the patches."""
         frequency, time = self.grid
-        return 2 + frequency * time
+        return NUM_PREFIX_TOKENS + frequency * time
 
     @property
     def labels(self) -> list[str]:

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ast_jax.models.config import ASTConfig
-from ast_jax.models.remat import keep
+from ast_jax.models.remat import name_residual
 
 Tokens = Float[Array, "batch tokens hidden"]
 OutputTokens = Float[Array, "batch outputs hidden"]  # all tokens, or some
@@ -24,7 +24,7 @@ class MLP(nnx.Module):
 
     def __call__(self, x: Tokens) -> Tokens:
         """Computes the MLP of each token."""
-        hidden = keep(self.fc1(x).astype(self.dtype), "mlp_hidden")
+        hidden = name_residual(self.fc1(x).astype(self.dtype), "mlp_hidden")
         return self.fc2(gelu(hidden))
 
 
@@ -64,7 +64,7 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def _dot_general(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
-    """`nnx.Linear`'s product: (…, inputs) · (inputs, outputs) → float32 (…, outputs)."""
+    """Computes `nnx.Linear`'s product, (…, inputs) · (inputs, outputs) → float32 (…, outputs)."""
     return matmul(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
 
 

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ast_jax.models.config import NUM_PREFIX_TOKENS
+
 
 def resize_position_embeddings(
     embeddings: Float[Array | np.ndarray, "1 old_tokens hidden"],
@@ -15,9 +17,9 @@ def resize_position_embeddings(
 
     As the original's `ASTModel.__init__` (src/models/ast_models.py): time first, then frequency,
     an axis that shrinks is center-cropped, and one that grows is interpolated linearly with
-    half-pixel centers and no antialiasing. The two prefix tokens keep their embeddings.
+    half-pixel centers and no antialiasing. The prefix tokens keep their embeddings.
     """
-    tokens, patches = embeddings[:, :2], embeddings[:, 2:]
+    tokens, patches = embeddings[:, :NUM_PREFIX_TOKENS], embeddings[:, NUM_PREFIX_TOKENS:]
     grid = jnp.asarray(patches).reshape(*old_grid, -1)
     for axis in (1, 0):
         grid = _resize_axis(grid, axis, new_grid[axis])
