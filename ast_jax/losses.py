@@ -5,26 +5,24 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Float32
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Computes the mean softmax cross-entropy.
-
-    Args:
-        logits: (batch, classes).
-        targets: class probabilities (batch, classes).
-    """
+def cross_entropy(
+    logits: Float[Array, "batch classes"], targets: Float[Array, "batch classes"]
+) -> Float[Array, ""]:
+    """Computes the mean softmax cross-entropy; targets are class probabilities."""
     return optax.softmax_cross_entropy(logits, targets).mean()
 
 
-def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+def binary_cross_entropy(
+    logits: Float[Array, "batch classes"], targets: Float[Array, "batch classes"]
+) -> Float[Array, ""]:
     """Computes the mean sigmoid cross-entropy over clips and classes, as BCEWithLogitsLoss.
 
-    Args:
-        logits: (batch, classes).
-        targets: probability of each class (batch, classes).
+    Targets are the probability of each class.
     """
     return optax.sigmoid_binary_cross_entropy(logits, targets).mean()
 
@@ -52,7 +50,9 @@ def with_label_smoothing(loss: Loss, smoothing: float) -> Loss:
     return smoothed_loss if smoothing else loss
 
 
-def probabilities(problem_type: str, logits: np.ndarray) -> np.ndarray:
-    """Returns float32 probabilities (batch, classes): softmax for single-label, else sigmoid."""
+def probabilities(
+    problem_type: str, logits: Float[np.ndarray, "clips classes"]
+) -> Float32[np.ndarray, "clips classes"]:
+    """Returns the probabilities: softmax for single-label problems, else sigmoid."""
     single = problem_type == "single_label_classification"
     return np.asarray((jax.nn.softmax if single else jax.nn.sigmoid)(logits))

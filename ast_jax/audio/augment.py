@@ -2,17 +2,17 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 
 def spec_augment(
-    key: jax.Array,
-    input_values: Float[jax.Array, "batch frames mel_bins"],
+    key: Key[Array, ""],
+    input_values: Float[Array, "batch frames mel_bins"],
     *,
     frequency_mask: int,
     time_mask: int,
     fill: float,
-) -> Float[jax.Array, "batch frames mel_bins"]:
+) -> Float[Array, "batch frames mel_bins"]:
     """Masks one band of mel bins and one of frames in each clip (SpecAugment).
 
     Follows torchaudio's FrequencyMasking and TimeMasking, which the original uses
@@ -35,8 +35,8 @@ def spec_augment(
 
 
 def noise(
-    key: jax.Array, input_values: Float[jax.Array, "batch frames mel_bins"]
-) -> Float[jax.Array, "batch frames mel_bins"]:
+    key: Key[Array, ""], input_values: Float[Array, "batch frames mel_bins"]
+) -> Float[Array, "batch frames mel_bins"]:
     """Adds noise to each clip, uniform in [0, u) with u uniform in [0, 0.1) per clip.
 
     The original does this for Speech Commands (dataloader.py), after normalization and before
@@ -53,8 +53,8 @@ def noise(
 
 
 def roll(
-    key: jax.Array, input_values: Float[jax.Array, "batch frames mel_bins"], max_shift: int
-) -> Float[jax.Array, "batch frames mel_bins"]:
+    key: Key[Array, ""], input_values: Float[Array, "batch frames mel_bins"], max_shift: int
+) -> Float[Array, "batch frames mel_bins"]:
     """Shifts each clip circularly in time, by an integer in [-max_shift, max_shift - 1].
 
     The original does this for Speech Commands (dataloader.py).
@@ -70,7 +70,7 @@ def roll(
     return jax.vmap(lambda clip, shift: jnp.roll(clip, shift, axis=0))(input_values, shifts)
 
 
-def _mask(key: jax.Array, batch: int, total: int, size: int) -> Bool[jax.Array, "batch total"]:
+def _mask(key: Key[Array, ""], batch: int, total: int, size: int) -> Bool[Array, "batch total"]:
     """Returns a mask that is true within one random interval per clip."""
     width_key, start_key = jax.random.split(key)
     width = jax.random.uniform(width_key, (batch, 1)) * min(size, total)

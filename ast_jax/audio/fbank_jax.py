@@ -19,7 +19,7 @@ from functools import lru_cache
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Num
+from jaxtyping import Array, Float, Float32, Int, Num
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.audio.kaldi import LOG_FLOOR, frame_sizes, mel_bank, next_power_of_two, window
@@ -27,7 +27,7 @@ from ast_jax.errors import InputError
 
 
 def input_values(
-    waveforms: Array, lengths: Array, extractor: ASTFeatureExtractor
+    waveforms: Array, lengths: Int[Array | np.ndarray, " batch"], extractor: ASTFeatureExtractor
 ) -> Float[Array, "batch frames mel_bins"]:
     """Computes the model input of a padded batch, as the extractor does for each clip.
 
@@ -36,7 +36,7 @@ def input_values(
     Args:
         waveforms: int16 or float (batch, samples), as for `fbank_jax`, at the extractor's
             sampling rate. Samples beyond `max_length` frames cost nothing.
-        lengths: integers (batch,), the number of samples in each clip before padding.
+        lengths: the number of samples in each clip before padding.
         extractor: a constant of the compiled function.
 
     Returns:
@@ -74,7 +74,7 @@ def batch_input_values(
 
 def fbank_jax(
     waveforms: Array,
-    lengths: Array | None = None,
+    lengths: Int[Array | np.ndarray, " batch"] | None = None,
     *,
     sampling_rate: int = 16000,
     num_mel_bins: int = 128,
@@ -92,8 +92,7 @@ def fbank_jax(
 
     Args:
         waveforms: (batch, samples), floats in [-1, 1], or int16, where 32768 stands for 1.
-        lengths: integers (batch,), the number of samples in each clip before padding; None if
-            no clip is padded.
+        lengths: the number of samples in each clip before padding; None if no clip is padded.
         sampling_rate: in Hz.
         num_mel_bins: the number of mel filters.
         frame_length: in ms.
