@@ -89,15 +89,15 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def check_field(flag: str) -> None:
     """Exits with the nearest name if `config.a.b` is no field of `TrainConfig`."""
-    place: Any = TrainConfig
+    group: Any = TrainConfig
     parent = "config"
     for name in flag.split(".")[1:]:
-        names = {field.name: field.type for field in dataclasses.fields(place)}
+        names = {field.name: field.type for field in dataclasses.fields(group)}
         if name not in names:
             near = RENAMED.get(name) or nearest(name, names)
             sys.exit(f"train.py: {parent} has no field '{name}'; did you mean {near}?")
-        parent, place = f"{parent}.{name}", names[name]
-        if not dataclasses.is_dataclass(place):
+        parent, group = f"{parent}.{name}", names[name]
+        if not dataclasses.is_dataclass(group):
             return
     sys.exit(f"train.py: {parent} is a group of fields; set one of them, --{parent}.FIELD=VALUE")
 

@@ -327,18 +327,18 @@ def load_config(file: str | Path, changes: Sequence[str] = ()) -> TrainConfig:
         raise InputError(f"{file}: get_config() returns {config!r}; return a TrainConfig")
     for change in changes:
         path, equals, text = change.partition("=")
-        *groups, name = path.split(".")
-        place: Any = config
-        for group in groups:
-            place = getattr(place, group, None)
-        types = {f.name: f.type for f in dataclasses.fields(place)} if is_dataclass(place) else {}
+        *parents, name = path.split(".")
+        group: Any = config
+        for parent in parents:
+            group = getattr(group, parent, None)
+        types = {f.name: f.type for f in dataclasses.fields(group)} if is_dataclass(group) else {}
         if equals and name and types and name not in types:
             close = RENAMED.get(name) or nearest(name, types)
             raise InputError(f"'{change}': no field '{name}'; did you mean {close}?")
         if not equals or name not in types or is_dataclass(types[name]):
             raise InputError(f"'{change}' is no change of a field; write it as FIELD=VALUE")
         none = text == "None" and "None" in str(types[name])
-        setattr(place, name, None if none else _parse(text, getattr(place, name), path))
+        setattr(group, name, None if none else _parse(text, getattr(group, name), path))
     return config
 
 

@@ -53,7 +53,7 @@ class Machine(NamedTuple):
         closed: number of chips from which the torus has wraparound links; without them a row has
             one ring instead of two, which halves the bandwidth.
         fast: bandwidth inside a group.
-        fast_hop: latency between neighbours in a group, in seconds.
+        fast_hop: latency between neighbors in a group, in seconds.
         slow: bandwidth between groups.
         slow_hop: latency between groups, in seconds.
     """

@@ -88,11 +88,13 @@ class ASTFeatureExtractor:
                 raise InputError(f"{which}{error}") from error
         return inputs
 
-    def fill(self, inputs: np.ndarray, waveform: npt.ArrayLike) -> None:
+    def fill(
+        self, inputs: Float32[np.ndarray, "max_length mel_bins"], waveform: npt.ArrayLike
+    ) -> None:
         """Writes the input of one waveform into `inputs`.
 
         Args:
-            inputs: float32 (max_length, num_mel_bins).
+            inputs: the array to write to, (max_length, num_mel_bins).
             waveform: floats (samples,) in [-1, 1], at the extractor's sampling rate.
 
         Raises:
@@ -114,9 +116,9 @@ class ASTFeatureExtractor:
         """
         if not self.do_normalize:
             return log_mel
-        centred = np.subtract(log_mel, self.mean, out=out)
-        centred /= 2 * self.std
-        return centred
+        centered = np.subtract(log_mel, self.mean, out=out)
+        centered /= 2 * self.std
+        return centered
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the content of Hugging Face's file: the fields and the kind of extractor."""
@@ -133,14 +135,14 @@ class ASTFeatureExtractor:
         """Returns the extractor that `to_dict` describes.
 
         Missing fields have their defaults. Unknown entries are ignored, as Hugging Face's
-        libraries add some, unless they look like misspelt fields.
+        libraries add some, unless they look like misspelled fields.
 
         Args:
             entries: the fields by name.
             source: the name of their source, for error messages.
 
         Raises:
-            InputError: a field is misspelt or has a wrong type or value, or the entries
+            InputError: a field is misspelled or has a wrong type or value, or the entries
                 describe another kind of extractor.
         """
         if not isinstance(entries, Mapping):
@@ -176,8 +178,8 @@ class ASTFeatureExtractor:
             # The one import against the layering: checkpoints depend on this class.
             from ast_jax.checkpoint.load import find_checkpoint, load_checkpoint
 
-            if ours := find_checkpoint(Path(path)):
-                return load_checkpoint(ours).feature_extractor
+            if folder := find_checkpoint(Path(path)):
+                return load_checkpoint(folder).feature_extractor
         return cls.from_dict(read_json(file), str(file))
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:

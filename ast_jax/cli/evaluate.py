@@ -1,4 +1,4 @@
-"""`ast-jax evaluate`: scores checkpoints on labelled sounds."""
+"""`ast-jax evaluate`: scores checkpoints on labeled sounds."""
 
 import argparse
 import json

@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     classify.add_arguments(commands.add_parser("classify", help="label sound files"))
     evaluate.add_arguments(
-        commands.add_parser("evaluate", help="score checkpoints on labelled sounds")
+        commands.add_parser("evaluate", help="score checkpoints on labeled sounds")
     )
     prepare.add_arguments(
         commands.add_parser("prepare", help="decode a data set once, for training")

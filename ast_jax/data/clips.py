@@ -77,7 +77,7 @@ class DataSet(NamedTuple):
 
 
 def rare_class_notes(data: DataSet) -> list[str]:
-    """Returns a sentence about the classes with no clip or one clip, per split and number."""
+    """Returns a sentence per split about classes with no clip, and one about those with one."""
     sentences = []
     for side, clips in (("to train on", data.train), ("held out", data.evaluation)):
         counts = clips.class_counts()

@@ -1,6 +1,6 @@
 """Reads prepared sets: random access to clips without decoding."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
@@ -91,12 +91,7 @@ class PreparedSet(NamedTuple):
         Raises:
             InputError: a split does not exist.
         """
-        names = _split_names(splits)
-        for name in names:
-            if name not in self.splits:
-                raise InputError(
-                    f"{self.folder}: has no split '{name}'; it has {', '.join(self.splits)}"
-                )
+        names = split_names(splits, self.splits, self.folder)
         with (self.folder / CLIPS_FILE).open("rb") as file, np.load(file) as arrays:
             ids, samples, labels, counts = (
                 np.concatenate([arrays[f"{name}/{part}"] for name in names]) for part in PARTS
@@ -120,51 +115,54 @@ def open_prepared(folder: str | Path, name: str = "") -> PreparedSet:
     Raises:
         InputError: there is no set or several, or it has another version or is damaged.
     """
-    place = _find(Path(folder), name)
-    info = read_json(place / "dataset_info.json")
-    metadata = read_json(place / "metadata.json")
+    set_folder = _find(Path(folder), name)
+    info = read_json(set_folder / "dataset_info.json")
+    metadata = read_json(set_folder / "metadata.json")
     try:
         if info["version"] != VERSION:
             raise InputError(
-                f"{place}: has format version {info['version']} and this release reads {VERSION}; "
-                f"prepare it again"
+                f"{set_folder}: has format version {info['version']} and this release reads "
+                f"{VERSION}; prepare it again"
             )
         splits = {}
         for split in info["splits"]:
             lengths = [int(length) for length in split["shardLengths"]]
             stem = f"{info['name']}-{split['name']}.array_record"
-            paths = [place / f"{stem}-{i:05d}-of-{len(lengths):05d}" for i, _ in enumerate(lengths)]
+            paths = [
+                set_folder / f"{stem}-{i:05d}-of-{len(lengths):05d}" for i, _ in enumerate(lengths)
+            ]
             size = sum(path.stat().st_size for path in paths)
             if size != int(split["numBytes"]):
                 raise InputError(
-                    f"{place}: split {split['name']} has {size} bytes instead of "
+                    f"{set_folder}: split {split['name']} has {size} bytes instead of "
                     f"{split['numBytes']}; prepare it again"
                 )
             splits[split["name"]] = [
                 (str(path), length) for path, length in zip(paths, lengths, strict=True) if length
             ]
         prepared = PreparedSet(
-            place,
+            set_folder,
             info["name"],
             [str(label) for label in metadata["labels"]],
             int(metadata["sampling_rate"]),
             str(metadata["source_digest"]),
             splits,
         )
-        with (place / CLIPS_FILE).open("rb") as file, np.load(file) as arrays:
+        with (set_folder / CLIPS_FILE).open("rb") as file, np.load(file) as arrays:
             for split, files in splits.items():
                 ids, samples, labels, counts = (arrays[f"{split}/{part}"] for part in PARTS)
                 total = sum(count for _, count in files)
                 if {len(ids), len(samples), len(counts)} != {total} or len(labels) != counts.sum():
                     raise InputError(
-                        f"{place}: {CLIPS_FILE} and the files of split {split} differ in their "
-                        f"number of clips; prepare it again"
+                        f"{set_folder}: {CLIPS_FILE} and the files of split {split} differ in "
+                        f"their number of clips; prepare it again"
                     )
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, OSError, EOFError, BadZipFile) as error:
         raise InputError(
-            f"{place}: damaged or incomplete ({type(error).__name__}: {error}); prepare it again"
+            f"{set_folder}: damaged or incomplete ({type(error).__name__}: {error}); prepare it "
+            f"again"
         ) from None
     return prepared
 
@@ -200,11 +198,11 @@ def read_prepared(
     if not (train and evaluation):
         train_default, evaluation_default = default_splits(prepared, fold)
         train, evaluation = train or train_default, evaluation or evaluation_default
-    if set(_split_names(train)) & set(_split_names(evaluation)):
+    if set(_parse_splits(train)) & set(_parse_splits(evaluation)):
         raise InputError(
             f"data.train is '{train}' and data.evaluation '{evaluation}'; no split may be in both"
         )
-    if set(_split_names(test)) & set(_split_names(f"{train}+{evaluation}")):
+    if set(_parse_splits(test)) & set(_parse_splits(f"{train}+{evaluation}")):
         raise InputError(
             f"data.test is '{test}', which data.train or data.evaluation has; choose another split"
         )
@@ -227,10 +225,23 @@ def classes_without_clips(folder: Path) -> list[str]:
 
 def normalize_splits(splits: str) -> str:
     """Returns 'a+b' for 'b + a': the key of statistics."""
-    return "+".join(sorted(_split_names(splits)))
+    return "+".join(sorted(_parse_splits(splits)))
 
 
-def _split_names(splits: str) -> list[str]:
+def split_names(text: str, available: Collection[str], where: object) -> list[str]:
+    """Returns the names in 'a+b'.
+
+    Raises:
+        InputError: one of them is not in `available`; `where` names the recordings.
+    """
+    names = _parse_splits(text)
+    for name in names:
+        if name not in available:
+            raise InputError(f"{where}: has no split '{name}'; it has {', '.join(available)}")
+    return names
+
+
+def _parse_splits(splits: str) -> list[str]:
     return [name.strip() for name in splits.split("+")]
 
 
@@ -249,7 +260,7 @@ def default_splits(prepared: PreparedSet, fold: int) -> tuple[str, str]:
         train, held_out = SPLITS[prepared.name]
         # A set of AudioSet may have the balanced list alone.
         return "+".join(
-            split for split in _split_names(train) if split in prepared.splits
+            split for split in _parse_splits(train) if split in prepared.splits
         ), held_out
     others = [split for split in prepared.splits if split != "train"]
     if "train" in prepared.splits and len(others) == 1:
@@ -278,12 +289,12 @@ def _find(folder: Path, name: str) -> Path:
         raise InputError(f"{folder}: no such folder; give the --output of ast-jax prepare")
     # `[0-9]*` is the version: an interrupted `ast-jax prepare` may leave `incomplete.…` beside it.
     sets = sorted(info.parent for info in folder.glob(f"{name or '*'}/[0-9]*/dataset_info.json"))
-    current = [place for place in sets if place.name == VERSION] or sets
+    current = [path for path in sets if path.name == VERSION] or sets
     if not current:
         what = f"a prepared set '{name}'" if name else "a prepared set"
         raise InputError(f"{folder}: does not contain {what}; make one with ast-jax prepare")
     if len(current) > 1:
-        names = ", ".join(place.parent.name for place in current)
+        names = ", ".join(path.parent.name for path in current)
         raise InputError(
             f"{folder}: contains several prepared sets; set data.name (or --name) to one of {names}"
         )

@@ -38,16 +38,16 @@ def start_pool(
     """Starts processes and gives a function that submits one task, as `work(shared, task)`.
 
     `work` and `shared` are sent to each process once. On exit, tasks that have not started are
-    cancelled; after an error, including Ctrl-C, running tasks are abandoned as well.
+    canceled; after an error, including Ctrl-C, running tasks are abandoned as well.
 
     Raises:
         InputError: a process was killed; `died` is the message.
     """
     # Spawned: a fork of a process with TensorFlow's threads may hang.
     context = multiprocessing.get_context("spawn")
-    theirs, ours = context.Pipe(duplex=False)
-    with theirs, ours:
-        initargs = partial(work, shared), theirs
+    child_end, parent_end = context.Pipe(duplex=False)
+    with child_end, parent_end:
+        initargs = partial(work, shared), child_end
         pool = ProcessPoolExecutor(processes, context, _initialize, initargs)
 
         def submit(task: Any) -> Future:
@@ -57,7 +57,7 @@ def start_pool(
         try:
             yield submit
         except BaseException as error:
-            ours.close()  # ends the processes; Python 3.12 waits for them even if one died
+            parent_end.close()  # ends the processes; Python 3.12 waits for them even if one died
             if isinstance(error, BrokenProcessPool):
                 raise InputError(died) from None
             raise

@@ -1,1 +1,1 @@
-"""Metrics a model on labelled recordings."""
+"""Evaluates checkpoints: predictions, metrics and reports."""

@@ -1,4 +1,4 @@
-"""Evaluates checkpoints on labelled recordings, one by one and as an ensemble."""
+"""Evaluates checkpoints on labeled recordings, one by one and as an ensemble."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -72,15 +72,9 @@ def evaluate_checkpoints(
 ) -> Results:
     """Evaluates checkpoints one after another; only one is in memory at a time.
 
-    Args:
-        paths: of checkpoints that `read_checkpoint` takes.
-        folder: of the recordings, see `read_evaluation_set`.
-        name: see `read_evaluation_set`.
-        split: see `read_evaluation_set`.
-        batch_size: see `evaluate`.
-        workers: see `evaluate`.
-        on_device: see `evaluate`.
-        **changes: fields of the checkpoints' `ASTConfig` to change, such as `dtype="bfloat16"`.
+    `paths` are checkpoints that `read_checkpoint` takes, and `changes` fields of their `ASTConfig`
+    to change, such as `dtype="bfloat16"`. Other arguments are those of `evaluate` and
+    `read_evaluation_set`.
 
     Raises:
         InputError: a checkpoint or the data cannot be used, or they do not match. This is
@@ -154,7 +148,7 @@ def evaluate(
     """
     config, extractor, _ = checkpoint
     columns = match_classes(config, extractor, labels, sampling_rate, source)
-    logits = predict(checkpoint, clips, batch_size, workers, on_device, what)[:, columns]
+    logits = predict_checkpoint(checkpoint, clips, batch_size, workers, on_device, what)[:, columns]
     if not np.isfinite(logits).all():
         raise InputError(
             f"{source}: the model's output is not finite, so the checkpoint must be damaged; "
@@ -172,7 +166,7 @@ def evaluate(
     )
 
 
-def predict(
+def predict_checkpoint(
     checkpoint: Checkpoint,
     clips: Clips,
     batch_size: int,
@@ -193,9 +187,9 @@ def predict(
     params = parallel.device_put(params)
     batches = EvaluationBatches(clips, InputBuilder(extractor, on_device), batch_size)
     console = Console(stderr=True)
-    with closing(stream(batches, range(len(batches)), workers)) as made:
+    with closing(stream(batches, range(len(batches)), workers)) as stream_of_batches:
         shown = track(
-            made,
+            stream_of_batches,
             what,
             len(batches),
             console=console,
@@ -257,7 +251,7 @@ def ensemble(
         problem_type: of the models; decides the loss.
     """
     mean = np.asarray(np.mean(probabilities, axis=0, dtype=np.float64))
-    # The clipping is that of float32: tiny is near 0, and the number below 1 is 1 - epsneg.
+    # Clip as float32 does: to `tiny` near 0, and to 1 - `epsneg` near 1.
     limits = np.finfo(np.float32)
     loss = -(targets * np.log(np.maximum(mean, limits.tiny)))
     if problem_type == "single_label_classification":

@@ -1,12 +1,12 @@
 """Loads the recordings that checkpoints are evaluated on."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from ast_jax.data.clips import Clips, read_clips
-from ast_jax.data.prepared import PreparedSet, default_splits, open_prepared
+from ast_jax.data.prepared import PreparedSet, default_splits, open_prepared, split_names
 from ast_jax.data.sources.folder import list_folder
 from ast_jax.errors import InputError
 
@@ -48,7 +48,7 @@ def read_evaluation_set(
     if name or _is_prepared(Path(folder)):
         prepared = open_prepared(folder, name)
         split = split or _held_out(prepared)
-        _check_splits(split, prepared.splits, prepared.folder)
+        _distinct_splits(split, prepared.splits, prepared.folder)
         found = EvaluationSet(
             str(prepared.folder),
             split,
@@ -64,7 +64,7 @@ def read_evaluation_set(
                 split = "+".join(splits)
             else:
                 split = _only([other for other in splits if other != "train"], splits, folder)
-        names = _check_splits(split, splits, folder)
+        names = _distinct_splits(split, splits, folder)
         entries = [entry for chosen in names for entry in splits[chosen]]
         clips = read_clips(entries, len(labels), sampling_rate, "recordings")
         clips = clips._replace(names=[entry.id for entry in entries])
@@ -97,12 +97,9 @@ def _only(held_out: Sequence[str], splits: Iterable[str], where: object) -> str:
     )
 
 
-def _check_splits(split: str, splits: Iterable[str], where: object) -> list[str]:
+def _distinct_splits(text: str, available: Collection[str], where: object) -> list[str]:
     """Returns the names in 'a+b', after checking that each exists and is named once."""
-    names = [name.strip() for name in split.split("+")]
-    for name in names:
-        if name not in splits:
-            raise InputError(f"{where}: has no split '{name}'; it has {', '.join(splits)}")
+    names = split_names(text, available, where)
     if len(set(names)) < len(names):
-        raise InputError(f"{where}: split '{split}' names one twice; name each once")
+        raise InputError(f"{where}: split '{text}' names one twice; name each once")
     return names

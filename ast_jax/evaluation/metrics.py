@@ -90,11 +90,6 @@ def per_class_metrics(scores: np.ndarray, targets: np.ndarray) -> ClassMetrics:
     return ClassMetrics(np.array(clips), np.array(precisions), np.array(areas))
 
 
-def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Returns the average precision per class, (classes,); NaN for a class without clips."""
-    return per_class_metrics(scores, targets).average_precision
-
-
 def d_prime(auc: float) -> float:
     """Returns √2·Φ⁻¹(auc): the distance of two normal distributions with this AUC."""
     return math.sqrt(2) * float(ndtri(auc))

@@ -72,19 +72,19 @@ def write_results(folder: str | Path, results: Results) -> None:
     targets = data.clips.all_targets()
     counts = (targets > 0).sum(axis=0)
     evaluations = results.evaluations
-    with atomic_write(Path(folder).absolute()) as place:
-        place.mkdir()
+    with atomic_write(Path(folder).absolute()) as temporary:
+        temporary.mkdir()
         text = json.dumps(results_json(results), indent=2, allow_nan=False)
-        (place / "results.json").write_text(text + "\n", encoding="utf-8")
+        (temporary / "results.json").write_text(text + "\n", encoding="utf-8")
         # Paths may hold bytes that are not UTF-8.
-        with (place / "per_class.csv").open(
+        with (temporary / "per_class.csv").open(
             "w", encoding="utf-8", errors="backslashreplace", newline=""
         ) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["label", "clips", *precisions])
             writer.writerows(zip(data.labels, counts, *precisions.values(), strict=True))
         np.savez(
-            place / "predictions.npz",
+            temporary / "predictions.npz",
             ids=np.array(data.clips.names),
             labels=np.array(data.labels),
             targets=targets.astype(np.uint8),
@@ -110,7 +110,7 @@ def class_rows(labels: Sequence[str], per_class: ClassMetrics) -> list[dict[str,
 
 
 def finite_or_none(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the row with None in place of NaN and infinities, which JSON lacks."""
+    """Returns the row with None in temporary of NaN and infinities, which JSON lacks."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in row.items()

@@ -1,1 +1,1 @@
-"""What a run leaves in its folder, and what a person sees of it."""
+"""The run's folder: history, results, logs, progress bar and plots."""

@@ -17,7 +17,7 @@ MAX_LETTERS = 40  # of a class name beside an axis
 
 def draw_loss(history: Sequence[Mapping[str, Any]], file: Path) -> None:
     """Draws training and held-out loss by epoch, and accuracy and mAP beside, as a PNG."""
-    figure, (left, right) = subplots(1, 2, (10, 4))
+    figure, (left, right) = _subplots(1, 2, (10, 4))
     epochs = [row["epoch"] for row in history]
 
     def values(name: str) -> np.ndarray:
@@ -34,7 +34,7 @@ def draw_loss(history: Sequence[Mapping[str, Any]], file: Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
         axes.grid(alpha=0.3)
-    save_figure(figure, file)
+    _save_figure(figure, file)
 
 
 def draw_confusion(matrix: np.ndarray, labels: Sequence[str], file: Path) -> None:
@@ -45,7 +45,7 @@ def draw_confusion(matrix: np.ndarray, labels: Sequence[str], file: Path) -> Non
     names = [_short(label) for label in labels]
     # 0.1 inches per letter leave room for the matrix beside the names.
     size = min(3 + 0.1 * max(map(len, names)) + 0.4 * len(names), MAX_INCHES)
-    figure, axes = subplots(1, 1, (size, size))
+    figure, axes = _subplots(1, 1, (size, size))
     axes.imshow(
         matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1
     )
@@ -61,7 +61,7 @@ def draw_confusion(matrix: np.ndarray, labels: Sequence[str], file: Path) -> Non
                 predicted, true, matrix[true, predicted],
                 ha="center", va="center", color="white" if dark else "black", fontsize=8,
             )  # fmt: skip
-    save_figure(figure, file)
+    _save_figure(figure, file)
 
 
 def draw_class_precisions(precisions: np.ndarray, labels: Sequence[str], file: Path) -> None:
@@ -76,10 +76,10 @@ def draw_class_precisions(precisions: np.ndarray, labels: Sequence[str], file: P
     if len(order) < len(precisions):
         title += f"; {len(precisions) - len(order)} without clips left out"
     if len(order) <= MAX_NAMED:
-        figure, axes = subplots(1, 1, (8, 2 + 0.25 * len(order)))
+        figure, axes = _subplots(1, 1, (8, 2 + 0.25 * len(order)))
         _draw_bars(axes, precisions, labels, order, title)
     else:
-        figure, (curve, best, worst) = subplots(1, 3, (MAX_INCHES, 2 + 0.25 * EXTREMES))
+        figure, (curve, best, worst) = _subplots(1, 3, (MAX_INCHES, 2 + 0.25 * EXTREMES))
         curve.plot(np.arange(1, len(order) + 1), precisions[order])
         mean = precisions[order].mean()
         curve.axhline(mean, color="gray", linestyle="--", label=f"mean {mean:.3f}")
@@ -88,7 +88,7 @@ def draw_class_precisions(precisions: np.ndarray, labels: Sequence[str], file: P
         curve.grid(alpha=0.3)
         _draw_bars(best, precisions, labels, order[:EXTREMES], f"the best {EXTREMES}")
         _draw_bars(worst, precisions, labels, order[-EXTREMES:], f"the worst {EXTREMES}")
-    save_figure(figure, file)
+    _save_figure(figure, file)
 
 
 def _draw_bars(
@@ -103,15 +103,32 @@ def _draw_bars(
     axes.grid(axis="x", alpha=0.3)
 
 
+def draw_folds(epochs: Sequence[int], accuracy: np.ndarray, file: Path) -> None:
+    """Draws (folds, epochs) accuracy as a PNG: thin lines, and a thick one for the mean."""
+    figure, axes = _subplots(1, 1, (8, 5))
+    for fold, values in enumerate(accuracy, start=1):
+        axes.plot(epochs, values, ".-", linewidth=0.8, markersize=4, label=f"fold {fold}")
+    mean, std = accuracy.mean(axis=0), accuracy.std(axis=0, ddof=1)
+    axes.plot(epochs, mean, "o-k", linewidth=2.5, markersize=5, label="mean")
+    best = int(mean.argmax())
+    title = f"mean {mean[best]:.1%} ± {std[best]:.1%} at epoch {epochs[best]}"
+    axes.axvline(epochs[best], color="gray", linestyle="--", linewidth=1)
+    axes.set(xlabel="epoch", ylabel="accuracy of the fold held out", title=title)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    _save_figure(figure, file)
+
+
 def draw_batch(
     plain: np.ndarray, augmented: np.ndarray, titles: list[str], file: Path, padding: float
 ) -> None:
     """Draws (clips, frames, mel_bins) arrays side by side, a row per clip, as a PNG.
 
-    `padding` is the value of padding and masks, for the colour bar: it is louder than silence.
+    `padding` is the value of padding and masks, for the color bar: it is louder than silence.
     """
     clips, frames, mel_bins = plain.shape
-    figure, grid = subplots(
+    figure, grid = _subplots(
         clips, 2, (13, 1 + 1.9 * clips), squeeze=False, sharex=True, sharey=True
     )
     low, high = np.percentile(plain, [0.5, 99.5])
@@ -134,10 +151,10 @@ def draw_batch(
         axes.set_xlabel("seconds")
     label = f"(log-mel - mean) / (2 std); padding and masks are {padding:.2f}, a log-mel of 0"
     figure.colorbar(picture, ax=grid, label=label, aspect=40, pad=0.01)
-    save_figure(figure, file)
+    _save_figure(figure, file)
 
 
-def subplots(rows: int, columns: int, size: tuple[float, float], **options: Any) -> Any:
+def _subplots(rows: int, columns: int, size: tuple[float, float], **options: Any) -> Any:
     """Returns a figure of a size in inches, and its axes."""
     # Not pyplot, which picks a window system; pods have none.
     from matplotlib.figure import Figure
@@ -146,12 +163,12 @@ def subplots(rows: int, columns: int, size: tuple[float, float], **options: Any)
     return figure, figure.subplots(rows, columns, **options)
 
 
-def save_figure(figure: Any, file: Path) -> None:
+def _save_figure(figure: Any, file: Path) -> None:
     """Writes a figure as a PNG, atomically."""
-    with atomic_write(file, replace=True) as place, warnings.catch_warnings():
+    with atomic_write(file, replace=True) as temporary, warnings.catch_warnings():
         # Letters missing from all fonts become boxes; matplotlibrc's font.family adds fonts.
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
-        figure.savefig(place, dpi=120, format="png")
+        figure.savefig(temporary, dpi=120, format="png")
 
 
 def _short(label: str) -> str:

@@ -21,7 +21,7 @@ from ast_jax.data.training_data import load_data
 from ast_jax.errors import InputError
 from ast_jax.io import read_json, write_csv, write_json
 from ast_jax.runs.history import HISTORY_FILE
-from ast_jax.runs.plots import save_figure, subplots
+from ast_jax.runs.plots import draw_folds
 from ast_jax.runs.workdir import check_data, open_workdir
 from ast_jax.training.loop import fit
 
@@ -97,10 +97,10 @@ def is_finished(run: TrainConfig) -> bool:
     Raises:
         InputError: the run is of other recordings, or the folder holds something else.
     """
-    workdir, known = open_workdir(run)
-    if known is None or not (workdir / "model").exists():
+    workdir, saved_run = open_workdir(run)
+    if saved_run is None or not (workdir / "model").exists():
         return False
-    check_data(workdir, known, load_data(run))
+    check_data(workdir, saved_run, load_data(run))
     return True
 
 
@@ -136,11 +136,11 @@ def check_workdir(workdir: Path, runs: list[TrainConfig]) -> None:
     """Raises `InputError` if the folder holds anything but these runs."""
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir}: is a file; choose another --config.workdir")
-    ours = {Path(run.workdir).name for run in runs}
-    for place in sorted(workdir.iterdir()) if workdir.exists() else []:
-        if place.name not in ours and not place.name.lstrip(".").startswith(f"{RESULT}."):
+    fold_names = {Path(run.workdir).name for run in runs}
+    for path in sorted(workdir.iterdir()) if workdir.exists() else []:
+        if path.name not in fold_names and not path.name.lstrip(".").startswith(f"{RESULT}."):
             raise InputError(
-                f"{workdir}: holds '{place.name}', which is no fold's run; choose another "
+                f"{workdir}: holds '{path.name}', which is no fold's run; choose another "
                 f"--config.workdir"
             )
     for run in runs:
@@ -168,25 +168,7 @@ def write(folder: Path, found: CrossValidation) -> None:
         folder / f"{RESULT}.json", {"best": rows[found.best], "last": rows[-1], "epochs": rows}
     )
     write_csv(folder / f"{RESULT}.csv", rows)
-    draw(found, folder / f"{RESULT}.png")
-
-
-def draw(found: CrossValidation, file: Path) -> None:
-    """Draws accuracy by epoch as a PNG: a thin line per fold and a thick one for the mean."""
-    from matplotlib.ticker import MaxNLocator
-
-    figure, axes = subplots(1, 1, (8, 5))
-    for fold, accuracy in zip(FOLDS, found.accuracy, strict=True):
-        axes.plot(found.epochs, accuracy, ".-", linewidth=0.8, markersize=4, label=f"fold {fold}")
-    axes.plot(found.epochs, found.mean, "o-k", linewidth=2.5, markersize=5, label="mean")
-    best = found.epochs[found.best]
-    title = f"mean {found.mean[found.best]:.1%} ± {found.std[found.best]:.1%} at epoch {best}"
-    axes.axvline(best, color="gray", linestyle="--", linewidth=1)
-    axes.set(xlabel="epoch", ylabel="accuracy of the fold held out", title=title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend()
-    axes.grid(alpha=0.3)
-    save_figure(figure, file)
+    draw_folds(found.epochs, found.accuracy, folder / f"{RESULT}.png")
 
 
 def print_folds(console: Console, found: CrossValidation) -> None:

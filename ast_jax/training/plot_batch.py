@@ -44,8 +44,8 @@ def plot_batch(config: TrainConfig, file: Path, step: int = 0) -> None:
 
 def describe_target(target: np.ndarray, labels: list[str]) -> str:
     """Returns the classes of a clip, with their shares if mixed: '0.62 dog, 0.38 rain'."""
-    heard = np.flatnonzero(target)
-    order = heard[np.argsort(-target[heard], kind="stable")]
+    present = np.flatnonzero(target)
+    order = present[np.argsort(-target[present], kind="stable")]
     shares = ["" if target[i] == 1 else f"{target[i]:.2f} " for i in order]
     names = [f"{share}{labels[i]}" for share, i in zip(shares, order, strict=True)]
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

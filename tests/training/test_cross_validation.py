@@ -24,12 +24,11 @@ from ast_jax.config import (
 from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.errors import InputError
 from ast_jax.models.config import ASTConfig
+from ast_jax.runs.plots import draw_folds
 from ast_jax.training import cross_validation, loop
 from ast_jax.training.cross_validation import (
-    CrossValidation,
     check_folds,
     cross_validate,
-    draw,
     fold_config,
     gather,
 )
@@ -275,7 +274,7 @@ def test_a_folder_of_something_else_is_refused_before_anything_is_trained(
 
 
 def test_a_picture_of_a_single_epoch_is_drawn(tmp_path):
-    draw(CrossValidation([1], np.full((5, 1), 0.5)), tmp_path / "one.png")
+    draw_folds([1], np.full((5, 1), 0.5), tmp_path / "one.png")
     assert image.imread(tmp_path / "one.png")[..., :3].std() > 0.02
 
 
