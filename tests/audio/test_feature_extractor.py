@@ -249,7 +249,7 @@ def test_an_invalid_value_names_file_and_field(tmp_path, field, value):
     [("maen", "mean"), ("sample_rate", "sampling_rate"), ("do_normalise", "do_normalize"),
      ("max_len", "max_length"), ("num_mel_bin", "num_mel_bins")],
 )  # fmt: skip
-def test_a_misspelt_field_is_refused(misspelled, field):
+def test_a_misspelled_field_is_refused(misspelled, field):
     with pytest.raises(InputError, match=f"{misspelled} to {field}"):
         ASTFeatureExtractor.from_dict({misspelled: 1}, "f.json")
 
