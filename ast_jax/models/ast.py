@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,12 @@ from jaxtyping import Array, Float, Int
 
 from ast_jax.models.attention import (
     Attention,
+    Weights,
     check_attn_implementation,
     resolve_attn_implementation,
 )
 from ast_jax.models.config import ASTConfig
-from ast_jax.models.layers import MLP, Tokens, layer_norm, torch_uniform
+from ast_jax.models.layers import MLP, Outputs, Tokens, layer_norm, torch_uniform
 from ast_jax.models.remat import keep, rematerialize
 
 NUM_PREFIX_TOKENS = 2  # tokens before the patches: class and distillation
@@ -106,7 +107,7 @@ class Layer(nnx.Module):
 
     def __call__(
         self, x: Tokens, num_output_tokens: int | None = None, output_attentions: bool = False
-    ) -> tuple[Tokens, jax.Array | None]:
+    ) -> tuple[Outputs, Weights | None]:
         """Returns the first `num_output_tokens` tokens, or all, and their attention weights."""
         attended, weights = self.attention(
             self.layernorm_before(x), num_output_tokens, output_attentions
@@ -134,7 +135,7 @@ class Encoder(nnx.Module):
 
     def __call__(
         self, x: Tokens, num_output_tokens: int | None = None, remat: str = "none"
-    ) -> Tokens:
+    ) -> Outputs:
         """Runs the layers.
 
         Args:
@@ -290,7 +291,7 @@ class ASTForAudioClassification(nnx.Module):
     @classmethod
     def from_pretrained(
         cls, path: str | Path, attn_implementation: str | None = None, **changes: Any
-    ) -> Self:
+    ) -> "ASTForAudioClassification":
         """Loads a checkpoint: ours, a Hugging Face folder, a `.safetensors` or an original `.pth`.
 
         Args:
@@ -311,7 +312,7 @@ class ASTForAudioClassification(nnx.Module):
     @classmethod
     def from_params(
         cls, config: ASTConfig, params: dict[str, Any], attn_implementation: str | None = None
-    ) -> Self:
+    ) -> "ASTForAudioClassification":
         """Returns the model of a configuration with a nested dict of parameters.
 
         NumPy arrays are put on the default device, once and not at every call. With

@@ -11,6 +11,7 @@ from ast_jax.models.config import ASTConfig
 from ast_jax.models.remat import keep
 
 Tokens = Float[Array, "batch tokens hidden"]
+Outputs = Float[Array, "batch outputs hidden"]  # the first of the tokens, or all
 
 
 class MLP(nnx.Module):
