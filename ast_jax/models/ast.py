@@ -25,7 +25,7 @@ from ast_jax.models.attention import (
 )
 from ast_jax.models.config import ASTConfig
 from ast_jax.models.layers import MLP, Outputs, Tokens, layer_norm, torch_uniform
-from ast_jax.models.remat import keep, rematerialize
+from ast_jax.models.remat import keep, rematerialize, scan_all_but_last
 
 NUM_PREFIX_TOKENS = 2  # tokens before the patches: class and distillation
 
@@ -146,17 +146,14 @@ class Encoder(nnx.Module):
         """
         graphdef, stacked = nnx.split(self.layers)
 
-        def layer(
-            x: jax.Array, params: nnx.State, num_output_tokens: int | None = None
-        ) -> jax.Array:
+        def layer(x: jax.Array, params: nnx.State) -> jax.Array:
+            return nnx.merge(graphdef, params)(x)[0]
+
+        def last_layer(x: jax.Array, params: nnx.State) -> jax.Array:
             return nnx.merge(graphdef, params)(x, num_output_tokens)[0]
 
-        def step(x: jax.Array, params: nnx.State) -> tuple[jax.Array, None]:
-            return rematerialize(layer, remat)(x, params), None
-
-        x, _ = jax.lax.scan(step, x, jax.tree.map(lambda p: p[:-1], stacked))
-        last = functools.partial(layer, num_output_tokens=num_output_tokens)
-        return rematerialize(last, remat)(x, jax.tree.map(lambda p: p[-1], stacked))
+        x = scan_all_but_last(rematerialize(layer, remat), x, stacked)
+        return rematerialize(last_layer, remat)(x, jax.tree.map(lambda p: p[-1], stacked))
 
     def intermediates(
         self, x: Tokens, output_attentions: bool
