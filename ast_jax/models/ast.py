@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,13 @@ from jaxtyping import Array, Float, Int
 
 from ast_jax.models.attention import (
     Attention,
+    Weights,
     check_attn_implementation,
     resolve_attn_implementation,
 )
 from ast_jax.models.config import NUM_PREFIX_TOKENS, ASTConfig
-from ast_jax.models.layers import MLP, OutputTokens, Tokens, layer_norm, torch_uniform
-from ast_jax.models.remat import name_residual, rematerialize
+from ast_jax.models.layers import MLP, Outputs, Tokens, layer_norm, torch_uniform
+from ast_jax.models.remat import name_residual, rematerialize, scan_all_but_last
 
 Params = dict[str, Any]  # nested, of arrays
 InputValues = Float[Array | np.ndarray, "batch frames mel_bins"]
@@ -104,7 +105,7 @@ class Layer(nnx.Module):
 
     def __call__(
         self, x: Tokens, num_output_tokens: int | None = None, output_attentions: bool = False
-    ) -> tuple[OutputTokens, jax.Array | None]:
+    ) -> tuple[Outputs, Weights | None]:
         """Returns the first `num_output_tokens` tokens, or all, and their attention weights."""
         attended, weights = self.attention(
             self.layernorm_before(x), num_output_tokens, output_attentions
@@ -132,7 +133,7 @@ class Encoder(nnx.Module):
 
     def __call__(
         self, x: Tokens, num_output_tokens: int | None = None, remat: str = "none"
-    ) -> OutputTokens:
+    ) -> Outputs:
         """Runs the layers.
 
         Args:
@@ -143,17 +144,14 @@ class Encoder(nnx.Module):
         """
         graphdef, stacked = nnx.split(self.layers)
 
-        def layer(
-            x: jax.Array, params: nnx.State, num_output_tokens: int | None = None
-        ) -> jax.Array:
+        def layer(x: jax.Array, params: nnx.State) -> jax.Array:
+            return nnx.merge(graphdef, params)(x)[0]
+
+        def last_layer(x: jax.Array, params: nnx.State) -> jax.Array:
             return nnx.merge(graphdef, params)(x, num_output_tokens)[0]
 
-        def step(x: jax.Array, params: nnx.State) -> tuple[jax.Array, None]:
-            return rematerialize(layer, remat)(x, params), None
-
-        x, _ = jax.lax.scan(step, x, jax.tree.map(lambda p: p[:-1], stacked))
-        last = functools.partial(layer, num_output_tokens=num_output_tokens)
-        return rematerialize(last, remat)(x, jax.tree.map(lambda p: p[-1], stacked))
+        x = scan_all_but_last(rematerialize(layer, remat), x, stacked)
+        return rematerialize(last_layer, remat)(x, jax.tree.map(lambda p: p[-1], stacked))
 
     def intermediates(
         self, x: Tokens, output_attentions: bool
@@ -291,7 +289,7 @@ class ASTForAudioClassification(nnx.Module):
     @classmethod
     def from_pretrained(
         cls, path: str | Path, attn_implementation: str | None = None, **changes: Any
-    ) -> Self:
+    ) -> "ASTForAudioClassification":
         """Loads a checkpoint: ours, a Hugging Face folder, a `.safetensors` or an original `.pth`.
 
         Args:
@@ -312,7 +310,7 @@ class ASTForAudioClassification(nnx.Module):
     @classmethod
     def from_params(
         cls, config: ASTConfig, params: Params, attn_implementation: str | None = None
-    ) -> Self:
+    ) -> "ASTForAudioClassification":
         """Returns the model of a configuration with a nested dict of parameters.
 
         NumPy arrays are put on the default device, once and not at every call. With

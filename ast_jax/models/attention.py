@@ -12,10 +12,12 @@ from jaxtyping import Array, Float
 from ast_jax.errors import InputError
 from ast_jax.models.attention_cpu import attention_by_head
 from ast_jax.models.config import ASTConfig
-from ast_jax.models.layers import OutputTokens, Tokens, linear
+from ast_jax.models.layers import Outputs, Tokens, linear
 from ast_jax.models.remat import name_residual
 
 ATTN_IMPLEMENTATIONS = ("cudnn", "cpu", "xla")
+
+Weights = Float[Array, "batch heads queries tokens"]
 
 
 class Attention(nnx.Module):
@@ -31,8 +33,11 @@ class Attention(nnx.Module):
 
     def __call__(
         self, x: Tokens, num_output_tokens: int | None = None, output_attentions: bool = False
-    ) -> tuple[OutputTokens, jax.Array | None]:
-        """Returns attention of the first tokens to all, and (batch, heads, to, from) or None."""
+    ) -> tuple[Outputs, Weights | None]:
+        """Returns attention of the first `num_output_tokens` tokens, or all, to all tokens.
+
+        And the weights, if `output_attentions`.
+        """
         batch, tokens, width = x.shape
         qkv = name_residual(self.qkv(x).astype(self.dtype), "qkv")
         qkv = qkv.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
@@ -86,7 +91,7 @@ def attention(
 
 def attention_weights(
     query: Float[Array, "batch queries heads width"], key: Float[Array, "batch tokens heads width"]
-) -> Float[Array, "batch heads queries tokens"]:
+) -> Weights:
     """Computes softmax(q·k/√width) in float32 and returns it in the query's dtype."""
     scores = jnp.einsum("bthk,bshk->bhts", query, key, preferred_element_type=jnp.float32)
     return jax.nn.softmax(scores * query.shape[-1] ** -0.5).astype(query.dtype)

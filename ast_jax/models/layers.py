@@ -11,7 +11,7 @@ from ast_jax.models.config import ASTConfig
 from ast_jax.models.remat import name_residual
 
 Tokens = Float[Array, "batch tokens hidden"]
-OutputTokens = Float[Array, "batch outputs hidden"]  # all tokens, or some
+Outputs = Float[Array, "batch outputs hidden"]  # the first of the tokens, or all
 
 
 class MLP(nnx.Module):

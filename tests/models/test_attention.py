@@ -1,3 +1,5 @@
+from unittest.mock import Mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,13 +20,6 @@ CONFIG = ASTConfig(
     num_labels=3,
 )
 HALF = CONFIG.replace(dtype="bfloat16")
-
-
-class Device:
-    """Returns a device of another platform."""
-
-    def __init__(self, platform):
-        self.platform = platform
 
 
 @pytest.fixture
@@ -98,7 +93,7 @@ def test_no_implementation_saves_the_weights_for_the_backward_pass(qkv, implemen
 )
 def test_the_implementation_depends_on_the_programs_devices(platform, changes, expected):
     config = CONFIG.replace(**changes)
-    found = attention.resolve_attn_implementation(config, [Device(platform)] * 2)
+    found = attention.resolve_attn_implementation(config, [Mock(jax.Device, platform=platform)] * 2)
     assert found == expected
     attention.check_attn_implementation(config, found)
 

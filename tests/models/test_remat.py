@@ -3,7 +3,7 @@ import pytest
 from flax import nnx
 
 from ast_jax.errors import InputError
-from ast_jax.models.ast import graphdef, init_params
+from ast_jax.models.ast import graphdef, init_params, param_shapes
 from ast_jax.models.config import ASTConfig
 from ast_jax.models.remat import REMAT, rematerialize
 
@@ -82,3 +82,12 @@ def test_each_policy_saves_less_than_the_previous_one(implementation):
 def test_an_unknown_policy_is_refused():
     with pytest.raises(InputError, match="must be one of none, norms_and_activations, everything"):
         rematerialize(lambda x: x, "some")
+
+
+def test_inference_makes_no_copy_of_the_layers_parameters():
+    config = CONFIG.replace(hidden_size=128, intermediate_size=512)
+    model, params = graphdef(config, "cpu"), param_shapes(config)
+    program = jax.jit(lambda params, x: nnx.merge(model, params)(x)).lower(params, CLIPS).compile()
+    layers = jax.tree.leaves(params["ast"]["encoder"])
+    size = sum(x.size * x.dtype.itemsize for x in layers)
+    assert program.memory_analysis().temp_size_in_bytes < size / 4
