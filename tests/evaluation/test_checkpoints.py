@@ -19,7 +19,7 @@ from ast_jax.evaluation.checkpoints import (
     evaluate,
     evaluate_checkpoints,
     match_classes,
-    predict,
+    predict_checkpoint,
 )
 from ast_jax.evaluation.evaluation_set import read_evaluation_set
 from ast_jax.models.ast import ASTForAudioClassification, param_shapes
@@ -151,7 +151,7 @@ def test_few_clips_use_the_smallest_batch_that_splits(monkeypatch):
 
     monkeypatch.setattr(module, "EvaluationBatches", Watched)
     assert len(jax.local_devices()) == 8
-    logits = predict(make_checkpoint(0), make_clips(count=3), 32, 0, False, "")
+    logits = predict_checkpoint(make_checkpoint(0), make_clips(count=3), 32, 0, False, "")
     assert (logits.shape, sizes) == ((3, 3), [8])
 
 
@@ -385,7 +385,7 @@ def read_evaluation_clips_as_float(clips):
 def test_all_checkpoints_are_checked_before_any_is_evaluated(
     saved, sounds, tmp_path, monkeypatch, names, message
 ):
-    monkeypatch.setattr(module, "predict", lambda *_: pytest.fail("evaluated"))
+    monkeypatch.setattr(module, "predict_checkpoint", lambda *_: pytest.fail("evaluated"))
     paths = [saved[name][0] if name in saved else str(tmp_path / name) for name in names]
     with pytest.raises(InputError, match=message):
         evaluate_checkpoints(paths, sounds)
