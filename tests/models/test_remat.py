@@ -85,9 +85,9 @@ def test_an_unknown_policy_is_refused():
 
 
 def test_inference_makes_no_copy_of_the_layers_parameters():
-    config = CONFIG.replace(hidden_size=128, intermediate_size=512)
+    config = CONFIG.replace(hidden_size=128, intermediate_size=512, num_hidden_layers=12)
     model, params = graphdef(config, "cpu"), param_shapes(config)
     program = jax.jit(lambda params, x: nnx.merge(model, params)(x)).lower(params, CLIPS).compile()
     layers = jax.tree.leaves(params["ast"]["encoder"])
     size = sum(x.size * x.dtype.itemsize for x in layers)
-    assert program.memory_analysis().temp_size_in_bytes < size / 4
+    assert program.memory_analysis().temp_size_in_bytes < size / 2
