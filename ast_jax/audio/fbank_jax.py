@@ -27,7 +27,7 @@ from ast_jax.errors import InputError
 
 
 def input_values(
-    waveforms: Array, lengths: Int[Array | np.ndarray, " batch"], extractor: ASTFeatureExtractor
+    waveforms: Array, lengths: Array, extractor: ASTFeatureExtractor
 ) -> Float[Array, "batch frames mel_bins"]:
     """Computes the model input of a padded batch, as the extractor does for each clip.
 
@@ -36,7 +36,7 @@ def input_values(
     Args:
         waveforms: int16 or float (batch, samples), as for `fbank_jax`, at the extractor's
             sampling rate. Samples beyond `max_length` frames cost nothing.
-        lengths: the number of samples in each clip before padding.
+        lengths: integers (batch,), the number of samples in each clip before padding.
         extractor: a constant of the compiled function.
 
     Returns:

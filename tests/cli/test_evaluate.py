@@ -61,8 +61,8 @@ def test_evaluate_prints_a_table_and_writes_its_results(models, prepared, tmp_pa
     expected = []
     for name in ("a", "b"):
         classifier = ast_jax.load(models / name)
-        results = [classifier(wave / np.float32(32768), 2, 16000) for wave in clips.waveforms]
-        expected.append([[p for _, p in sorted(map(_pair, labels))] for labels in results])
+        answers = [classifier(wave / np.float32(32768), 2, 16000) for wave in clips.waveforms]
+        expected.append([[p for _, p in sorted(map(_pair, labels))] for labels in answers])
     with np.load(tmp_path / "out" / "predictions.npz") as arrays:
         np.testing.assert_allclose(arrays["probabilities"], expected, atol=1e-5)
         assert arrays["labels"].tolist() == ["bark", "meow"]
