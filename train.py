@@ -81,7 +81,10 @@ def parse_flags(argv: list[str]) -> list[str]:
         hint = f"; set fields with --config.{error.flagname}=VALUE"
         sys.exit(f"train.py: {error}{hint if error.flagname in fields else ''}")
     except flags.Error as error:
-        sys.exit(f"train.py: {error}")
+        # ml_collections adds the traceback of the configuration's file.
+        first, *rest = str(error).strip().splitlines()
+        reason = f" {rest[-1]}{renamed_hint(rest[-1])}" if rest else ""
+        sys.exit(f"train.py: {first}{reason}")
     except Exception as error:  # the configuration's file is anyone's code
         reason = " ".join(str(error).split()) + renamed_hint(str(error))
         sys.exit(f"train.py: the --config file cannot be used ({type(error).__name__}: {reason})")
