@@ -13,8 +13,9 @@ from ast_jax.evaluation.predict import make_predict
 from ast_jax.losses import cross_entropy
 from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.config import ASTConfig
-from ast_jax.sharding import AXIS, REPLICATED, SPLIT, DataParallel
-from ast_jax.training.step import StepSpec, init_state, loss_and_gradients, train_step
+from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
+from ast_jax.training.step import StepSpec, init_state, train_step
+from tests import steps
 
 CONFIG = ASTConfig(
     hidden_size=32,
@@ -39,11 +40,7 @@ SPEC = StepSpec(
 
 
 def mean_loss_and_gradients(parallel, spec, batch):
-    def on_device(params, batch, key):
-        return jax.lax.pmean(loss_and_gradients(spec, params, batch, key), AXIS)
-
-    mapped = parallel.map(on_device, (REPLICATED, SPLIT, REPLICATED))
-    return mapped(init_params(CONFIG), parallel.shard_batch(batch), jax.random.key(0))
+    return steps.mean_loss_and_gradients(parallel, spec, init_params(CONFIG), batch)
 
 
 @pytest.fixture(scope="module")

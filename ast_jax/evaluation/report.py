@@ -110,7 +110,7 @@ def class_rows(labels: Sequence[str], per_class: ClassMetrics) -> list[dict[str,
 
 
 def finite_or_none(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the row with None in temporary of NaN and infinities, which JSON lacks."""
+    """Returns the row with None in place of NaN and infinities, which JSON lacks."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in row.items()

@@ -11,15 +11,15 @@ from ast_jax.config import AugmentConfig
 from ast_jax.losses import cross_entropy
 from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.config import ASTConfig
-from ast_jax.sharding import AXIS, REPLICATED, SPLIT, DataParallel
+from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
 from ast_jax.training.optimizer import shard_over_devices, state_specs
 from ast_jax.training.step import (
     StepSpec,
     init_state,
-    loss_and_gradients,
     make_patchout,
     train_step,
 )
+from tests import steps
 
 CONFIG = ASTConfig(
     hidden_size=32,
@@ -35,7 +35,7 @@ CONFIG = ASTConfig(
 
 
 def make_spec(**changes):
-    """Returns the loss and gradients of a step without augmentation."""
+    """Returns the constants of a step without augmentation, by plain gradients."""
     spec = StepSpec(
         graphdef(CONFIG),
         ASTFeatureExtractor(max_length=64, num_mel_bins=32, mean=-6.0, std=5.0),
@@ -49,14 +49,8 @@ def make_spec(**changes):
 
 def mean_loss_and_gradients(spec, batch, devices=1):
     """Returns loss and gradients of the whole batch on some devices."""
-
-    def on_device(params, batch, key):
-        return jax.lax.pmean(loss_and_gradients(spec, params, batch, key), AXIS)
-
-    mapped = DataParallel(devices=jax.devices()[:devices]).map(
-        on_device, (REPLICATED, SPLIT, REPLICATED)
-    )
-    return mapped(init_params(CONFIG), batch, jax.random.key(0))
+    parallel = DataParallel(devices=jax.devices()[:devices])
+    return steps.mean_loss_and_gradients(parallel, spec, init_params(CONFIG), batch)
 
 
 def assert_close(found, expected):
