@@ -319,46 +319,56 @@ class ASTForAudioClassification(nnx.Module):
         params = jax.tree.map(jnp.asarray, params)
         if attn_implementation is None:
             attn_implementation = resolve_attn_implementation(config, _devices(params))
-        return nnx.merge(graphdef(config, attn_implementation), params)
+        model = nnx.merge(graphdef(config, attn_implementation), params)
+        model.config = config
+        return model
 
 
 def graphdef(config: ASTConfig, attn_implementation: str | None = None) -> nnx.GraphDef:
     """Returns the model without its parameters: `nnx.merge(graphdef(config), params)` is the model.
 
-    Arguments are those of `ASTForAudioClassification`.
+    Arguments are those of `ASTForAudioClassification`. Class names are left out.
     """
-    return nnx.split(_abstract(config, attn_implementation))[0]
+    if attn_implementation is None:
+        attn_implementation = resolve_attn_implementation(config, _devices({}))
+    return _abstract(_hashable(config), attn_implementation)[0]
+
+
+def param_shapes(config: ASTConfig) -> Params:
+    """Returns the parameters' shapes and dtypes, without the arrays."""
+    shapes = _abstract(_hashable(config), "xla")[1]
+    return jax.tree.map(lambda shape: shape, shapes)  # a dict of the caller's own
 
 
 def init_params(config: ASTConfig, seed: int = 0) -> Params:
     """Returns the original's random initial parameters: a nested dict of float32 arrays."""
-
-    @jax.jit
-    def init() -> Params:
-        rngs = nnx.Rngs(seed)
-        model = ASTForAudioClassification(config, rngs=rngs, attn_implementation="xla")
-        return nnx.to_pure_dict(nnx.split(model)[1])
-
-    return init()
+    return _init_params(_hashable(config), jax.random.key(seed))
 
 
-def param_shapes(config: ASTConfig) -> dict[str, Any]:
-    """Returns the parameters' shapes and dtypes, without the arrays."""
-    fields = dataclasses.astuple(dataclasses.replace(config, id2label=None))  # hashable
-    return jax.tree.map(lambda shape: shape, _param_shapes(fields))  # a dict of the caller's own
-
-
+# Tracing a model takes half a second, so that its structure and its initialization are cached.
 @functools.lru_cache
-def _param_shapes(fields: tuple) -> dict[str, Any]:
-    return nnx.to_pure_dict(nnx.split(_abstract(ASTConfig(*fields), "xla"))[1])
+def _abstract(fields: tuple, attn_implementation: str) -> tuple[nnx.GraphDef, Params]:
+    model = nnx.eval_shape(lambda: _new_model(fields, jax.random.key(0), attn_implementation))
+    graph, shapes = nnx.split(model)
+    return graph, nnx.to_pure_dict(shapes)
 
 
-def _abstract(config: ASTConfig, attn_implementation: str | None) -> ASTForAudioClassification:
-    def make() -> ASTForAudioClassification:
-        rngs = nnx.Rngs(0)
-        return ASTForAudioClassification(config, rngs=rngs, attn_implementation=attn_implementation)
+@functools.partial(jax.jit, static_argnums=0)
+def _init_params(fields: tuple, key: jax.Array) -> Params:
+    return nnx.to_pure_dict(nnx.split(_new_model(fields, key, "xla"))[1])
 
-    return nnx.eval_shape(make)
+
+def _new_model(
+    fields: tuple, key: jax.Array, attn_implementation: str
+) -> ASTForAudioClassification:
+    return ASTForAudioClassification(
+        ASTConfig(*fields), rngs=nnx.Rngs(key), attn_implementation=attn_implementation
+    )
+
+
+def _hashable(config: ASTConfig) -> tuple:
+    """Returns the fields that the parameters depend on, all but the class names."""
+    return dataclasses.astuple(dataclasses.replace(config, id2label=None))
 
 
 def _devices(params: Params) -> Sequence[jax.Device]:

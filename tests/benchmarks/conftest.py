@@ -24,13 +24,10 @@ DATA_PACKAGES = (
 def run_python():
     """Returns a function that runs Python, asserts success and returns its standard output."""
 
-    # Most of a script's time at a tiny size is compilation, which is fastest at level 0.
-    compile_fast = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-
     def run_python(*arguments, env=os.environ, **options):
         done = subprocess.run(
             [sys.executable, *arguments],
-            env=env | compile_fast,
+            env=env,
             capture_output=True,
             text=True,
             timeout=300,

@@ -29,6 +29,15 @@ CONFIG = ASTConfig.from_size("tiny224", max_length=256, num_labels=10)
 EXTRACTOR = ASTFeatureExtractor(max_length=256)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compile_with_optimizations():
+    """Compiles as for users: these tests compute more than they compile."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="module")
 def start(golden_training):
     tensors = {
