@@ -36,8 +36,10 @@ jax.config.update(
     "jax_disable_most_optimizations",
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0",
 )
+FLAGS = ["--xla_cpu_parallel_codegen_split_count=1"]  # the other core has tests of its own
 if jax.__version_info__ < (0, 12):
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 jax.config.update("jax_num_cpu_devices", 8)
 
 # The same examples on every machine and in every run.

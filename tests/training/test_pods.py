@@ -15,8 +15,10 @@ import pytest
 
 from ast_jax.checkpoint.format import load_checkpoint
 from ast_jax.checkpoint.load import step_folders
+from ast_jax.config import load_config
 from ast_jax.errors import InputError
 from ast_jax.training.distributed import VARIABLES, connect
+from ast_jax.training.loop import fit
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -82,7 +84,9 @@ def pod(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(pod):
-    pod(pod.folder / "alone", 1, 4)
+    """Returns the folder of the same run in one process with four devices."""
+    config = load_config(pod.folder / "config.py", [f"workdir={pod.folder / 'alone'}"])
+    fit(config, devices=jax.devices()[:4])
     return pod.folder / "alone"
 
 
