@@ -53,7 +53,8 @@ install_import_hook("ast_jax", "shape_check.typechecker")
 
 def pytest_collection_modifyitems(items):
     """Runs the slowest files first, so that no worker ends alone with one."""
-    items.sort(key=lambda item: not {"training", "benchmarks"} & set(item.path.parts))
+    slow = {"training", "benchmarks", "models", "checkpoint", "legacy"}
+    items.sort(key=lambda item: not slow & set(item.path.parts) and item.path.parent != TESTS)
 
 
 def pytest_collection_finish():

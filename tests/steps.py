@@ -6,11 +6,11 @@ from ast_jax.sharding import AXIS, REPLICATED, SPLIT
 from ast_jax.training.step import loss_and_gradients
 
 
-def mean_loss_and_gradients(parallel, spec, params, batch):
-    """Returns loss and gradients of the whole batch, averaged over the devices."""
+def map_loss_and_gradients(parallel, spec):
+    """Returns a function of parameters and a batch: loss and gradients, averaged over devices."""
 
     def on_device(params, batch, key):
         return jax.lax.pmean(loss_and_gradients(spec, params, batch, key), AXIS)
 
     mapped = parallel.map(on_device, (REPLICATED, SPLIT, REPLICATED))
-    return mapped(params, parallel.shard_batch(batch), jax.random.key(0))
+    return lambda params, batch: mapped(params, parallel.shard_batch(batch), jax.random.key(0))

@@ -39,10 +39,6 @@ SPEC = StepSpec(
 )
 
 
-def mean_loss_and_gradients(parallel, spec, batch):
-    return steps.mean_loss_and_gradients(parallel, spec, init_params(CONFIG), batch)
-
-
 @pytest.fixture(scope="module")
 def batch():
     rng = np.random.default_rng(0)
@@ -55,12 +51,17 @@ def batch():
 def gradients(how, devices, batch):
     parallel = DataParallel(how, jax.devices()[:devices])
     assert len(parallel.devices) == devices
-    return mean_loss_and_gradients(parallel, SPEC, batch)
+    return steps.map_loss_and_gradients(parallel, SPEC)(init_params(CONFIG), batch)
+
+
+@pytest.fixture(scope="module")
+def on_one_device(batch):
+    return gradients("shard_map", 1, batch)
 
 
 @pytest.mark.parametrize("how", ["shard_map", "pmap"])
-def test_loss_and_gradients_on_eight_devices_match_one(how, batch, within):
-    loss, expected = gradients("shard_map", 1, batch)
+def test_loss_and_gradients_on_eight_devices_match_one(how, batch, on_one_device, within):
+    loss, expected = on_one_device
     loss_8, ours = gradients(how, 8, batch)
     assert float(loss_8) == pytest.approx(float(loss), rel=1e-6)
     norm = float(optax.tree.norm(expected))
@@ -121,15 +122,17 @@ def test_augmentation_does_not_depend_on_the_number_of_devices(
     def drop_at_random(key, clip):
         return clip * jax.random.bernoulli(key, 0.5, clip.shape)
 
-    def loss_on(devices, grad_accum_steps, batch):
+    def loss_on(devices, grad_accum_steps):
         parallel = DataParallel(how, jax.devices()[:devices])
         spec = SPEC._replace(augment=drop_at_random, grad_accum_steps=grad_accum_steps)
-        return float(mean_loss_and_gradients(parallel, spec, batch)[0])
+        function = steps.map_loss_and_gradients(parallel, spec)
+        return lambda batch: float(function(init_params(CONFIG), batch)[0])
 
-    expected = loss_on(1, 1, batch)
-    assert loss_on(devices, grad_accum_steps, batch) == pytest.approx(expected, rel=1e-6)
+    expected = loss_on(1, 1)(batch)
+    loss = loss_on(devices, grad_accum_steps)
+    assert loss(batch) == pytest.approx(expected, rel=1e-6)
     reversed_batch = {name: rows[::-1] for name, rows in batch.items()}
-    assert loss_on(devices, grad_accum_steps, reversed_batch) != pytest.approx(expected, rel=1e-6)
+    assert loss(reversed_batch) != pytest.approx(expected, rel=1e-6)
 
 
 def test_a_batch_that_does_not_split_is_refused():

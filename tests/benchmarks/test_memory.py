@@ -36,6 +36,7 @@ def test_largest_finds_the_batch_to_an_eighth_and_tries_none_twice(memory, capac
         assert best <= capacity < best + max(best // 8, 1)
 
 
+@pytest.mark.slow  # a process for each contender
 def test_table_has_ours_and_a_peer(run_python):
     printed = run_python(
         SCRIPT, "--tiny", "--limit=1", "--steps=1", "--rounds=1", "--names", "ours", "SDPA"

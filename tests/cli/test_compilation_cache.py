@@ -48,8 +48,8 @@ def test_a_folder_that_others_can_write_to_is_not_used(tmp_path):
 
 def test_a_second_classification_uses_the_cached_program(tmp_path, esc10):
     config = ASTConfig(
-        hidden_size=384, num_attention_heads=6, intermediate_size=768, num_hidden_layers=2,
-        max_length=512, num_labels=3,
+        hidden_size=32, num_attention_heads=2, intermediate_size=64, num_hidden_layers=2,
+        frequency_stride=16, time_stride=16, max_length=512, num_labels=3,
     )  # fmt: skip
     extractor = ASTFeatureExtractor(max_length=512)
     save_checkpoint(tmp_path / "model", Checkpoint(config, extractor, init_params(config)))

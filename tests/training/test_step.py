@@ -50,7 +50,7 @@ def make_spec(**changes):
 def mean_loss_and_gradients(spec, batch, devices=1):
     """Returns loss and gradients of the whole batch on some devices."""
     parallel = DataParallel(devices=jax.devices()[:devices])
-    return steps.mean_loss_and_gradients(parallel, spec, init_params(CONFIG), batch)
+    return steps.map_loss_and_gradients(parallel, spec)(init_params(CONFIG), batch)
 
 
 def assert_close(found, expected):
