@@ -85,7 +85,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         first, *rest = str(error).strip().splitlines()
         reason = f" {rest[-1]}{renamed_hint(rest[-1])}" if rest else ""
         sys.exit(f"train.py: {first}{reason}")
-    except Exception as error:  # the configuration's file is anyone's code
+    except (Exception, SystemExit) as error:  # the configuration's file is anyone's code
         reason = " ".join(str(error).split()) + renamed_hint(str(error))
         sys.exit(f"train.py: the --config file cannot be used ({type(error).__name__}: {reason})")
 

@@ -282,8 +282,10 @@ class TrainConfig:
             ("augment.patchout_frequency", self.augment.patchout_frequency, 0, rows - 1),
             ("augment.patchout_time", self.augment.patchout_time, 0, columns - 1),
         ):
-            if not low <= value <= high:
-                limits = f"between {low} and {high}" if high < math.inf else f"{low} or more"
+            if not low <= value <= high or value == math.inf:
+                limits = (
+                    f"between {low} and {high}" if high < math.inf else f"{low} or more, and finite"
+                )
                 raise InputError(f"{name} is {value}; it must be {limits}")
         if self.final_params == "average" and not self.average_from:
             raise InputError(
@@ -318,7 +320,7 @@ def load_config(file: str | Path, changes: Sequence[str] = ()) -> TrainConfig:
     """
     try:
         config = runpy.run_path(str(file))["get_config"]()
-    except Exception as error:  # the file is anyone's code
+    except (Exception, SystemExit) as error:  # the file is anyone's code
         raise InputError(
             f"{file}: cannot be used as a configuration ({type(error).__name__}: {error}"
             f"{renamed_hint(str(error))}); its get_config() must return a TrainConfig"

@@ -1,3 +1,4 @@
+import math
 import re
 
 import pytest
@@ -76,6 +77,7 @@ def test_a_value_of_another_type_is_refused(file, change, like):
     [
         ("get_config = 1 / 0", "ZeroDivisionError"),
         ("x = 1", "KeyError"),
+        ("import sys; sys.exit(0)", "SystemExit"),
         ("def get_config(", "SyntaxError"),
         ("def get_config():\n    return {}", "return a TrainConfig"),
     ],
@@ -87,6 +89,17 @@ def test_an_invalid_configuration_file_is_named(tmp_path, content, message):
         load_config(file)
     with pytest.raises(InputError, match=r"none\.py: cannot be used"):
         load_config(tmp_path / "none.py")
+
+
+@pytest.mark.parametrize("field", ["learning_rate", "weight_decay", "grad_clip_norm"])
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_numbers_must_be_finite(field, value):
+    config = TrainConfig(workdir="runs/x", data=DataConfig(kind="synthetic"))
+    setattr(config.optimizer, field, value)
+    with pytest.raises(
+        InputError, match=f"optimizer.{field} is {value}; it must be 0 or more, and finite"
+    ):
+        config.validate()
 
 
 @pytest.mark.parametrize("field", ["patchout_frequency", "patchout_time"])

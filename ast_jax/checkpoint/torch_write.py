@@ -60,7 +60,7 @@ def not_in_original(checkpoint: Checkpoint) -> list[str]:
             unrecorded[name] = getattr(extractor, name)
     missing = [f"--{name.replace('_', '-')} {value}" for name, value in unrecorded.items()]
     if config.id2label not in (None, label_fields(config.num_labels).get("id2label")):
-        missing.append("the names of its classes")
+        missing.append(f"{'and ' if missing else ''}the names of its classes")
     return missing
 
 

@@ -331,6 +331,7 @@ def graphdef(config: ASTConfig, attn_implementation: str | None = None) -> nnx.G
     """
     if attn_implementation is None:
         attn_implementation = resolve_attn_implementation(config, _devices({}))
+    check_attn_implementation(config, attn_implementation)
     return _abstract(_hashable(config), attn_implementation)[0]
 
 
@@ -367,7 +368,8 @@ def _new_model(
 
 
 def _hashable(config: ASTConfig) -> tuple:
-    """Returns the fields that the parameters depend on, all but the class names."""
+    """Returns the fields of a valid configuration that parameters depend on: no class names."""
+    config.validate()  # here, because 16.0 and 16 are one key
     return dataclasses.astuple(dataclasses.replace(config, id2label=None))
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -171,6 +172,32 @@ def test_parameters_round_trip_through_a_plain_dict():
 def test_an_invalid_configuration_names_the_field(changes, named):
     with pytest.raises(InputError, match=named):
         TINY.replace(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"id2label": {0: "a", 1: "b"}}, "id2label"),
+        ({"hidden_size": 32.0}, "hidden_size"),
+        ({"patch_size": [16]}, "patch_size"),
+    ],
+)
+def test_an_invalid_configuration_is_refused_after_an_equal_valid_one(changes, named):
+    params = init_params(TINY)
+    invalid = dataclasses.replace(TINY, **changes)
+    for function in (init_params, param_shapes, graphdef):
+        with pytest.raises(InputError, match=named):
+            function(invalid)
+    with pytest.raises(InputError, match=named):
+        ASTForAudioClassification.from_params(invalid, params)
+    with pytest.raises(InputError, match="attn_implementation must be one of"):
+        ASTForAudioClassification.from_params(TINY, params, ["cpu"])
+
+
+def test_models_of_equal_shape_keep_their_own_class_names():
+    for names in ("abc", "xyz"):
+        config = TINY.replace(id2label=dict(enumerate(names)))
+        assert model_of(config).config.labels == list(names)
 
 
 def test_config_json_round_trips_and_hugging_face_reads_it():
