@@ -5,8 +5,9 @@ from pathlib import Path
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "variants.py"
 
 
-def test_variants_have_fewer_tokens_flop_or_residuals(run_python):
-    printed = run_python(SCRIPT, "--tiny", "--rounds=1")
+def test_variants_have_fewer_tokens_flop_or_residuals(load_script, capsys):
+    load_script(SCRIPT).main(["--tiny", "--rounds=1"])
+    printed = capsys.readouterr().out
     rows = [line.strip("|").split(" | ") for line in printed.splitlines() if line[:2] == "| "]
     (_, *plain), *variants = rows[2:]
     tokens, flop, residuals = (float(cell.split()[0]) for cell in plain[:3])

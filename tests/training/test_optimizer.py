@@ -134,7 +134,7 @@ def test_multi_step_matches_the_original_at_every_step(start, every, decay, step
         decay=decay, warmup_steps=warmup[0], warmup_interval=warmup[1],
     )  # fmt: skip
     schedule = make_schedule(config, epochs * steps, steps)
-    ours = jax.vmap(schedule)(jnp.arange(epochs * steps))
+    ours = jax.vmap(schedule)(jnp.arange(9 * 60))[: epochs * steps]  # one shape to compile for
     np.testing.assert_allclose(ours, originals_rates(config, epochs, steps), rtol=2e-6)
 
 

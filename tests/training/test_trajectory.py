@@ -29,9 +29,9 @@ CONFIG = ASTConfig.from_size("tiny224", max_length=256, num_labels=10)
 EXTRACTOR = ASTFeatureExtractor(max_length=256)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture
 def compile_with_optimizations():
-    """Compiles as for users: these tests compute more than they compile."""
+    """Compiles as for users: a run computes more than it compiles."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
@@ -81,7 +81,7 @@ def test_gradient_norms_at_step_0_match_the_original(golden_training, start, wit
 
 
 @pytest.fixture
-def follow(golden_training, start, tmp_path):
+def follow(golden_training, start, tmp_path, compile_with_optimizations):
     """Returns a function that runs the golden training; it returns losses and final logits."""
 
     def run(criterion, dtype="float32"):
