@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ast_jax.errors import InputError
 from ast_jax.evaluation.report import finite_or_none, format_number
 from ast_jax.io import read_json, write_csv, write_json
 from ast_jax.runs.plots import draw_loss
@@ -29,10 +30,18 @@ def read_history(workdir: Path, step: int, steps_per_epoch: int) -> History:
 
     Later rows are of a run that was interrupted before its next checkpoint; resuming makes them
     again.
+
+    Raises:
+        InputError: the file is damaged.
     """
     file = workdir / HISTORY_FILE
     rows = read_json(file) if file.exists() else []
-    return [row for row in rows if row["epoch"] * steps_per_epoch <= step]
+    try:
+        return [row for row in rows if row["epoch"] * steps_per_epoch <= step]
+    except (TypeError, KeyError):
+        raise InputError(
+            f"{file}: is not a list of evaluations; delete it to resume without the earlier ones"
+        ) from None
 
 
 def best_epoch(history: History, metric: str) -> int | None:

@@ -100,6 +100,13 @@ def test_rows_after_the_resumed_step_are_dropped(history, tmp_path):
     assert read_history(tmp_path / "new", step=0, steps_per_epoch=10) == []
 
 
+@pytest.mark.parametrize("content", ['[{"a": 1}]', '{"a": 1}', "3", '[{"epoch": null}]'])
+def test_a_damaged_history_is_named(tmp_path, content):
+    (tmp_path / "history.json").write_text(content)
+    with pytest.raises(InputError, match=r"history\.json: is not a list of evaluations"):
+        read_history(tmp_path, step=2, steps_per_epoch=1)
+
+
 def test_the_first_of_equally_good_epochs_is_the_best(history):
     assert best_epoch([], "accuracy") is None
     rows = [{"epoch": i, "accuracy": a} for i, a in enumerate([None, 0.5, 0.9, 0.9])]
