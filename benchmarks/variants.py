@@ -148,7 +148,7 @@ def compile_variant(variant: Variant, fields: dict[str, Any], batch_size: int) -
     )
 
 
-def main(command_line: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     """Compiles the variants, checks the losses, times all and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", choices=list(SIZES), default="base384")
@@ -159,7 +159,7 @@ def main(command_line: list[str] | None = None) -> None:
     parser.add_argument(
         "--tiny", action="store_true", help="some variants of a small model, to try the script"
     )
-    arguments = parser.parse_args(command_line)
+    arguments = parser.parse_args(argv)
     device = jax.devices()[0]
     print(cpu_name() if device.platform == "cpu" else device.device_kind, end="; ")
     print(f"Python {platform.python_version()}, {versions(['jax', 'flax', 'numpy'])}")
@@ -197,4 +197,4 @@ def main(command_line: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -24,10 +24,9 @@ DATA_PACKAGES = (
 def run_python():
     """Returns a function that runs Python, asserts success and returns its standard output."""
 
-    def run_python(*arguments, env=os.environ, **options):
+    def run_python(*arguments, **options):
         done = subprocess.run(
             [sys.executable, *arguments],
-            env=env,
             capture_output=True,
             text=True,
             timeout=300,
