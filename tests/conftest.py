@@ -89,6 +89,16 @@ def pytest_terminal_summary(terminalreporter):
             terminalreporter.write_line(f"{what:78} {error:8.1e}  (bound {bound:.1e})")
 
 
+@pytest.fixture(scope="module")
+def no_plots():
+    """Disables the plots of runs, which take seconds; tests/runs and one test of the loop draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ast_jax.runs.history.draw_loss", lambda *arguments: None)
+        for name in ("draw_confusion", "draw_class_precisions"):
+            patch.setattr(f"ast_jax.runs.results.{name}", lambda *arguments: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def golden():
     """Returns the original model's golden outputs: the JSON as a dict, arrays under 'arrays'."""

@@ -319,11 +319,8 @@ def shrunk(name, workdir, sets):
     ],
 )
 def test_a_small_run_of_each_recipe_finishes(
-    name, train, held_out, labels, prepared, tmp_path, monkeypatch
+    name, train, held_out, labels, prepared, tmp_path, no_plots
 ):
-    monkeypatch.setattr("ast_jax.runs.history.draw_loss", lambda *arguments: None)
-    for picture in ("draw_confusion", "draw_class_precisions"):
-        monkeypatch.setattr(f"ast_jax.runs.results.{picture}", lambda *arguments: None)
     config = shrunk(name, tmp_path / "run", prepared)
     scores = fit(config)
     run = json.loads((tmp_path / "run" / "run.json").read_text())

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
@@ -67,7 +68,11 @@ def assert_close(within):
 
 
 def assert_same_encoder(assert_close, ours, their_model, input_values):
-    out = ours.ast(jnp.asarray(input_values), output_hidden_states=True, output_attentions=True)
+    @nnx.jit
+    def outputs(model, x):
+        return model(x, output_hidden_states=True, output_attentions=True)
+
+    out = outputs(ours.ast, input_values)
     encoder = getattr(their_model, "audio_spectrogram_transformer", their_model)
     with torch.no_grad():
         expected = encoder(

@@ -28,6 +28,8 @@ from ast_jax.training.loop import fit
 TOLERANCE = 1e-6
 LOGITS_TOLERANCE = 5e-6
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 SIZE = {
     "hidden_size": 8,
     "num_hidden_layers": 2,

@@ -3,7 +3,7 @@ import pytest
 from flax import nnx
 
 from ast_jax.errors import InputError
-from ast_jax.models.ast import graphdef, init_params, param_shapes
+from ast_jax.models.ast import graphdef, param_shapes
 from ast_jax.models.config import ASTConfig
 from ast_jax.models.remat import REMAT, rematerialize
 
@@ -18,7 +18,7 @@ CONFIG = ASTConfig(
     num_mel_bins=32,
     num_labels=5,
 )
-PARAMS = init_params(CONFIG)
+PARAMS = param_shapes(CONFIG)
 CLIPS = jax.random.normal(jax.random.key(1), (2, 64, 32))
 LAYERS, TOKENS = CONFIG.num_hidden_layers - 1, CONFIG.num_tokens  # all layers except the last
 

@@ -38,15 +38,7 @@ ROOT = Path(__file__).parents[2]
 STEPS = 36
 RUNS = [f"fold{fold}" for fold in range(1, 6)]
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_plots():
-    """Disables the plots of each run: they are half of its time, and tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ast_jax.runs.history.draw_loss", lambda *arguments: None)
-        for name in ("draw_confusion", "draw_class_precisions"):
-            patch.setattr(f"ast_jax.runs.results.{name}", lambda *arguments: None)
-        yield
+pytestmark = pytest.mark.usefixtures("no_plots", "share_functions")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +86,7 @@ def small(workdir, folder):
 
 
 @pytest.fixture(scope="module")
-def finished(esc, tmp_path_factory):
+def finished(esc, tmp_path_factory, no_plots, share_functions):
     workdir = tmp_path_factory.mktemp("runs") / "finished"
     return workdir, cross_validate(small(workdir, esc))
 

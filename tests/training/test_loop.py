@@ -67,12 +67,9 @@ def finished(tmp_path_factory):
     return workdir, fit(small(workdir))
 
 
-@pytest.fixture(autouse=True)
-def no_plots(finished, monkeypatch):
-    """Disables the plots, which are slow, except in `finished`; one test reads those."""
-    monkeypatch.setattr("ast_jax.runs.history.draw_loss", lambda *arguments: None)
-    for name in ("draw_confusion", "draw_class_precisions"):
-        monkeypatch.setattr(f"ast_jax.runs.results.{name}", lambda *arguments: None)
+@pytest.fixture(scope="module", autouse=True)
+def quick_runs(finished, no_plots, share_functions):
+    """Comes after `finished`, which draws its pictures for one test."""
 
 
 def params_of(workdir):
@@ -103,6 +100,7 @@ def test_a_run_writes_history_pictures_and_a_loadable_checkpoint(finished):
 
 @pytest.mark.parametrize("steps", [1, 4])  # within an epoch of two steps, and at its end
 def test_a_stopped_run_resumes_exactly(finished, tmp_path, monkeypatch, steps):
+    monkeypatch.setattr(loop, "build_step_functions", build_step_functions)  # its own, as for users
     with monkeypatch.context() as patch:
         stop_after(steps, patch)
         with pytest.raises(KeyboardInterrupt):

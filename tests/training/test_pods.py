@@ -83,7 +83,7 @@ def pod(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(pod):
+def alone(pod, no_plots):
     """Returns the folder of the same run in one process with four devices."""
     config = load_config(pod.folder / "config.py", [f"workdir={pod.folder / 'alone'}"])
     fit(config, devices=jax.devices()[:4])

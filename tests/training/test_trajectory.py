@@ -81,7 +81,7 @@ def test_gradient_norms_at_step_0_match_the_original(golden_training, start, wit
 
 
 @pytest.fixture
-def follow(golden_training, start, tmp_path, compile_with_optimizations):
+def follow(golden_training, start, tmp_path, compile_with_optimizations, no_plots):
     """Returns a function that runs the golden training; it returns losses and final logits."""
 
     def run(criterion, dtype="float32"):

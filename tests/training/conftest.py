@@ -1,0 +1,25 @@
+"""Fixtures of tests that train."""
+
+import copy
+
+import pytest
+
+from ast_jax.training import loop
+from ast_jax.training.setup import build_step_functions
+
+
+@pytest.fixture(scope="module")
+def share_functions():
+    """Lets runs of equal configuration share their jitted functions: tracing is most of a run."""
+    shared = {}
+
+    def build(config, start, parallel, length):
+        functions, state = build_step_functions(config, start, parallel, length)
+        same = copy.deepcopy(config)
+        same.workdir, same.data = "", None  # no program depends on them
+        key = repr((same, start.config, start.feature_extractor, parallel.devices, length))
+        return shared.setdefault(key, functions), state
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "build_step_functions", build)
+        yield
