@@ -69,7 +69,9 @@ def test_show_draws_a_batch_of_a_prepared_set(prepared, tmp_path, capsys):
     assert "let it end in .png" in capsys.readouterr().err
 
 
-def test_a_run_trains_on_a_prepared_set_with_workers_and_the_device_frontend(prepared, tmp_path):
+def test_a_run_trains_on_a_prepared_set_with_workers_and_the_device_frontend(
+    prepared, tmp_path, no_plots
+):
     config = load_config(DEMO)
     config.workdir = str(tmp_path / "run")
     config.data = DataConfig(
