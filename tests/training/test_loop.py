@@ -100,13 +100,13 @@ def test_a_run_writes_history_pictures_and_a_loadable_checkpoint(finished):
 
 @pytest.mark.parametrize("steps", [1, 4])  # within an epoch of two steps, and at its end
 def test_a_stopped_run_resumes_exactly(finished, tmp_path, monkeypatch, steps):
-    monkeypatch.setattr(loop, "build_step_functions", build_step_functions)  # its own, as for users
     with monkeypatch.context() as patch:
         stop_after(steps, patch)
         with pytest.raises(KeyboardInterrupt):
             fit(small(tmp_path / "run"))
     assert step_folders(tmp_path / "run")[-1].name == str(steps)
     assert not (tmp_path / "run" / "model").exists()
+    monkeypatch.setattr(loop, "build_step_functions", build_step_functions)  # its own, as for users
     scores = fit(small(tmp_path / "run"))
     assert scores == finished[1]
     jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "run"), params_of(finished[0]))
