@@ -93,7 +93,10 @@ class DataParallel:
             )
 
     def shard_batch(self, batch: Any) -> Any:
-        """Puts this process's share of a batch on its devices, asynchronously."""
+        """Puts this process's share of a batch on its devices, asynchronously.
+
+        With 'pmap' the mapped function does it and the batch is returned as it is.
+        """
         if self.how == "pmap":
             return batch
         sharding = NamedSharding(self.mesh, SPLIT)

@@ -91,7 +91,7 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope="module")
 def no_plots():
-    """Disables the plots of runs, which take seconds; tests/runs and one test of the loop draw."""
+    """Disables the plots of runs in this file; they take seconds, and have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ast_jax.runs.history.draw_loss", lambda *arguments: None)
         for name in ("draw_confusion", "draw_class_precisions"):

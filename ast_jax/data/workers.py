@@ -26,7 +26,7 @@ MakeBatch = Callable[..., Batch]  # (number) → a new batch, or (number, batch)
 def make_in_processes(
     make_batch: MakeBatch, numbers: range, workers: int
 ) -> Generator[Batch, None, None]:
-    """Yields the batches of `numbers` in order; worker w of W makes every W-th.
+    """Yields the batches of `numbers` in order; worker w of W makes every W-th of the rest.
 
     The first batch is made in this process: it shows how much shared memory a batch takes.
 
@@ -47,7 +47,8 @@ def make_in_processes(
     workers = min(workers, len(rest))
     with ExitStack() as stack:
         # A program may exit without closing this generator. Python then sends SIGTERM to daemon
-        # processes, which block it here, and waits for them; this handler runs before that.
+        # processes and waits for them. Workers block SIGTERM, so this handler, which kills them,
+        # runs first.
         atexit.register(stack.close)
         stack.callback(atexit.unregister, stack.close)
         _check_room(workers * AHEAD * sum(array.nbytes for array in first.values()))
@@ -93,7 +94,7 @@ class _Worker:
 
     def __init__(self, make_batch: MakeBatch, numbers: range, batches: _SharedBatches):
         context = multiprocessing.get_context("spawn")  # a fork of JAX's threads may hang
-        self.batches, self.taken = batches, 0
+        self.batches, self.num_taken = batches, 0
         self.ready, self.free = context.Semaphore(0), context.Semaphore(AHEAD)
         self.errors, errors = context.Pipe(duplex=False)
         self.process = context.Process(
@@ -115,9 +116,9 @@ class _Worker:
         # NumPy would release the GIL while it copies.
         batch = {
             name: np.frombuffer(bytearray(array), array.dtype).reshape(array.shape)
-            for name, array in self.batches.view(self.taken).items()
+            for name, array in self.batches.view(self.num_taken).items()
         }
-        self.taken += 1
+        self.num_taken += 1
         self.free.release()
         return batch
 

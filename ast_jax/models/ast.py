@@ -320,7 +320,7 @@ class ASTForAudioClassification(nnx.Module):
         if attn_implementation is None:
             attn_implementation = resolve_attn_implementation(config, _devices(params))
         model = nnx.merge(graphdef(config, attn_implementation), params)
-        model.config = config
+        model.config = config  # with the class names, which the cached graphdef lacks
         return model
 
 

@@ -60,8 +60,8 @@ def attention(
 ) -> Float[Array, "batch queries heads width"]:
     """Computes softmax(q·k/√width)·v.
 
-    No implementation saves the attention weights, tokens × tokens for each head, for the backward
-    pass.
+    With as many queries as tokens no implementation saves the attention weights, tokens × tokens
+    for each head, for the backward pass.
 
     | implementation | runs on | takes                           | how                             |
     | -------------- | ------- | ------------------------------- | ------------------------------- |
@@ -70,7 +70,7 @@ def attention(
     | "cpu"          | CPUs    | everything                      | two heads at a time, in cache   |
     | "xla"          | all     | everything                      | `jax.nn.dot_product_attention`  |
 
-    Fewer queries than tokens are left to "xla": the last layer's few are little work.
+    XLA computes fewer queries than tokens (the last layer's), whatever the implementation.
 
     Args:
         query: of the tokens that attend.

@@ -29,16 +29,16 @@ from ast_jax.training.preemption import PreemptionHandler
 from ast_jax.training.setup import (
     Run,
     build_step_functions,
-    evaluation_batches,
     initial_checkpoint,
+    make_evaluation_batches,
     make_extractor,
+    make_train_batches,
     print_overview,
     run_length,
-    train_batches,
 )
 from ast_jax.training.step import Params, TrainState
 
-POLL_STEPS = 10  # steps between two questions to all processes of a pod whether to stop
+POLL_STEPS = 10  # steps between checks across a pod's processes for a requested stop
 
 
 def fit(
@@ -104,8 +104,8 @@ def set_up(
         parallel=parallel,
         length=length,
         functions=functions,
-        train_batches=train_batches(config, data.train, extractor),
-        evaluation_batches=partial(evaluation_batches, config, extractor=extractor),
+        train_batches=make_train_batches(config, data.train, extractor),
+        evaluation_batches=partial(make_evaluation_batches, config, extractor=extractor),
         console=Console(
             soft_wrap=True, markup=False, highlight=False, quiet=jax.process_index() > 0
         ),
@@ -146,11 +146,11 @@ def train(run: Run, state: TrainState) -> Metrics:
             what = "finished" if first == num_steps else "resuming"
             run.console.print(f"{what} after step {first} of {num_steps}")
         logits = None
-        if is_evaluation_due(run, first) and not is_evaluated(run, first, history):
+        if is_evaluated(run, first, history):
+            log.reset_loss()  # the history has it
+        elif is_evaluation_due(run, first):
             # The run was interrupted between its checkpoint and its evaluation.
             logits = evaluate_epoch(run, first, state, history, log, stop)
-        elif is_evaluated(run, first, history):
-            log.reset_loss()  # which is in the history
 
         steps = range(first, num_steps)
         with closing(stream(run.train_batches, steps, config.data.workers)) as batches:
@@ -179,7 +179,7 @@ def train(run: Run, state: TrainState) -> Metrics:
                 if evaluate:
                     logits = evaluate_epoch(run, done, state, history, log, stop)
 
-        params = final_params(run, state, history, checkpoints)
+        params = select_final_params(run, state, history, checkpoints)
         if stop():
             raise KeyboardInterrupt
     return finalize(run, params, history, logits if config.final_params == "last" else None)
@@ -206,13 +206,13 @@ def is_checkpoint_due(run: Run, step: int) -> bool:
 def is_stop_requested(step: int, stop: Callable[[], bool]) -> bool:
     """Returns whether any process was asked to stop; all get the same answer at a step.
 
-    In a pod the question is a collective that waits for the step, so it is asked now and then.
+    In a pod this is a collective that waits for the step, so it runs every `POLL_STEPS` steps.
     """
     return (jax.process_count() == 1 or step % POLL_STEPS == 0) and stop()
 
 
 def average_epoch(run: Run, epoch: int, state: TrainState) -> TrainState:
-    """Includes the parameters after an epoch in the average, where the configuration asks."""
+    """Adds the parameters after an epoch from `average_from` to `average_to` to the average."""
     first, last = run.config.average_from, run.config.average_to or run.config.num_epochs
     if not first or not first <= epoch <= last:
         return state
@@ -228,7 +228,7 @@ def best_step(run: Run, history: History) -> int | None:
     return None if epoch is None else epoch * run.length.steps_per_epoch
 
 
-def final_params(
+def select_final_params(
     run: Run, state: TrainState, history: History, checkpoints: RunCheckpoints
 ) -> Params:
     """Returns the parameters that the run results in."""

@@ -11,10 +11,10 @@ from ast_jax.config import OptimizerConfig
 from ast_jax.sharding import AXIS
 
 
-def make_schedule(config: OptimizerConfig, num_steps: int, epoch_steps: int) -> optax.Schedule:
+def make_schedule(config: OptimizerConfig, num_steps: int, steps_per_epoch: int) -> optax.Schedule:
     """Returns the learning rate by step, from 0, for a run of `num_steps`."""
     if config.schedule == "multi_step":
-        return multi_step(config, epoch_steps)
+        return multi_step(config, steps_per_epoch)
     if config.schedule == "cosine":
         after = optax.cosine_decay_schedule(
             config.learning_rate, max(1, num_steps - config.warmup_steps)
@@ -36,7 +36,7 @@ def make_schedule(config: OptimizerConfig, num_steps: int, epoch_steps: int) -> 
     return schedule
 
 
-def multi_step(config: OptimizerConfig, epoch_steps: int) -> optax.Schedule:
+def multi_step(config: OptimizerConfig, steps_per_epoch: int) -> optax.Schedule:
     """Returns the original's schedule (src/traintest.py, PyTorch's MultiStepLR), exactly.
 
     After `decay_start` epochs, and every `decay_every` epochs from then on, the rate is multiplied
@@ -46,7 +46,9 @@ def multi_step(config: OptimizerConfig, epoch_steps: int) -> optax.Schedule:
 
     def decays(step: jax.Array) -> jax.Array:
         """Returns the number of decays before step `step`."""
-        return jnp.maximum(0, 1 + (step // epoch_steps - config.decay_start) // config.decay_every)
+        return jnp.maximum(
+            0, 1 + (step // steps_per_epoch - config.decay_start) // config.decay_every
+        )
 
     def schedule(step: jax.Array) -> jax.Array:
         if not config.warmup_steps:

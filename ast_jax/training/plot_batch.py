@@ -11,7 +11,7 @@ from ast_jax.audio.fbank_jax import batch_input_values
 from ast_jax.config import TrainConfig
 from ast_jax.data.training_data import load_data
 from ast_jax.runs.plots import draw_batch
-from ast_jax.training.setup import check_clips, make_extractor, train_batches
+from ast_jax.training.setup import check_clips, make_extractor, make_train_batches
 from ast_jax.training.step import clip_keys, make_augment
 
 MAX_CLIPS = 8
@@ -32,7 +32,7 @@ def plot_batch(config: TrainConfig, file: Path, step: int = 0) -> None:
     data = load_data(config)
     check_clips(config, len(data.train.waveforms))
     extractor = make_extractor(config, data)
-    batch = train_batches(config, data.train, extractor)(step)
+    batch = make_train_batches(config, data.train, extractor)(step)
     plain = jax.jit(partial(batch_input_values, extractor=extractor))(batch)
     key = jax.random.fold_in(jax.random.key(config.seed), step)
     keys = clip_keys(key, 0, config.batch_size)

@@ -73,7 +73,7 @@ def check_clips(config: TrainConfig, clips: int) -> None:
 
 
 def make_extractor(config: TrainConfig, data: DataSet) -> ASTFeatureExtractor:
-    """Returns the configured frontend; a mean or std left open is that of the training clips.
+    """Returns the configured frontend; a mean or std of None is that of the training clips.
 
     `ast-jax stats` measures a prepared set's once; otherwise they are measured here.
     """
@@ -142,7 +142,7 @@ def initial_checkpoint(
     return source._replace(feature_extractor=extractor)
 
 
-def train_batches(
+def make_train_batches(
     config: TrainConfig, clips: Clips, extractor: ASTFeatureExtractor
 ) -> TrainBatches:
     """Returns this process's share of each training batch, by step."""
@@ -158,7 +158,7 @@ def train_batches(
     )
 
 
-def evaluation_batches(
+def make_evaluation_batches(
     config: TrainConfig, clips: Clips, extractor: ASTFeatureExtractor
 ) -> EvaluationBatches:
     """Returns this process's share of each evaluation batch."""
@@ -186,13 +186,13 @@ class StepFunctions(NamedTuple):
 
 
 def build_step_functions(
-    config: TrainConfig, start: Checkpoint, parallel: DataParallel, length: RunLength
+    config: TrainConfig, initial: Checkpoint, parallel: DataParallel, length: RunLength
 ) -> tuple[StepFunctions, TrainState]:
     """Maps the step functions over the devices; returns them and the initial state there."""
-    extractor = start.feature_extractor
+    extractor = initial.feature_extractor
     graph = graphdef(
-        start.config,
-        attn_implementation=resolve_attn_implementation(start.config, parallel.devices),
+        initial.config,
+        attn_implementation=resolve_attn_implementation(initial.config, parallel.devices),
     )
     shards = len(parallel.devices) if config.shard_optimizer else 1
     optimizer = make_optimizer(config.optimizer, shards)
@@ -210,7 +210,7 @@ def build_step_functions(
         ema_decay=config.optimizer.ema_decay,
     )
     state = init_state(
-        start.params,
+        initial.params,
         optimizer,
         ema=config.optimizer.ema_decay > 0,
         average=config.average_from > 0,

@@ -18,15 +18,22 @@ def cells(row):
     return [cell.strip() for cell in row.strip("|").split("|")]
 
 
-@pytest.mark.slow  # three processes import both frameworks; test_training.py has the same table
-def test_table_is_complete_without_dataset_packages(run_python, tmp_path, block_imports):
+ARGUMENTS = ["--tiny", "--rounds=2", "--calls=3", "--inputs=waveforms"]
+
+
+@pytest.mark.slow  # three processes import both frameworks
+def test_the_script_runs_without_dataset_packages(run_python, tmp_path, block_imports):
     block_imports()
+    run_python(SCRIPT, *ARGUMENTS, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+
+
+def test_the_table_is_complete(inference, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(inference, "run_in_process", lambda function, *rest: function(*rest))
+    monkeypatch.setattr(inference, "measure_batch", lambda function, *rest: function(*rest, None))
     results = tmp_path / "RESULTS.md"
     results.write_text("# Measured\n")
-    printed = run_python(
-        SCRIPT, "--tiny", "--rounds=2", "--calls=3", "--inputs=waveforms", "--append", results,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-    )  # fmt: skip
+    inference.main([*ARGUMENTS, "--append", str(results)])
+    printed = capsys.readouterr().out
     setup, table = printed.strip().split("\n\n")
     assert "matrix rate" in setup
     rows = [cells(row) for row in table.splitlines()[2:]]

@@ -19,6 +19,7 @@ from ast_jax.data.prepared import open_prepared
 from ast_jax.data.training_data import load_data
 from ast_jax.evaluation.checkpoints import evaluate_checkpoints
 from ast_jax.models.config import ASTConfig
+from ast_jax.runs.plots import draw_loss
 from ast_jax.training.loop import fit
 
 # Recomputed values are not bit-identical: processors, versions of XLA and optimization levels fuse
@@ -158,6 +159,7 @@ def test_an_interrupted_run_resumes_with_the_same_result(expected):
     history = json.loads(Path("interrupted/history.json").read_text())
     assert len(before) == 2
     assert history[:2] == before
+    draw_loss(before, Path("loss.png"))  # which `no_plots` left out
     for name in history[0]:
         values = np.array([row[name] for row in history], float)
         np.testing.assert_allclose(

@@ -41,7 +41,7 @@ CLIPS = jax.random.normal(jax.random.key(1), (2, 64, 32))
 
 
 @functools.cache
-def params():
+def large_params():
     """Returns larger parameters than the initial ones, so that attention is less uniform."""
     return jax.tree.map(lambda p: p * 3, init_params(CONFIG))
 
@@ -77,8 +77,8 @@ def test_any_geometry_gives_the_grid_of_a_valid_convolution(strides, size):
         max_length=size[1],
     )
     x = jnp.zeros((2, config.max_length, config.num_mel_bins))
-    model, params = graphdef(config, "xla"), param_shapes(config)
-    shapes = jax.eval_shape(lambda params, x: nnx.merge(model, params).ast(x), params, x)
+    graph, params = graphdef(config), param_shapes(config)
+    shapes = jax.eval_shape(lambda params, x: nnx.merge(graph, params).ast(x), params, x)
     frequency = len(range(0, size[0] - 15, strides[0]))
     time = len(range(0, size[1] - 15, strides[1]))
     assert config.grid == (frequency, time)
@@ -220,8 +220,12 @@ def test_config_json_round_trips_and_hugging_face_reads_it():
 
 
 @jax.jit
+def compute_logits(params, x, keep_indices=None):
+    return nnx.merge(graphdef(CONFIG), params)(x, keep_indices)
+
+
 def logits_of(x, keep_indices=None):
-    return nnx.merge(graphdef(CONFIG), params())(x, keep_indices)
+    return compute_logits(large_params(), x, keep_indices)
 
 
 def whole(params, x):
@@ -236,7 +240,7 @@ def with_gradients(function, clips=CLIPS):
         return jnp.sin(logits).sum(), logits
 
     (_, logits), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(
-        params(), clips
+        large_params(), clips
     )
     return logits, gradients
 
@@ -269,7 +273,7 @@ def test_half_precision_gradients_match_float32_up_to_rounding(clips, remat, imp
             logits = nnx.merge(graph, params)(CLIPS[:clips], kept, remat=remat)
             return jnp.sin(logits).sum()
 
-        return jax.jit(jax.grad(loss))(params())
+        return jax.jit(jax.grad(loss))(large_params())
 
     def check(half, full):
         assert half.dtype == jnp.float32
@@ -294,7 +298,7 @@ def test_all_layers_except_the_last_are_one_loop(clips, remat):
     def training(params, x):
         return nnx.merge(graphdef(CONFIG), params)(x, remat=remat)
 
-    program = jax.make_jaxpr(training)(params(), CLIPS[:clips]).jaxpr
+    program = jax.make_jaxpr(training)(large_params(), CLIPS[:clips]).jaxpr
     loops = [x for x, _ in equations(program) if x.primitive.name == "scan"]
     (loop,) = (x for x in loops if x.params["length"] == 3)
     assert loop.params["unroll"] == 1
@@ -309,7 +313,7 @@ def test_num_output_tokens_returns_the_first_tokens(num_output_tokens, implement
         encoder, x = model.ast.encoder, model.ast.embeddings(clips)
         return encoder(x, num_output_tokens), encoder(x)[:, :num_output_tokens]
 
-    np.testing.assert_allclose(*both(params(), CLIPS), atol=1e-5)
+    np.testing.assert_allclose(*both(large_params(), CLIPS), atol=1e-5)
 
 
 def test_a_single_layer_is_the_last_layer():

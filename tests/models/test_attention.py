@@ -125,5 +125,5 @@ def test_a_model_uses_the_given_implementation():
     own = attention.resolve_attn_implementation(CONFIG, jax.devices())
     assert chosen == {None: own, "cpu": "cpu", "xla": "xla"}
     x = jax.random.normal(jax.random.key(1), (2, 48, 32))
-    ours, xla = (nnx.jit(lambda model, x: model(x))(models[name], x) for name in ("cpu", "xla"))
-    np.testing.assert_allclose(ours, xla, atol=1e-5)
+    cpu, xla = (nnx.jit(lambda model, x: model(x))(models[name], x) for name in ("cpu", "xla"))
+    np.testing.assert_allclose(cpu, xla, atol=1e-5)

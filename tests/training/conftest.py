@@ -13,11 +13,11 @@ def share_functions():
     """Lets runs of equal configuration share their jitted functions: tracing is most of a run."""
     shared = {}
 
-    def build(config, start, parallel, length):
-        functions, state = build_step_functions(config, start, parallel, length)
+    def build(config, initial, parallel, length):
+        functions, state = build_step_functions(config, initial, parallel, length)
         same = copy.deepcopy(config)
         same.workdir, same.data = "", None  # no program depends on them
-        key = repr((same, start.config, start.feature_extractor, parallel.devices, length))
+        key = repr((same, initial.config, initial.feature_extractor, parallel.devices, length))
         return shared.setdefault(key, functions), state
 
     with pytest.MonkeyPatch.context() as patch:

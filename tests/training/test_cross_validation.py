@@ -33,6 +33,7 @@ from ast_jax.training.cross_validation import (
     gather,
 )
 from ast_jax.training.loop import fit
+from ast_jax.training.setup import build_step_functions
 
 ROOT = Path(__file__).parents[2]
 STEPS = 36
@@ -164,6 +165,7 @@ def test_an_interrupted_cross_validation_resumes_exactly(finished, esc, tmp_path
         with pytest.raises(KeyboardInterrupt):
             cross_validate(small(workdir, esc))
         assert not (workdir / "folds.json").exists()
+        patch.setattr(loop, "build_step_functions", build_step_functions)  # traced again
         found = cross_validate(small(workdir, esc))
     # The other folds do not run again, and the second resumes at its sixth step.
     assert len(steps) == STEPS

@@ -32,7 +32,7 @@ from ast_jax.runs.workdir import check_data, open_workdir
 from ast_jax.training import held_out, loop
 from ast_jax.training.loop import fit, set_up
 from ast_jax.training.preemption import PreemptionHandler
-from ast_jax.training.setup import build_step_functions, make_extractor, train_batches
+from ast_jax.training.setup import build_step_functions, make_extractor, make_train_batches
 from ast_jax.training.step import StepMetrics
 
 
@@ -69,7 +69,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_runs(finished, no_plots, share_functions):
-    """Comes after `finished`, which draws its pictures for one test."""
+    """Disables plots, after `finished` has drawn its own, and shares jitted functions."""
 
 
 def params_of(workdir):
@@ -106,7 +106,9 @@ def test_a_stopped_run_resumes_exactly(finished, tmp_path, monkeypatch, steps):
             fit(small(tmp_path / "run"))
     assert step_folders(tmp_path / "run")[-1].name == str(steps)
     assert not (tmp_path / "run" / "model").exists()
-    monkeypatch.setattr(loop, "build_step_functions", build_step_functions)  # its own, as for users
+    monkeypatch.setattr(
+        loop, "build_step_functions", build_step_functions
+    )  # traced again, as in a new process
     scores = fit(small(tmp_path / "run"))
     assert scores == finished[1]
     jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "run"), params_of(finished[0]))
@@ -202,6 +204,7 @@ def test_all_optional_state_resumes_exactly(tmp_path, monkeypatch):
         stop_after(5, patch)
         with pytest.raises(KeyboardInterrupt):
             fit(everything(tmp_path / "interrupted"))
+    monkeypatch.setattr(loop, "build_step_functions", build_step_functions)  # traced again
     fit(everything(tmp_path / "interrupted"))
     expected = params_of(tmp_path / "whole")
     jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "interrupted"), expected)
@@ -282,9 +285,9 @@ def poison(monkeypatch, steps):
     """Sets one clip to NaN in the batches of the given steps."""
 
     def broken(config, clips, extractor):
-        return Poisoned(train_batches(config, clips, extractor), steps)
+        return Poisoned(make_train_batches(config, clips, extractor), steps)
 
-    monkeypatch.setattr("ast_jax.training.loop.train_batches", broken)
+    monkeypatch.setattr("ast_jax.training.loop.make_train_batches", broken)
 
 
 class Poisoned:

@@ -91,7 +91,7 @@ def test_layer_decay_lowers_the_rate_of_lower_layers():
 
 def test_cosine_warms_up_and_decays_to_zero():
     config = OptimizerConfig(learning_rate=0.5, schedule="cosine", warmup_steps=10)
-    schedule = make_schedule(config, num_steps=110, epoch_steps=11)
+    schedule = make_schedule(config, num_steps=110, steps_per_epoch=11)
     assert float(schedule(0)) == 0
     assert float(schedule(5)) == pytest.approx(0.25)
     assert float(schedule(10)) == pytest.approx(0.5)
@@ -100,7 +100,7 @@ def test_cosine_warms_up_and_decays_to_zero():
 
 
 def test_the_constant_schedule_is_constant():
-    schedule = make_schedule(OptimizerConfig(learning_rate=0.5), num_steps=10, epoch_steps=5)
+    schedule = make_schedule(OptimizerConfig(learning_rate=0.5), num_steps=10, steps_per_epoch=5)
     assert {float(schedule(i)) for i in range(10)} == {0.5}
 
 
