@@ -68,7 +68,7 @@ def within(record_property):
     """Returns a function that asserts a parity bound and records it for the summary."""
 
     def check(what: str, error: float, bound: float) -> None:
-        record_property("parity", (what, float(error), bound))
+        record_property("parity", (what, float(error), float(bound)))
         assert error <= bound, f"{what}: {error} exceeds {bound}"
 
     return check
