@@ -145,7 +145,7 @@ def compile_step(model: ASTConfig, devices: int, split: bool) -> Compilation:
         ASTFeatureExtractor(max_length=model.max_length, num_mel_bins=model.num_mel_bins),
         binary_cross_entropy,
         optimizer,
-        make_schedule(config.optimizer, num_steps=10**6, epoch_steps=10**5),
+        make_schedule(config.optimizer, num_steps=10**6, steps_per_epoch=10**5),
         jax.random.key(0),
     )
 
