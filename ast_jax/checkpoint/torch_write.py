@@ -35,11 +35,12 @@ def write_original(path: str | Path, checkpoint: Checkpoint) -> None:
         temporary.write_bytes(buffer.getvalue())
 
 
-def not_in_original(checkpoint: Checkpoint) -> list[str]:
+def not_in_original(checkpoint: Checkpoint) -> str:
     """Lists what a `.pth` does not record and a reader would assume otherwise.
 
     Returns:
-        Flags of convert_torch_weights.py with their values, or words where there is no flag.
+        Flags of convert_torch_weights.py with their values, and words where there is no flag; ""
+        if nothing is missing.
     """
     config, extractor = checkpoint.config, checkpoint.feature_extractor
     unrecorded = {}
@@ -58,10 +59,11 @@ def not_in_original(checkpoint: Checkpoint) -> list[str]:
     for name in ("mean", "std"):
         if getattr(extractor, name) != getattr(published, name):
             unrecorded[name] = getattr(extractor, name)
-    missing = [f"--{name.replace('_', '-')} {value}" for name, value in unrecorded.items()]
+    flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in unrecorded.items())
+    missing = [flags] if flags else []
     if config.id2label not in (None, label_fields(config.num_labels).get("id2label")):
-        missing.append(f"{'and ' if missing else ''}the names of its classes")
-    return missing
+        missing.append("the names of its classes")
+    return " and ".join(missing)
 
 
 def write_huggingface(path: str | Path, checkpoint: Checkpoint) -> None:

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
         write_original(output, checkpoint)
         if missing := not_in_original(checkpoint):
             print(
-                f"note: a .pth does not record {' '.join(missing)}; pass them on with the file, or "
+                f"note: a .pth does not record {missing}; pass them on with the file, or "
                 f"use --to-huggingface, which records everything"
             )
     elif arguments.to_huggingface:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "inference.py"
+ARGUMENTS = ["--tiny", "--rounds=2", "--calls=3", "--inputs=waveforms"]
 
 
 @pytest.fixture(scope="module")
@@ -16,9 +17,6 @@ def inference(load_script):
 
 def cells(row):
     return [cell.strip() for cell in row.strip("|").split("|")]
-
-
-ARGUMENTS = ["--tiny", "--rounds=2", "--calls=3", "--inputs=waveforms"]
 
 
 @pytest.mark.slow  # three processes import both frameworks

@@ -159,7 +159,7 @@ def test_an_interrupted_run_resumes_with_the_same_result(expected):
     history = json.loads(Path("interrupted/history.json").read_text())
     assert len(before) == 2
     assert history[:2] == before
-    draw_loss(before, Path("loss.png"))  # which `no_plots` left out
+    draw_loss(history, Path("loss.png"))  # which `no_plots` left out
     for name in history[0]:
         values = np.array([row[name] for row in history], float)
         np.testing.assert_allclose(

@@ -1,6 +1,6 @@
 """Fixtures of tests that train."""
 
-import copy
+import dataclasses
 
 import pytest
 
@@ -15,8 +15,7 @@ def share_functions():
 
     def build(config, initial, parallel, length):
         functions, state = build_step_functions(config, initial, parallel, length)
-        same = copy.deepcopy(config)
-        same.workdir, same.data = "", None  # no program depends on them
+        same = dataclasses.replace(config, workdir="", data=None)  # no program depends on them
         key = repr((same, initial.config, initial.feature_extractor, parallel.devices, length))
         return shared.setdefault(key, functions), state
 

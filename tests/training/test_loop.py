@@ -106,9 +106,7 @@ def test_a_stopped_run_resumes_exactly(finished, tmp_path, monkeypatch, steps):
             fit(small(tmp_path / "run"))
     assert step_folders(tmp_path / "run")[-1].name == str(steps)
     assert not (tmp_path / "run" / "model").exists()
-    monkeypatch.setattr(
-        loop, "build_step_functions", build_step_functions
-    )  # traced again, as in a new process
+    monkeypatch.setattr(loop, "build_step_functions", build_step_functions)  # traced again
     scores = fit(small(tmp_path / "run"))
     assert scores == finished[1]
     jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "run"), params_of(finished[0]))
