@@ -41,6 +41,8 @@ if jax.__version_info__ < (0, 12):
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 jax.config.update("jax_num_cpu_devices", 8)
+# With Keras 3, TensorFlow imports scikit-learn and matplotlib: a third of its time.
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 # The same examples on every machine and in every run.
 settings.register_profile("fixed", derandomize=True)

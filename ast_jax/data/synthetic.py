@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import scipy  # imports scipy.signal, which is slow to import, on first use
 import soundfile
 from jaxtyping import Float32
-from scipy import signal
 
 from ast_jax.data.clips import Clips, DataSet
 
@@ -26,12 +26,12 @@ def _tone(rng: Rng, t: np.ndarray) -> np.ndarray:
 
 
 def _organ(rng: Rng, t: np.ndarray) -> np.ndarray:
-    return signal.square(2 * np.pi * _pitch(rng, 120, 400) * t)
+    return scipy.signal.square(2 * np.pi * _pitch(rng, 120, 400) * t)
 
 
 def _rising(rng: Rng, t: np.ndarray) -> np.ndarray:
     low = _pitch(rng, 250, 900)
-    return signal.chirp(t, low, t[-1], low * rng.uniform(3, 6), method="logarithmic")
+    return scipy.signal.chirp(t, low, t[-1], low * rng.uniform(3, 6), method="logarithmic")
 
 
 def _falling(rng: Rng, t: np.ndarray) -> np.ndarray:
@@ -45,7 +45,7 @@ def _siren(rng: Rng, t: np.ndarray) -> np.ndarray:
 
 
 def _beeps(rng: Rng, t: np.ndarray) -> np.ndarray:
-    return _tone(rng, t) * (signal.square(2 * np.pi * rng.uniform(3, 7) * t) > 0)
+    return _tone(rng, t) * (scipy.signal.square(2 * np.pi * rng.uniform(3, 7) * t) > 0)
 
 
 def _bell(rng: Rng, t: np.ndarray) -> np.ndarray:
@@ -60,11 +60,11 @@ def _clicks(rng: Rng, t: np.ndarray) -> np.ndarray:
 
 
 def _hiss(rng: Rng, t: np.ndarray) -> np.ndarray:
-    return signal.lfilter([1, -0.9], [1], rng.standard_normal(t.size))
+    return scipy.signal.lfilter([1, -0.9], [1], rng.standard_normal(t.size))
 
 
 def _rumble(rng: Rng, t: np.ndarray) -> np.ndarray:
-    return signal.lfilter([1], [1, -0.98], rng.standard_normal(t.size))
+    return scipy.signal.lfilter([1], [1, -0.98], rng.standard_normal(t.size))
 
 
 SOUNDS: dict[str, Sound] = {

@@ -1,4 +1,7 @@
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,20 +72,35 @@ def test_show_draws_a_batch_of_a_prepared_set(prepared, tmp_path, capsys):
     assert "let it end in .png" in capsys.readouterr().err
 
 
-def test_a_run_trains_on_a_prepared_set_with_workers_and_the_device_frontend(
-    prepared, tmp_path, no_plots
-):
-    config = load_config(DEMO)
-    config.workdir = str(tmp_path / "run")
-    config.data = DataConfig(
-        kind="prepared", dir=str(prepared), workers=1, balanced=True, train="train"
+# A run whose batches worker processes make.
+RUN = """
+import sys
+
+from ast_jax.config import load_config
+from ast_jax.training.loop import fit
+
+if __name__ == "__main__":
+    print(fit(load_config(sys.argv[1], sys.argv[2:])).loss)
+    sys.exit("tensorflow was imported" if "tensorflow" in sys.modules else 0)
+"""
+
+
+def test_a_run_with_workers_and_the_device_frontend_does_not_import_tensorflow(prepared, tmp_path):
+    script, workdir = tmp_path / "script.py", tmp_path / "run"
+    script.write_text(RUN)
+    fields = [
+        *("data.kind=prepared", f"data.dir={prepared}", "data.train=train", "data.workers=1"),
+        *("data.balanced=True", "frontend.on_device=True", "augment.mixup=0.5"),
+        *("optimizer.warmup_steps=0", "batch_size=8", "num_epochs=2", f"workdir={workdir}"),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(DEMO.parents[1]), "JAX_NUM_CPU_DEVICES": "1"}
+    command = [sys.executable, script, DEMO, *fields]
+    ran = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=400, check=False
     )
-    config.frontend.on_device = True
-    config.augment.mixup = 0.5
-    config.optimizer.warmup_steps = 0
-    config.batch_size, config.num_epochs = 8, 2
-    assert np.isfinite(fit(config).loss)
-    assert ast_jax.load(tmp_path / "run").labels == ["bark", "meow"]
+    assert ran.returncode == 0, ran.stderr
+    assert np.isfinite(float(ran.stdout.splitlines()[-1]))
+    assert ast_jax.load(workdir).labels == ["bark", "meow"]
 
 
 @pytest.mark.parametrize(
