@@ -261,7 +261,7 @@ class ASTForAudioClassification(nnx.Module):
     Args:
         config: the architecture.
         rngs: for the initial weights.
-        attn_implementation: "cudnn", "cpu" or "xla", see `ast_jax.models.attention.attention`;
+        attn_implementation: "cudnn", "tpu", "cpu" or "xla", see `ast_jax.models.attention.attention`;
             None for the fastest on JAX's default device.
 
     Example:

@@ -15,8 +15,13 @@ from ast_jax.models.config import ASTConfig
 from ast_jax.models.layers import Outputs, Tokens, linear
 from ast_jax.models.remat import name_residual
 
-ATTN_IMPLEMENTATIONS = ("cudnn", "cpu", "xla")
+ATTN_IMPLEMENTATIONS = ("cudnn", "tpu", "cpu", "xla")
 
+# Of the TPU kernel. More tokens, or float32, do not fit into the 16 MB vector memory of a v4.
+TPU_MAX_TOKENS = 1536
+TPU_MAX_WIDTH = 128
+
+Heads = Float[Array, "batch _ heads width"]
 Weights = Float[Array, "batch heads queries tokens"]
 
 
@@ -38,26 +43,22 @@ class Attention(nnx.Module):
 
         And the weights, if `output_attentions`.
         """
-        batch, tokens, width = x.shape
         qkv = name_residual(self.qkv(x).astype(self.dtype), "qkv")
-        qkv = qkv.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
-        query, key, value = (qkv[:, :, i] for i in range(3))  # (batch, tokens, heads, head width)
-        query = query[:, :num_output_tokens]
-        if output_attentions:
-            weights = attention_weights(query, key)
-            y = jnp.einsum("bhts,bshk->bthk", weights, value)
-        else:
-            weights = None
-            y = attention(query, key, value, self.attn_implementation)
-        return self.output(y.reshape(batch, -1, width)), weights
+        if not output_attentions:
+            y = attention(qkv, self.num_heads, self.attn_implementation, num_output_tokens)
+            return self.output(y), None
+        query, key, value = split_heads(qkv, self.num_heads, num_output_tokens)
+        weights = attention_weights(query, key)
+        y = jnp.einsum("bhts,bshk->bthk", weights, value)
+        return self.output(merge_heads(y)), weights
 
 
 def attention(
-    query: Float[Array, "batch queries heads width"],
-    key: Float[Array, "batch tokens heads width"],
-    value: Float[Array, "batch tokens heads width"],
+    qkv: Float[Array, "batch tokens columns"],
+    num_heads: int,
     implementation: str,
-) -> Float[Array, "batch queries heads width"]:
+    num_output_tokens: int | None = None,
+) -> Float[Array, "batch outputs hidden"]:
     """Computes softmax(q·k/√width)·v.
 
     With as many queries as tokens no implementation saves the attention weights, tokens × tokens
@@ -67,26 +68,50 @@ def attention(
     | -------------- | ------- | ------------------------------- | ------------------------------- |
     | "cudnn"        | GPUs    | bfloat16, head widths that are  | cuDNN's fused kernel; an odd    |
     |                |         | multiples of 8 up to 128        | number of tokens is padded      |
+    | "tpu"          | TPUs    | bfloat16, head widths up to     | a Pallas kernel with the keys   |
+    |                |         | 128; above 1,536 tokens is XLA  | of some heads in vector memory  |
     | "cpu"          | CPUs    | everything                      | two heads at a time, in cache   |
     | "xla"          | all     | everything                      | `jax.nn.dot_product_attention`  |
 
-    XLA computes fewer queries than tokens (the last layer's), whatever the implementation.
+    XLA computes fewer queries than tokens (the last layer's), whatever the implementation. XLA's
+    partitioner cannot split the TPU kernel: on several chips call the model in `jax.shard_map`.
 
     Args:
-        query: of the tokens that attend.
-        key: of the tokens that are attended to.
-        value: of the same.
+        qkv: the queries of all heads, then their keys, then their values.
+        num_heads: that the columns are divided into.
         implementation: as in the table; `resolve_attn_implementation` chooses it.
+        num_output_tokens: how many of the first tokens attend; None for all.
     """
+    if implementation == "tpu" and num_output_tokens is None and qkv.shape[1] <= TPU_MAX_TOKENS:
+        # Pallas takes a tenth of the time that importing the model takes.
+        from ast_jax.models.attention_tpu import attention_by_group
+
+        return attention_by_group(qkv, num_heads)  # names its residuals itself
+    query, key, value = split_heads(qkv, num_heads, num_output_tokens)
     if query.shape[1] < key.shape[1]:
         y = jax.nn.dot_product_attention(query, key, value, implementation="xla")
     elif implementation == "cudnn":
         y = _attention_by_cudnn(query, key, value)
     elif implementation == "cpu":
-        return attention_by_head(query, key, value)  # names its residuals itself
+        return merge_heads(attention_by_head(query, key, value))  # names its residuals itself
     else:
         y = _attention_by_xla(query, key, value)
-    return name_residual(y, "attention_output")
+    return merge_heads(name_residual(y, "attention_output"))
+
+
+def split_heads(
+    qkv: Float[Array, "batch tokens columns"], num_heads: int, num_output_tokens: int | None = None
+) -> tuple[Heads, Heads, Heads]:
+    """Returns the queries of the first `num_output_tokens` tokens, or all, and keys and values."""
+    batch, tokens, columns = qkv.shape
+    qkv = qkv.reshape(batch, tokens, 3, num_heads, columns // (3 * num_heads))
+    query, key, value = (qkv[:, :, i] for i in range(3))
+    return query[:, :num_output_tokens], key, value
+
+
+def merge_heads(y: Heads) -> Float[Array, "batch tokens hidden"]:
+    """Concatenates the heads' outputs."""
+    return y.reshape(*y.shape[:2], -1)
 
 
 def attention_weights(
@@ -102,6 +127,8 @@ def resolve_attn_implementation(config: ASTConfig, devices: Sequence[jax.Device]
     platform = devices[0].platform
     if platform == "gpu" and not _cudnn_limit(config):
         return "cudnn"
+    if platform == "tpu" and not _tpu_limit(config):
+        return "tpu"
     return "cpu" if platform == "cpu" else "xla"
 
 
@@ -112,8 +139,19 @@ def check_attn_implementation(config: ASTConfig, implementation: str) -> None:
             f"attn_implementation must be one of {', '.join(ATTN_IMPLEMENTATIONS)}, "
             f"not {implementation!r}"
         )
-    if implementation == "cudnn" and (limit := _cudnn_limit(config)):
-        raise InputError(f"attn_implementation is 'cudnn', and {limit}; use 'xla'")
+    limits = {"cudnn": _cudnn_limit, "tpu": _tpu_limit}
+    if implementation in limits and (limit := limits[implementation](config)):
+        raise InputError(f"attn_implementation is {implementation!r}, and {limit}; use 'xla'")
+
+
+def _tpu_limit(config: ASTConfig) -> str:
+    """Returns why the TPU kernel cannot compute a model's attention, or ''."""
+    width = config.hidden_size // config.num_attention_heads
+    if config.dtype != "bfloat16":
+        return f"the TPU kernel takes dtype bfloat16, not {config.dtype}"
+    if width > TPU_MAX_WIDTH:
+        return f"the TPU kernel takes head widths up to {TPU_MAX_WIDTH}, not {width}"
+    return ""
 
 
 def _cudnn_limit(config: ASTConfig) -> str:

@@ -25,8 +25,8 @@ HALF = CONFIG.replace(dtype="bfloat16")
 
 @pytest.fixture
 def qkv():
-    keys = jax.random.split(jax.random.key(0), 3)
-    return [jax.random.normal(key, (2, 19, 3, 8)) for key in keys]
+    """Returns packed queries, keys and values of two clips, 19 tokens and three heads."""
+    return jax.random.normal(jax.random.key(0), (2, 19, 3 * 3 * 8))
 
 
 @pytest.mark.parametrize("tokens", [18, 19])
@@ -36,7 +36,7 @@ def test_an_odd_number_of_tokens_is_padded_and_masked(qkv, tokens):
             y = function(*x)
             return jnp.sin(y).sum(), y
 
-        cut = [x[:, :tokens] for x in qkv]
+        cut = attention.split_heads(qkv[:, :tokens], 3)
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(*cut)
 
     found = logits_and_gradients(lambda *x: attention._attention_by_cudnn(*x, "xla"))
@@ -52,30 +52,30 @@ def test_cudnn_never_gets_an_odd_number_of_tokens(qkv, monkeypatch):
         return query
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", dot_product_attention)
-    half = [x.astype(jnp.bfloat16) for x in qkv]
-    assert attention.attention(*half, "cudnn").shape == (2, 19, 3, 8)
-    attention.attention(*(x[:, :18] for x in half), "cudnn")
-    attention.attention(*(x[:, :17] for x in qkv), "xla")
+    half = qkv.astype(jnp.bfloat16)
+    assert attention.attention(half, 3, "cudnn").shape == (2, 19, 3 * 8)
+    attention.attention(half[:, :18], 3, "cudnn")
+    attention.attention(qkv[:, :17], 3, "xla")
     lengths = ["key_value_seq_lengths", "query_seq_lengths"]
     assert given == [(20, "cudnn", lengths), (18, "cudnn", []), (17, "xla", [])]
 
 
 @pytest.mark.parametrize("implementation", ["cpu", "xla"])
 def test_attention_weights_reproduce_the_output(qkv, implementation):
-    query, key, value = qkv
+    query, key, value = attention.split_heads(qkv, 3)
     weights = attention.attention_weights(query, key)
-    y = jnp.einsum("bhts,bshk->bthk", weights, value)
-    np.testing.assert_allclose(y, attention.attention(*qkv, implementation), atol=1e-5)
-    few = attention.attention(query[:, :2], key, value, implementation)
+    y = attention.merge_heads(jnp.einsum("bhts,bshk->bthk", weights, value))
+    np.testing.assert_allclose(y, attention.attention(qkv, 3, implementation), atol=1e-5)
+    few = attention.attention(qkv, 3, implementation, num_output_tokens=2)
     np.testing.assert_allclose(few, y[:, :2], atol=1e-5)
 
 
-@pytest.mark.parametrize("implementation", ["cpu", "xla"])
+@pytest.mark.parametrize("implementation", ["tpu", "cpu", "xla"])
 def test_no_implementation_saves_the_weights_for_the_backward_pass(qkv, implementation):
-    def backward(*x):
-        return jax.vjp(lambda *x: attention.attention(*x, implementation), *x)[1]
+    def backward(x):
+        return jax.vjp(lambda x: attention.attention(x, 3, implementation), x)[1]
 
-    shapes = [x.shape for x in jax.tree.leaves(jax.eval_shape(backward, *qkv))]
+    shapes = [x.shape for x in jax.tree.leaves(jax.eval_shape(backward, qkv))]
     assert shapes
     assert all(shape.count(19) < 2 for shape in shapes)
 
@@ -85,7 +85,9 @@ def test_no_implementation_saves_the_weights_for_the_backward_pass(qkv, implemen
     [
         ("cpu", {}, "cpu"),
         ("cpu", {"dtype": "bfloat16"}, "cpu"),
-        ("tpu", {"dtype": "bfloat16"}, "xla"),
+        ("tpu", {"dtype": "bfloat16"}, "tpu"),
+        ("tpu", {"dtype": "float32"}, "xla"),
+        ("tpu", {"dtype": "bfloat16", "hidden_size": 272}, "xla"),  # heads of width 136
         ("gpu", {"dtype": "bfloat16"}, "cudnn"),
         ("gpu", {"dtype": "float32"}, "xla"),
         ("gpu", {"dtype": "bfloat16", "hidden_size": 40}, "xla"),  # heads of width 20
@@ -102,9 +104,11 @@ def test_the_implementation_depends_on_the_programs_devices(platform, changes, e
 @pytest.mark.parametrize(
     ("config", "implementation", "message"),
     [
-        (CONFIG, "flash", "must be one of cudnn, cpu, xla, not 'flash'"),
+        (CONFIG, "flash", "must be one of cudnn, tpu, cpu, xla, not 'flash'"),
         (CONFIG, "cudnn", "takes dtype bfloat16, not float32; use 'xla'"),
         (HALF.replace(hidden_size=40), "cudnn", "up to 128, not 20; use 'xla'"),
+        (CONFIG, "tpu", "takes dtype bfloat16, not float32; use 'xla'"),
+        (HALF.replace(hidden_size=272), "tpu", "up to 128, not 136; use 'xla'"),
     ],
 )
 def test_an_unsupported_implementation_is_refused(config, implementation, message):

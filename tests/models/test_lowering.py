@@ -58,12 +58,24 @@ def calls(text):
     return sorted(re.findall(r"custom_call @([\w$]+)", text))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_step_for_tpus_lowers_on_any_host(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "kernels"), [("float32", []), ("bfloat16", ["tpu_custom_call"] * 3)]
+)
+def test_a_step_for_tpus_lowers_on_any_host(dtype, kernels):
     config = CONFIG.replace(dtype=dtype)
     implementation = resolve_attn_implementation(config, [Mock(jax.Device, platform="tpu")])
-    step = jax.value_and_grad(loss(implementation, config=config))
-    assert calls(lowered(step, "tpu", config)) == []
+    text = lowered(jax.value_and_grad(loss(implementation, config=config)), "tpu", config)
+    # Forward and backward: the layers are one loop, and XLA computes the last layer's two tokens.
+    # The compiler removes a second forward call, whose results are saved.
+    assert calls(text) == kernels
+    scores = f"{config.num_tokens}x{config.num_tokens}x"
+    assert (scores in text) == (not kernels)
+
+
+def test_attention_to_more_tokens_than_the_tpu_kernel_holds_runs_in_xla():
+    config = CONFIG.replace(max_length=16 * 800)
+    assert config.num_tokens == 1602
+    assert calls(lowered(loss("tpu", "none", config), "tpu", config)) == []
 
 
 @pytest.mark.parametrize(
@@ -80,7 +92,7 @@ def test_inference_uses_cudnn():
     assert calls(lowered(loss("cudnn", "none"), "cuda")) == [FORWARD]
 
 
-@pytest.mark.parametrize("implementation", ["cudnn", "xla", "cpu"])
+@pytest.mark.parametrize("implementation", ["cudnn", "tpu", "xla", "cpu"])
 def test_all_products_of_the_bfloat16_step_are_bfloat16_except_the_classifiers(implementation):
     step = traced(jax.value_and_grad(loss(implementation)))
     products = [

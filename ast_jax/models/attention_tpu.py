@@ -1,0 +1,318 @@
+"""Attention on a TPU: a Pallas kernel for sequences whose keys all fit in a core's vector memory.
+
+All keys of a group of heads are in VMEM, so that the softmax is exact and takes one pass, and the
+scores never leave the core. The kernels read queries, keys and values where the projection wrote
+them, (batch, tokens, 3 * heads * width), and write their gradients alike: nothing is transposed in
+memory. Heads that together fill the 128 lanes of a register are computed at a time, 2 of width 64.
+
+Scores are (keys, queries). So softmax's sums and maxima run down the sublanes, a query's constants
+lie along the lanes, and only arrays as wide as a group are transposed. Products with a head's
+values or gradients have its 64 columns as rows, which stream through the matrix unit; as columns
+they would leave half of it empty. Products over the width take a group's 128 lanes, one operand
+with zeros in the lanes of the other heads: the matrix unit is that deep in any case.
+
+The backward pass recomputes the weights from the logarithm of each query's sum, as flash attention
+does (Dao et al. 2022, appendix B).
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float
+
+from ast_jax.models.remat import name_residual
+
+LANES = 128  # of a register
+ROWS = 16  # sublanes of a register of bfloat16, which arrays are padded to
+BLOCK = 256  # queries whose scores are computed at a time
+VMEM_BYTES = 48 * 2**20  # that a kernel may take where the core has more than 16 MB
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def attention_by_group(
+    qkv: Float[Array, "batch tokens columns"],
+    num_heads: int,
+    num_keys: int | None = None,
+    interpret: bool = False,
+) -> Float[Array, "batch tokens hidden"]:
+    """Computes softmax(q·k/√width)·v. Supports reverse-mode differentiation only.
+
+    Args:
+        qkv: the queries of all heads, then their keys, then their values.
+        num_heads: that the columns are divided into.
+        num_keys: how many of the first tokens are attended to, before padding; None for all.
+        interpret: whether to run slowly on any device instead of a TPU.
+    """
+    return _forward(qkv, num_heads, num_keys, interpret)[0]
+
+
+def _forward(
+    qkv: jax.Array, num_heads: int, num_keys: int | None, interpret: bool
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    batch, tokens, columns = qkv.shape
+    width = columns // (3 * num_heads)
+    packed = _pack(qkv, num_heads)
+    lanes = _lanes(width)
+    groups = packed.shape[2] // (3 * LANES)
+    rows = pl.cdiv(tokens, BLOCK) * BLOCK
+    third = [
+        pl.BlockSpec((1, rows, LANES), lambda b, g, i=i: (b, 0, i * groups + g)) for i in range(3)
+    ]
+    heads = LANES // lanes
+    output, log_sum = pl.pallas_call(
+        partial(_forward_kernel, num_keys=num_keys or tokens, lanes=lanes, scale=width**-0.5),
+        grid=(batch, groups),
+        in_specs=third,
+        out_specs=[third[0], pl.BlockSpec((1, 1, heads, rows), lambda b, g: (b, g, 0, 0))],
+        out_shape=[
+            jax.ShapeDtypeStruct((batch, tokens, groups * LANES), qkv.dtype),
+            jax.ShapeDtypeStruct((batch, groups, heads, rows), jnp.float32),
+        ],
+        compiler_params=_compiler_params("parallel", "parallel"),
+        interpret=interpret,
+        name="attention_forward",
+    )(packed, packed, packed)
+    output = name_residual(_unpack(output, num_heads, width), "attention_output")
+    log_sum = name_residual(log_sum, "attention_log_sum")
+    return output, (qkv, log_sum)
+
+
+def _backward(
+    num_heads: int,
+    num_keys: int | None,
+    interpret: bool,
+    residuals: tuple[jax.Array, jax.Array],
+    dy: jax.Array,
+) -> tuple[jax.Array]:
+    qkv, log_sum = residuals
+    batch, tokens, columns = qkv.shape
+    width = columns // (3 * num_heads)
+    packed, dy = _pack(qkv, num_heads), _pack(dy, num_heads, 1)
+    lanes = _lanes(width)
+    groups = packed.shape[2] // (3 * LANES)
+    rows = pl.cdiv(tokens, BLOCK) * BLOCK
+
+    def group_of(b: Any, g: Any, step: Any) -> tuple[Any, Any]:
+        """Returns the group whose inputs a step holds: after the first, already the next one's."""
+        n = jnp.minimum(b * groups + g + (step > 0), batch * groups - 1)
+        return lax.div(n, groups), lax.rem(n, groups)
+
+    def columns_of(i: int) -> pl.BlockSpec:
+        def index(*program: Any) -> tuple[Any, ...]:
+            b, g = group_of(*program)
+            return b, 0, i * groups + g
+
+        return pl.BlockSpec((1, rows, LANES), index)
+
+    dqkv = pl.pallas_call(
+        partial(_backward_kernel, num_keys=num_keys or tokens, lanes=lanes, scale=width**-0.5),
+        # The first of a group's three steps computes all, and each writes one of the gradients.
+        grid=(batch, groups, 3),
+        in_specs=[
+            *(columns_of(i) for i in range(3)),
+            columns_of(0),
+            pl.BlockSpec(
+                (1, 1, LANES // lanes, rows), lambda *program: (*group_of(*program), 0, 0)
+            ),
+        ],
+        out_specs=pl.BlockSpec((1, rows, LANES), lambda b, g, step: (b, 0, step * groups + g)),
+        out_shape=jax.ShapeDtypeStruct(packed.shape, packed.dtype),
+        scratch_shapes=[
+            pltpu.VMEM((LANES, rows), qkv.dtype),
+            pltpu.VMEM((rows, LANES), qkv.dtype),
+            pltpu.VMEM((LANES, rows), jnp.float32),
+            pltpu.VMEM((LANES, rows), jnp.float32),
+        ],
+        compiler_params=_compiler_params("parallel", "parallel", "arbitrary"),
+        interpret=interpret,
+        name="attention_backward",
+    )(packed, packed, packed, dy, log_sum)
+    return (_unpack(dqkv, num_heads, width, 3),)
+
+
+attention_by_group.defvjp(_forward, _backward)
+
+
+def _forward_kernel(
+    q_ref: Any, k_ref: Any, v_ref: Any, y_ref: Any, log_sum_ref: Any,
+    *, num_keys: int, lanes: int, scale: float,
+) -> None:  # fmt: skip
+    """Computes a group of heads; queries, keys, values and outputs are (1, rows, 128)."""
+    keys = pl.cdiv(num_keys, ROWS) * ROWS
+    k = k_ref[0, :keys]
+    v_t = _zero_padding(v_ref[0], 0, num_keys).T[:, :keys]
+    # Rows of ones below the values have the matrix unit sum the weights, too.
+    ones = jnp.ones((ROWS, keys), v_t.dtype)
+
+    def scores(start: int, head: int) -> jax.Array:
+        q = _zero_padding(q_ref[0, start : start + BLOCK], start, num_keys)
+        return _scores(k, _one_head(q, head, lanes), num_keys, scale)
+
+    def attend(start: int, head: int, scores: jax.Array) -> jax.Array:
+        largest = scores.max(0, keepdims=True)
+        weights = jnp.exp(scores - largest).astype(v_t.dtype)
+        y = _dot(jnp.concatenate([_rows_of(v_t, head, lanes), ones]), weights, 1, 0)
+        total = y[lanes : lanes + 1]
+        log_sum_ref[0, 0, head : head + 1, start : start + BLOCK] = largest + jnp.log(total)
+        return y[:lanes] * (1 / total)
+
+    for start, outputs in _by_block(scores, attend, q_ref.shape[1], LANES // lanes):
+        y_ref[0, start : start + BLOCK] = jnp.concatenate(outputs).T.astype(y_ref.dtype)
+
+
+def _backward_kernel(
+    q_ref: Any, k_ref: Any, v_ref: Any, dy_ref: Any, log_sum_ref: Any, d_ref: Any,
+    k_t: Any, dq: Any, dk_t: Any, dv_t: Any,
+    *, num_keys: int, lanes: int, scale: float,
+) -> None:  # fmt: skip
+    """Computes a group's gradients. `k_t`, `dk_t` and `dv_t` are (128, rows), `dq` (rows, 128)."""
+    dtype = q_ref.dtype
+    keys = pl.cdiv(num_keys, ROWS) * ROWS
+    step = pl.program_id(2)
+
+    @pl.when(step == 0)
+    def _() -> None:
+        k = k_ref[0, :keys]
+        k_t[...] = _zero_padding(k_ref[0], 0, num_keys).T
+        v = _zero_padding(v_ref[0], 0, num_keys)[:keys]
+
+        def weigh(start: int, head: int) -> tuple[jax.Array, ...]:
+            """Returns what the three products with the weights take."""
+            rows = slice(start, start + BLOCK)
+            q, dy = (_zero_padding(ref[0, rows], start, num_keys) for ref in (q_ref, dy_ref))
+            scores = _scores(k, _one_head(q, head, lanes), num_keys, scale)
+            weights = jnp.exp(scores - log_sum_ref[0, 0, head : head + 1, rows])
+            dweights = _dot(v, _one_head(dy, head, lanes), 1, 1)
+            return (
+                weights,
+                weights * dweights,
+                _rows_of(q.T, head, lanes),
+                _rows_of(dy.T, head, lanes),
+            )
+
+        def differentiate(start: int, head: int, weighed: tuple[jax.Array, ...]) -> jax.Array:
+            """Returns the queries' gradient, transposed, and adds to that of keys and values."""
+            weights, products, q_t, dy_t = weighed
+            # Not the sum of y * dy, its usual form, which would carry the rounding of y.
+            total = products.sum(0, keepdims=True)
+            dscores = (products - weights * total).astype(dtype)
+            at = slice(head * lanes, (head + 1) * lanes)
+            for sums, block in (
+                (dv_t, _dot(dy_t, weights.astype(dtype), 1, 1)),
+                (dk_t, _dot(q_t, dscores, 1, 1)),
+            ):
+                sums[at, :keys] = block if start == 0 else sums[at, :keys] + block
+            return _dot(k_t[at, :keys], dscores, 1, 0)
+
+        for start, outputs in _by_block(weigh, differentiate, q_ref.shape[1], LANES // lanes):
+            dq[start : start + BLOCK] = (jnp.concatenate(outputs).T * scale).astype(dtype)
+        d_ref[0] = dq[...]
+
+    @pl.when(step == 1)
+    def _() -> None:
+        d_ref[0] = (dk_t[...].T * scale).astype(dtype)
+
+    @pl.when(step == 2)
+    def _() -> None:
+        d_ref[0] = dv_t[...].T.astype(dtype)
+
+
+def _by_block(
+    begin: Callable[[int, int], Any], finish: Callable[[int, int, Any], Any], rows: int, heads: int
+) -> Iterator[tuple[int, list[Any]]]:
+    """Yields each block of queries with the results of `finish` for its heads.
+
+    `begin` of the next head comes before `finish` of one, so that the products of one overlap the
+    exponentials of the other.
+    """
+    order = [(start, head) for start in range(0, rows, BLOCK) for head in range(heads)]
+    begun = begin(*order[0])
+    results = []
+    for n, (start, head) in enumerate(order):
+        following = begin(*order[n + 1]) if n + 1 < len(order) else None
+        results.append(finish(start, head, begun))
+        begun = following
+        if head == heads - 1:
+            yield start, results
+            results = []
+
+
+def _scores(keys: jax.Array, queries: jax.Array, num_keys: int, scale: float) -> jax.Array:
+    """Computes scores (keys, queries) in float32; those of padding are -inf."""
+    scores = _dot(keys, queries, 1, 1) * scale
+    edge = num_keys // 8 * 8  # rows before it are whole registers that need no mask
+    if edge == len(scores):
+        return scores
+    tail = scores[edge:]
+    row = lax.broadcasted_iota(jnp.int32, tail.shape, 0) + edge
+    return jnp.concatenate([scores[:edge], jnp.where(row < num_keys, tail, -jnp.inf)])
+
+
+def _zero_padding(x: jax.Array, start: int, num_keys: int) -> jax.Array:
+    """Returns rows of tokens from `start` with zeros after token `num_keys`.
+
+    Blocks reach past the array's end, where their content is undefined.
+    """
+    if start + len(x) <= num_keys:
+        return x
+    row = lax.broadcasted_iota(jnp.int32, x.shape, 0) + start
+    return jnp.where(row < num_keys, x, jnp.zeros_like(x))
+
+
+def _one_head(x: jax.Array, head: int, lanes: int) -> jax.Array:
+    """Returns (rows, 128) with zeros in the lanes of other heads."""
+    if lanes == LANES:
+        return x
+    lane = lax.broadcasted_iota(jnp.int32, x.shape, 1)
+    return jnp.where((lane >= head * lanes) & (lane < (head + 1) * lanes), x, jnp.zeros_like(x))
+
+
+def _rows_of(x: jax.Array, head: int, lanes: int) -> jax.Array:
+    """Returns one head's rows of (128, columns)."""
+    return x[head * lanes : (head + 1) * lanes]
+
+
+def _dot(x: jax.Array, y: jax.Array, x_axis: int, y_axis: int) -> jax.Array:
+    """Multiplies over one axis of each, in float32."""
+    precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    axes = (((x_axis,), (y_axis,)), ((), ()))
+    return lax.dot_general(x, y, axes, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _lanes(width: int) -> int:
+    """Returns the lanes that a head takes: its width, padded to a divisor of 128."""
+    return next(lanes for lanes in (32, 64, LANES) if width <= lanes)
+
+
+def _pack(x: jax.Array, num_heads: int, parts: int = 3) -> jax.Array:
+    """Pads heads to lanes, and their number to whole groups; base384's need neither."""
+    batch, tokens, columns = x.shape
+    width = columns // (parts * num_heads)
+    lanes = _lanes(width)
+    heads_padding = -num_heads % (LANES // lanes)
+    if lanes == width and not heads_padding:
+        return x
+    x = x.reshape(batch, tokens, parts, num_heads, width)
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, heads_padding), (0, lanes - width)))
+    return x.reshape(batch, tokens, -1)
+
+
+def _unpack(x: jax.Array, num_heads: int, width: int, parts: int = 1) -> jax.Array:
+    """Removes the padding of `_pack`."""
+    batch, tokens, columns = x.shape
+    if columns == parts * num_heads * width:
+        return x
+    x = x.reshape(batch, tokens, parts, -1, _lanes(width))
+    return x[..., :num_heads, :width].reshape(batch, tokens, -1)
+
+
+def _compiler_params(
+    *semantics: Literal["parallel", "arbitrary"],
+) -> pltpu.CompilerParams:
+    return pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=VMEM_BYTES)
