@@ -25,6 +25,7 @@ from ast_jax.models.attention import (
 )
 from ast_jax.models.config import NUM_PREFIX_TOKENS, ASTConfig
 from ast_jax.models.layers import MLP, Outputs, Tokens, layer_norm, torch_uniform
+from ast_jax.models.patches import PatchProjection
 from ast_jax.models.remat import name_residual, rematerialize, scan_all_but_last
 
 Params = dict[str, Any]  # nested, of arrays
@@ -36,20 +37,7 @@ class Embeddings(nnx.Module):
     """Overlapping patches as tokens behind a class and a distillation token, with positions."""
 
     def __init__(self, config: ASTConfig, *, rngs: nnx.Rngs):
-        size = config.patch_size
-        # The original replaces timm's convolution and leaves it at PyTorch's own default.
-        init = torch_uniform(fan_in=size * size)
-        self.patch_projection = nnx.Conv(
-            1,
-            config.hidden_size,
-            kernel_size=(size, size),
-            strides=(config.frequency_stride, config.time_stride),
-            padding="VALID",
-            kernel_init=init,
-            bias_init=init,
-            dtype=jnp.dtype(config.dtype),
-            rngs=rngs,
-        )
+        self.patch_projection = PatchProjection(config, rngs=rngs)
         normal = nnx.initializers.normal(config.initializer_range)
         width = config.hidden_size
         self.cls_token = nnx.Param(normal(rngs.params(), (1, 1, width)))
@@ -72,13 +60,12 @@ class Embeddings(nnx.Module):
                 f"max_length, num_mel_bins) = (batch, {self.input_shape[0]}, "
                 f"{self.input_shape[1]})"
             )
-        image = jnp.swapaxes(input_values, 1, 2)[..., None]  # (batch, mel bins, frames, 1)
-        patches = self.patch_projection(image)
-        batch, frequency, time, width = patches.shape
+        patches = self.patch_projection(jnp.asarray(input_values))
+        batch, _, width = patches.shape
         tokens = [
             jnp.broadcast_to(self.cls_token[...], (batch, 1, width)),
             jnp.broadcast_to(self.distillation_token[...], (batch, 1, width)),
-            patches.reshape(batch, frequency * time, width),
+            patches,
         ]
         x = jnp.concatenate(tokens, axis=1) + self.position_embeddings[...]
         if keep_indices is not None:
@@ -90,7 +77,7 @@ class Embeddings(nnx.Module):
             indices = jnp.asarray(keep_indices)[..., None]
             patches = jnp.take_along_axis(x[:, NUM_PREFIX_TOKENS:], indices, axis=1)
             x = jnp.concatenate([x[:, :NUM_PREFIX_TOKENS], patches], axis=1)
-        return x.astype(jnp.float32)  # the residual stream, as in PyTorch under autocast
+        return x  # the residual stream is float32, as in PyTorch under autocast
 
 
 class Layer(nnx.Module):
@@ -261,8 +248,8 @@ class ASTForAudioClassification(nnx.Module):
     Args:
         config: the architecture.
         rngs: for the initial weights.
-        attn_implementation: "cudnn", "tpu", "cpu" or "xla", see `ast_jax.models.attention.attention`;
-            None for the fastest on JAX's default device.
+        attn_implementation: "cudnn", "tpu", "cpu" or "xla", see `attention`; None for the fastest
+            on JAX's default device.
 
     Example:
         >>> model = ASTForAudioClassification(ASTConfig.from_size("tiny224"), rngs=nnx.Rngs(0))

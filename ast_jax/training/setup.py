@@ -21,9 +21,9 @@ from ast_jax.data.statistics import measure
 from ast_jax.errors import InputError
 from ast_jax.evaluation.predict import make_predict
 from ast_jax.losses import LOSSES, with_label_smoothing
-from ast_jax.models.ast import graphdef, init_params
+from ast_jax.models.ast import graphdef, init_params, param_shapes
 from ast_jax.models.attention import resolve_attn_implementation
-from ast_jax.models.config import GEOMETRY
+from ast_jax.models.config import GEOMETRY, ASTConfig
 from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
 from ast_jax.training.optimizer import make_optimizer, make_schedule, state_specs
 from ast_jax.training.step import (
@@ -178,21 +178,38 @@ class StepFunctions(NamedTuple):
         train_step: (state, batch) → the next state and `StepMetrics`; donates the state.
         predict: (params, batch) → logits, split over the devices.
         update_average: (average, params, n) → the average that includes the n-th params.
+        init_state: params → the state before the first step, on the default device.
+        state_specs: the sharding of each array of the state.
     """
 
     train_step: Any
     predict: Any
     update_average: Any
+    init_state: Callable[[Params], TrainState]
+    state_specs: TrainState
 
 
 def build_step_functions(
     config: TrainConfig, initial: Checkpoint, parallel: DataParallel, length: RunLength
 ) -> tuple[StepFunctions, TrainState]:
-    """Maps the step functions over the devices; returns them and the initial state there."""
-    extractor = initial.feature_extractor
+    """Returns the functions that run on the devices, and the initial state there."""
+    functions = map_step_functions(
+        config, initial.config, initial.feature_extractor, parallel, length
+    )
+    state = functions.init_state(initial.params)
+    return functions, parallel.device_put(state, functions.state_specs)
+
+
+def map_step_functions(
+    config: TrainConfig,
+    model: ASTConfig,
+    extractor: ASTFeatureExtractor,
+    parallel: DataParallel,
+    length: RunLength,
+) -> StepFunctions:
+    """Maps the step functions over devices, which need not be there to compile for them."""
     graph = graphdef(
-        initial.config,
-        attn_implementation=resolve_attn_implementation(initial.config, parallel.devices),
+        model, attn_implementation=resolve_attn_implementation(model, parallel.devices)
     )
     shards = len(parallel.devices) if config.shard_optimizer else 1
     optimizer = make_optimizer(config.optimizer, shards)
@@ -204,27 +221,32 @@ def build_step_functions(
         schedule=make_schedule(config.optimizer, length.num_steps, length.steps_per_epoch),
         key=jax.random.key(config.seed),
         augment=make_augment(config.augment, extractor),
-        patchout=make_patchout(config.augment, config.model.grid),
+        patchout=make_patchout(config.augment, model.grid),
         grad_accum_steps=config.grad_accum_steps,
         remat=config.remat,
         ema_decay=config.optimizer.ema_decay,
     )
-    state = init_state(
-        initial.params,
-        optimizer,
+    initialize = partial(
+        init_state,
+        optimizer=optimizer,
         ema=config.optimizer.ema_decay > 0,
         average=config.average_from > 0,
     )
-    specs: Any = REPLICATED
+    state = jax.eval_shape(initialize, param_shapes(model))
+    specs = jax.tree.map(lambda _: REPLICATED, state)
     if shards > 1:
-        replicated = jax.tree.map(lambda _: REPLICATED, state)
-        specs = replicated._replace(opt_state=state_specs(state.opt_state, shards))
-    functions = StepFunctions(
-        parallel.map(partial(train_step, spec), (specs, SPLIT), (specs, REPLICATED), donate=(0,)),
-        parallel.map(make_predict(graph, extractor), (REPLICATED, SPLIT), SPLIT),
-        jax.jit(update_average, donate_argnums=0),
+        specs = specs._replace(opt_state=state_specs(state.opt_state, shards))
+    # One spec for the whole state where all are equal: pmap takes no tree.
+    of_state = specs if shards > 1 else REPLICATED
+    return StepFunctions(
+        train_step=parallel.map(
+            partial(train_step, spec), (of_state, SPLIT), (of_state, REPLICATED), donate=(0,)
+        ),
+        predict=parallel.map(make_predict(graph, extractor), (REPLICATED, SPLIT), SPLIT),
+        update_average=jax.jit(update_average, donate_argnums=0),
+        init_state=initialize,
+        state_specs=specs,
     )
-    return functions, parallel.device_put(state, specs)
 
 
 def update_average(average: Any, params: Any, count: jax.Array) -> Any:
