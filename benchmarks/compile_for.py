@@ -18,7 +18,8 @@ TPUs need the extra `tpu`. H100s need an environment without it, with the compil
 
     pip install -e . && pip install --no-deps jax-cuda12-pjrt==VERSION jax-cuda12-plugin==VERSION
 
-where VERSION is that of jax. A training step of base384 takes 3 to 15 minutes to compile.
+where VERSION is that of jax. A training step of base384 takes 2 to 3 minutes to compile for TPUs,
+and 20 seconds for GPUs.
 """
 
 import argparse
@@ -389,8 +390,9 @@ def float32_products(program: Program, executions: list[Execution]) -> list[str]
     found = Counter()
     for execution in executions:
         for part in program.fused(execution.instruction):
-            types = program.operand_types(part)
-            if part.opcode in ("dot", "convolution") and any(t.startswith("f32") for t in types):
+            types = program.operand_types(part)[:2]
+            multiplies = part.opcode in ("dot", "convolution") or "$matmul" in part.text
+            if multiplies and any(each.startswith("f32") for each in types):
                 result = re.sub(r"{[^}]*}", "", part.result)
                 found[f"{' · '.join(types)} → {result}"] += execution.times
     lines = table_header("float32 products", "a step")

@@ -22,9 +22,10 @@ from ast_jax.models.attention import (
     Weights,
     check_attn_implementation,
     resolve_attn_implementation,
+    token_padding,
 )
 from ast_jax.models.config import NUM_PREFIX_TOKENS, ASTConfig
-from ast_jax.models.layers import MLP, Outputs, Tokens, layer_norm, torch_uniform
+from ast_jax.models.layers import MLP, LayerNorm, Outputs, Tokens, torch_uniform
 from ast_jax.models.patches import PatchProjection
 from ast_jax.models.remat import name_residual, rematerialize, scan_all_but_last
 
@@ -85,17 +86,21 @@ class Layer(nnx.Module):
 
     def __init__(self, config: ASTConfig, attn_implementation: str, *, rngs: nnx.Rngs):
         width, epsilon = config.hidden_size, config.layer_norm_eps
-        self.layernorm_before = layer_norm(width, epsilon, config.dtype, rngs)
+        self.layernorm_before = LayerNorm(width, epsilon, config.dtype, rngs=rngs)
         self.attention = Attention(config, attn_implementation, rngs=rngs)
-        self.layernorm_after = layer_norm(width, epsilon, config.dtype, rngs)
+        self.layernorm_after = LayerNorm(width, epsilon, config.dtype, rngs=rngs)
         self.mlp = MLP(config, rngs=rngs)
 
     def __call__(
-        self, x: Tokens, num_output_tokens: int | None = None, output_attentions: bool = False
+        self,
+        x: Tokens,
+        num_output_tokens: int | None = None,
+        num_tokens: int | None = None,
+        output_attentions: bool = False,
     ) -> tuple[Outputs, Weights | None]:
-        """Returns the first `num_output_tokens` tokens, or all, and their attention weights."""
+        """Returns tokens and attention weights; arguments are those of `Attention`."""
         attended, weights = self.attention(
-            self.layernorm_before(x), num_output_tokens, output_attentions
+            self.layernorm_before(x), num_output_tokens, num_tokens, output_attentions
         )
         x = name_residual(x[:, :num_output_tokens] + attended, "after_attention")
         x = x + self.mlp(self.layernorm_after(x))
@@ -130,15 +135,19 @@ class Encoder(nnx.Module):
             remat: what the backward pass recomputes, see `rematerialize`.
         """
         graphdef, stacked = nnx.split(self.layers)
+        num_tokens = x.shape[1]
+        padding = token_padding(self.layers.attention.attn_implementation, num_tokens)
+        x = jnp.pad(x, ((0, 0), (0, padding), (0, 0)))
 
         def layer(x: jax.Array, params: nnx.State) -> jax.Array:
-            return nnx.merge(graphdef, params)(x)[0]
+            return nnx.merge(graphdef, params)(x, None, num_tokens)[0]
 
         def last_layer(x: jax.Array, params: nnx.State) -> jax.Array:
-            return nnx.merge(graphdef, params)(x, num_output_tokens)[0]
+            return nnx.merge(graphdef, params)(x, num_output_tokens, num_tokens)[0]
 
         x = scan_all_but_last(rematerialize(layer, remat), x, stacked)
-        return rematerialize(last_layer, remat)(x, jax.tree.map(lambda p: p[-1], stacked))
+        x = rematerialize(last_layer, remat)(x, jax.tree.map(lambda p: p[-1], stacked))
+        return x[:, :num_tokens]
 
     def intermediates(
         self, x: Tokens, output_attentions: bool
@@ -188,7 +197,7 @@ class ASTModel(nnx.Module):
         check_attn_implementation(config, attn_implementation)
         self.embeddings = Embeddings(config, rngs=rngs)
         self.encoder = Encoder(config, attn_implementation, rngs=rngs)
-        self.layernorm = layer_norm(config.hidden_size, config.layer_norm_eps, "float32", rngs)
+        self.layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps, "float32", rngs=rngs)
 
     def __call__(
         self,
@@ -232,7 +241,7 @@ class Classifier(nnx.Module):
     def __init__(self, config: ASTConfig, *, rngs: nnx.Rngs):
         width = config.hidden_size
         init = torch_uniform(fan_in=width)
-        self.layernorm = layer_norm(width, config.head_layer_norm_eps, "float32", rngs)
+        self.layernorm = LayerNorm(width, config.head_layer_norm_eps, "float32", rngs=rngs)
         self.dense = nnx.Linear(
             width, config.num_labels, kernel_init=init, bias_init=init, rngs=rngs
         )

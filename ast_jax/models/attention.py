@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from ast_jax.errors import InputError
 from ast_jax.models.attention_cpu import attention_by_head
 from ast_jax.models.config import ASTConfig
-from ast_jax.models.layers import Outputs, Tokens, linear
+from ast_jax.models.layers import Linear, Outputs, Tokens
 from ast_jax.models.remat import name_residual
 
 ATTN_IMPLEMENTATIONS = ("cudnn", "tpu", "cpu", "xla")
@@ -20,6 +20,7 @@ ATTN_IMPLEMENTATIONS = ("cudnn", "tpu", "cpu", "xla")
 # Of the TPU kernel. More tokens, or float32, do not fit into the 16 MB vector memory of a v4.
 TPU_MAX_TOKENS = 1536
 TPU_MAX_WIDTH = 128
+TPU_TILE_ROWS = 16
 
 Heads = Float[Array, "batch _ heads width"]
 Weights = Float[Array, "batch heads queries tokens"]
@@ -33,21 +34,31 @@ class Attention(nnx.Module):
         self.num_heads = config.num_attention_heads
         self.dtype = config.dtype
         self.attn_implementation = attn_implementation
-        self.qkv = linear(config, width, 3 * width, rngs, use_bias=config.qkv_bias)
-        self.output = linear(config, width, width, rngs)
+        self.qkv = Linear(config, width, 3 * width, config.qkv_bias, rngs=rngs)
+        self.output = Linear(config, width, width, rngs=rngs)
 
     def __call__(
-        self, x: Tokens, num_output_tokens: int | None = None, output_attentions: bool = False
+        self,
+        x: Tokens,
+        num_output_tokens: int | None = None,
+        num_tokens: int | None = None,
+        output_attentions: bool = False,
     ) -> tuple[Outputs, Weights | None]:
-        """Returns attention of the first `num_output_tokens` tokens, or all, to all tokens.
+        """Returns attention, and its weights if `output_attentions`.
 
-        And the weights, if `output_attentions`.
+        Args:
+            x: the tokens.
+            num_output_tokens: how many of the first tokens attend; None for all.
+            num_tokens: how many of the first tokens are attended to, before padding; None for all.
+            output_attentions: whether to return the weights.
         """
         qkv = name_residual(self.qkv(x).astype(self.dtype), "qkv")
         if not output_attentions:
-            y = attention(qkv, self.num_heads, self.attn_implementation, num_output_tokens)
+            y = attention(
+                qkv, self.num_heads, self.attn_implementation, num_output_tokens, num_tokens
+            )
             return self.output(y), None
-        query, key, value = split_heads(qkv, self.num_heads, num_output_tokens)
+        query, key, value = split_heads(qkv, self.num_heads, num_output_tokens, num_tokens)
         weights = attention_weights(query, key)
         y = jnp.einsum("bhts,bshk->bthk", weights, value)
         return self.output(merge_heads(y)), weights
@@ -58,6 +69,7 @@ def attention(
     num_heads: int,
     implementation: str,
     num_output_tokens: int | None = None,
+    num_tokens: int | None = None,
 ) -> Float[Array, "batch outputs hidden"]:
     """Computes softmax(q·k/√width)·v.
 
@@ -81,14 +93,15 @@ def attention(
         num_heads: that the columns are divided into.
         implementation: as in the table; `resolve_attn_implementation` chooses it.
         num_output_tokens: how many of the first tokens attend; None for all.
+        num_tokens: how many of the first tokens are attended to, before padding; None for all.
     """
     if implementation == "tpu" and num_output_tokens is None and qkv.shape[1] <= TPU_MAX_TOKENS:
         # Pallas takes a tenth of the time that importing the model takes.
         from ast_jax.models.attention_tpu import attention_by_group
 
-        return attention_by_group(qkv, num_heads)  # names its residuals itself
-    query, key, value = split_heads(qkv, num_heads, num_output_tokens)
-    if query.shape[1] < key.shape[1]:
+        return attention_by_group(qkv, num_heads, num_tokens)  # names its residuals itself
+    query, key, value = split_heads(qkv, num_heads, num_output_tokens, num_tokens)
+    if query.shape[1] != key.shape[1]:
         y = jax.nn.dot_product_attention(query, key, value, implementation="xla")
     elif implementation == "cudnn":
         y = _attention_by_cudnn(query, key, value)
@@ -99,14 +112,26 @@ def attention(
     return merge_heads(name_residual(y, "attention_output"))
 
 
+def token_padding(implementation: str, num_tokens: int) -> int:
+    """Returns how many tokens to append to a sequence for an attention implementation.
+
+    A TPU keeps arrays in tiles of 16 rows of bfloat16. Where tiles hold tokens of two clips, each
+    change between (batch, tokens, hidden) and (rows, hidden) copies the array.
+    """
+    return -num_tokens % TPU_TILE_ROWS if implementation == "tpu" else 0
+
+
 def split_heads(
-    qkv: Float[Array, "batch tokens columns"], num_heads: int, num_output_tokens: int | None = None
+    qkv: Float[Array, "batch tokens columns"],
+    num_heads: int,
+    num_output_tokens: int | None = None,
+    num_tokens: int | None = None,
 ) -> tuple[Heads, Heads, Heads]:
-    """Returns the queries of the first `num_output_tokens` tokens, or all, and keys and values."""
+    """Returns the queries, keys and values of each head; arguments are those of `attention`."""
     batch, tokens, columns = qkv.shape
     qkv = qkv.reshape(batch, tokens, 3, num_heads, columns // (3 * num_heads))
     query, key, value = (qkv[:, :, i] for i in range(3))
-    return query[:, :num_output_tokens], key, value
+    return query[:, :num_output_tokens], key[:, :num_tokens], value[:, :num_tokens]
 
 
 def merge_heads(y: Heads) -> Float[Array, "batch tokens hidden"]:

@@ -38,7 +38,7 @@ VMEM_BYTES = 48 * 2**20  # that a kernel may take where the core has more than 1
 def attention_by_group(
     qkv: Float[Array, "batch tokens columns"],
     num_heads: int,
-    num_keys: int | None = None,
+    num_tokens: int | None = None,
     interpret: bool = False,
 ) -> Float[Array, "batch tokens hidden"]:
     """Computes softmax(q·k/√width)·v. Supports reverse-mode differentiation only.
@@ -46,14 +46,14 @@ def attention_by_group(
     Args:
         qkv: the queries of all heads, then their keys, then their values.
         num_heads: that the columns are divided into.
-        num_keys: how many of the first tokens are attended to, before padding; None for all.
+        num_tokens: how many of the first tokens are attended to, before padding; None for all.
         interpret: whether to run slowly on any device instead of a TPU.
     """
-    return _forward(qkv, num_heads, num_keys, interpret)[0]
+    return _forward(qkv, num_heads, num_tokens, interpret)[0]
 
 
 def _forward(
-    qkv: jax.Array, num_heads: int, num_keys: int | None, interpret: bool
+    qkv: jax.Array, num_heads: int, num_tokens: int | None, interpret: bool
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     batch, tokens, columns = qkv.shape
     width = columns // (3 * num_heads)
@@ -66,7 +66,7 @@ def _forward(
     ]
     heads = LANES // lanes
     output, log_sum = pl.pallas_call(
-        partial(_forward_kernel, num_keys=num_keys or tokens, lanes=lanes, scale=width**-0.5),
+        partial(_forward_kernel, num_tokens=num_tokens or tokens, lanes=lanes, scale=width**-0.5),
         grid=(batch, groups),
         in_specs=third,
         out_specs=[third[0], pl.BlockSpec((1, 1, heads, rows), lambda b, g: (b, g, 0, 0))],
@@ -85,7 +85,7 @@ def _forward(
 
 def _backward(
     num_heads: int,
-    num_keys: int | None,
+    num_tokens: int | None,
     interpret: bool,
     residuals: tuple[jax.Array, jax.Array],
     dy: jax.Array,
@@ -111,7 +111,7 @@ def _backward(
         return pl.BlockSpec((1, rows, LANES), index)
 
     dqkv = pl.pallas_call(
-        partial(_backward_kernel, num_keys=num_keys or tokens, lanes=lanes, scale=width**-0.5),
+        partial(_backward_kernel, num_tokens=num_tokens or tokens, lanes=lanes, scale=width**-0.5),
         # The first of a group's three steps computes all, and each writes one of the gradients.
         grid=(batch, groups, 3),
         in_specs=[
@@ -141,18 +141,18 @@ attention_by_group.defvjp(_forward, _backward)
 
 def _forward_kernel(
     q_ref: Any, k_ref: Any, v_ref: Any, y_ref: Any, log_sum_ref: Any,
-    *, num_keys: int, lanes: int, scale: float,
+    *, num_tokens: int, lanes: int, scale: float,
 ) -> None:  # fmt: skip
     """Computes a group of heads; queries, keys, values and outputs are (1, rows, 128)."""
-    keys = pl.cdiv(num_keys, ROWS) * ROWS
+    keys = pl.cdiv(num_tokens, ROWS) * ROWS
     k = k_ref[0, :keys]
-    v_t = _zero_padding(v_ref[0], 0, num_keys).T[:, :keys]
+    v_t = _zero_padding(v_ref[0], 0, num_tokens).T[:, :keys]
     # Rows of ones below the values have the matrix unit sum the weights, too.
     ones = jnp.ones((ROWS, keys), v_t.dtype)
 
     def scores(start: int, head: int) -> jax.Array:
-        q = _zero_padding(q_ref[0, start : start + BLOCK], start, num_keys)
-        return _scores(k, _one_head(q, head, lanes), num_keys, scale)
+        q = _zero_padding(q_ref[0, start : start + BLOCK], start, num_tokens)
+        return _scores(k, _one_head(q, head, lanes), num_tokens, scale)
 
     def attend(start: int, head: int, scores: jax.Array) -> jax.Array:
         largest = scores.max(0, keepdims=True)
@@ -169,24 +169,24 @@ def _forward_kernel(
 def _backward_kernel(
     q_ref: Any, k_ref: Any, v_ref: Any, dy_ref: Any, log_sum_ref: Any, d_ref: Any,
     k_t: Any, dq: Any, dk_t: Any, dv_t: Any,
-    *, num_keys: int, lanes: int, scale: float,
+    *, num_tokens: int, lanes: int, scale: float,
 ) -> None:  # fmt: skip
     """Computes a group's gradients. `k_t`, `dk_t` and `dv_t` are (128, rows), `dq` (rows, 128)."""
     dtype = q_ref.dtype
-    keys = pl.cdiv(num_keys, ROWS) * ROWS
+    keys = pl.cdiv(num_tokens, ROWS) * ROWS
     step = pl.program_id(2)
 
     @pl.when(step == 0)
     def _() -> None:
         k = k_ref[0, :keys]
-        k_t[...] = _zero_padding(k_ref[0], 0, num_keys).T
-        v = _zero_padding(v_ref[0], 0, num_keys)[:keys]
+        k_t[...] = _zero_padding(k_ref[0], 0, num_tokens).T
+        v = _zero_padding(v_ref[0], 0, num_tokens)[:keys]
 
         def weigh(start: int, head: int) -> tuple[jax.Array, ...]:
             """Returns what the three products with the weights take."""
             rows = slice(start, start + BLOCK)
-            q, dy = (_zero_padding(ref[0, rows], start, num_keys) for ref in (q_ref, dy_ref))
-            scores = _scores(k, _one_head(q, head, lanes), num_keys, scale)
+            q, dy = (_zero_padding(ref[0, rows], start, num_tokens) for ref in (q_ref, dy_ref))
+            scores = _scores(k, _one_head(q, head, lanes), num_tokens, scale)
             weights = jnp.exp(scores - log_sum_ref[0, 0, head : head + 1, rows])
             dweights = _dot(v, _one_head(dy, head, lanes), 1, 1)
             return (
@@ -232,37 +232,37 @@ def _by_block(
     exponentials of the other.
     """
     order = [(start, head) for start in range(0, rows, BLOCK) for head in range(heads)]
-    begun = begin(*order[0])
+    started = begin(*order[0])
     results = []
     for n, (start, head) in enumerate(order):
         following = begin(*order[n + 1]) if n + 1 < len(order) else None
-        results.append(finish(start, head, begun))
-        begun = following
+        results.append(finish(start, head, started))
+        started = following
         if head == heads - 1:
             yield start, results
             results = []
 
 
-def _scores(keys: jax.Array, queries: jax.Array, num_keys: int, scale: float) -> jax.Array:
+def _scores(keys: jax.Array, queries: jax.Array, num_tokens: int, scale: float) -> jax.Array:
     """Computes scores (keys, queries) in float32; those of padding are -inf."""
     scores = _dot(keys, queries, 1, 1) * scale
-    edge = num_keys // 8 * 8  # rows before it are whole registers that need no mask
+    edge = num_tokens // 8 * 8  # rows before it are whole registers that need no mask
     if edge == len(scores):
         return scores
     tail = scores[edge:]
     row = lax.broadcasted_iota(jnp.int32, tail.shape, 0) + edge
-    return jnp.concatenate([scores[:edge], jnp.where(row < num_keys, tail, -jnp.inf)])
+    return jnp.concatenate([scores[:edge], jnp.where(row < num_tokens, tail, -jnp.inf)])
 
 
-def _zero_padding(x: jax.Array, start: int, num_keys: int) -> jax.Array:
-    """Returns rows of tokens from `start` with zeros after token `num_keys`.
+def _zero_padding(x: jax.Array, start: int, num_tokens: int) -> jax.Array:
+    """Returns rows of tokens from `start` with zeros after token `num_tokens`.
 
     Blocks reach past the array's end, where their content is undefined.
     """
-    if start + len(x) <= num_keys:
+    if start + len(x) <= num_tokens:
         return x
     row = lax.broadcasted_iota(jnp.int32, x.shape, 0) + start
-    return jnp.where(row < num_keys, x, jnp.zeros_like(x))
+    return jnp.where(row < num_tokens, x, jnp.zeros_like(x))
 
 
 def _one_head(x: jax.Array, head: int, lanes: int) -> jax.Array:

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ast_jax.models.config import ASTConfig
-from ast_jax.models.layers import matmul, torch_uniform
+from ast_jax.models.layers import linear, torch_uniform
 
 
 class PatchProjection(nnx.Module):
@@ -19,7 +19,7 @@ class PatchProjection(nnx.Module):
     """
 
     def __init__(self, config: ASTConfig, *, rngs: nnx.Rngs):
-        self.size, self.dtype = config.patch_size, config.dtype
+        self.size, self.dtype = config.patch_size, jnp.dtype(config.dtype)
         self.strides = (config.frequency_stride, config.time_stride)
         # The original replaces timm's convolution and leaves it at PyTorch's own default.
         init = torch_uniform(fan_in=self.size**2)
@@ -33,8 +33,7 @@ class PatchProjection(nnx.Module):
         """Returns float32 projections of patches, in frequency-major order."""
         patches = extract_patches(input_values.astype(self.dtype), self.size, self.strides)
         kernel = self.kernel[...].astype(self.dtype).reshape(patches.shape[2], -1)
-        y = matmul(patches.reshape(-1, patches.shape[2]), kernel) + self.bias[...]
-        return y.reshape(*patches.shape[:2], -1)
+        return linear(patches, kernel, self.bias[...])
 
 
 def extract_patches(

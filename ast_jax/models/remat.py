@@ -14,7 +14,10 @@ REMAT = ("none", "norms_and_activations", "everything")
 
 # The arrays that "norms_and_activations" saves beside a layer's input. LayerNorm, GELU, casts and
 # the attention weights are recomputed from them; no other product is.
-SAVED_NAMES = ("qkv", "attention_output", "attention_log_sum", "after_attention", "mlp_hidden")
+SAVED_NAMES = (
+    *("qkv", "attention_output", "attention_log_sum", "after_attention", "mlp_hidden"),
+    "norm_statistics",
+)
 
 
 def name_residual(x: jax.Array, name: str) -> jax.Array:

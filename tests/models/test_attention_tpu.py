@@ -10,13 +10,13 @@ import pytest
 from ast_jax.models.attention_tpu import BLOCK, attention_by_group
 
 
-def by_xla(einsum, qkv, num_heads, num_keys):
+def by_xla(einsum, qkv, num_heads, num_tokens):
     """Returns attention as `jax.nn.dot_product_attention` computes it, with an `einsum`."""
     batch, tokens, columns = qkv.shape
     query, key, value = jnp.moveaxis(qkv.reshape(batch, tokens, 3, num_heads, -1), 2, 0)
-    scores = einsum("bthk,bshk->bhts", query, key[:, :num_keys])
+    scores = einsum("bthk,bshk->bhts", query, key[:, :num_tokens])
     weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5).astype(qkv.dtype)
-    y = einsum("bhts,bshk->bthk", weights, value[:, :num_keys])
+    y = einsum("bhts,bshk->bthk", weights, value[:, :num_tokens])
     return y.astype(qkv.dtype).reshape(batch, tokens, columns // 3)
 
 
@@ -46,7 +46,7 @@ def tpu_einsum_backward(equation, operands, dz):
 tpu_einsum.defvjp(tpu_einsum_forward, tpu_einsum_backward)
 
 
-def with_gradients(attention, qkv, dy, num_keys):
+def with_gradients(attention, qkv, dy, num_tokens):
     """Returns the output, and the gradients of queries, keys and values, of tokens alone."""
 
     def value_and_gradients(qkv, dy):
@@ -54,8 +54,8 @@ def with_gradients(attention, qkv, dy, num_keys):
         return [y, *jnp.split(vjp(dy)[0], 3, 2)]
 
     found = jax.jit(value_and_gradients)(qkv, dy)
-    assert all((x[:, num_keys:] == 0).all() for x in found[1:])
-    return dict(zip(("y", "dq", "dk", "dv"), (x[:, :num_keys] for x in found), strict=True))
+    assert all((x[:, num_tokens:] == 0).all() for x in found[1:])
+    return dict(zip(("y", "dq", "dk", "dv"), (x[:, :num_tokens] for x in found), strict=True))
 
 
 def error(found, exact):

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from ast_jax.models.config import ASTConfig
-from ast_jax.models.layers import gelu, linear
+from ast_jax.models.layers import LayerNorm, Linear, gelu
 from tests.programs import equations
 
 
@@ -20,7 +20,7 @@ def rounded(values):
 
 
 def make_layer(inputs, outputs):
-    layer = linear(ASTConfig(dtype="bfloat16"), inputs, outputs, nnx.Rngs(0))
+    layer = Linear(ASTConfig(dtype="bfloat16"), inputs, outputs, rngs=nnx.Rngs(0))
     layer.kernel[...] = jax.random.normal(jax.random.key(1), (inputs, outputs))
     return layer
 
@@ -32,7 +32,7 @@ def test_half_precision_products_accumulate_in_float32():
     (product,) = products(layer, x)
     assert {v.aval.dtype for v in product.invars} == {jnp.dtype("bfloat16")}
     assert product.params["preferred_element_type"] == jnp.float32
-    exact = rounded(x) @ rounded(layer.kernel[...]) + rounded(1 / 3)
+    exact = rounded(x) @ rounded(layer.kernel[...]) + 1 / 3
     assert layer(x).dtype == jnp.float32
     np.testing.assert_allclose(layer(x), exact, rtol=1e-5, atol=1e-4)
 
@@ -56,7 +56,7 @@ def test_half_precision_gradients_use_rounded_operands(tokens, inputs, outputs):
     half = {"rtol": 2**-8, "atol": 1e-5}  # each is rounded once more
     np.testing.assert_allclose(dx, rounded(dy) @ rounded(layer.kernel[...]).T, **half)
     np.testing.assert_allclose(of_params.kernel[...], rounded(x).T @ rounded(dy), **half)
-    np.testing.assert_allclose(of_params.bias[...], np.asarray(dy, np.float64).sum(0), **half)
+    np.testing.assert_allclose(of_params.bias[...], rounded(dy).sum(0), **half)
 
 
 def test_a_product_keeps_all_leading_axes():
@@ -65,7 +65,48 @@ def test_a_product_keeps_all_leading_axes():
     np.testing.assert_array_equal(layer(x), layer(x.reshape(6, 6)).reshape(2, 3, 4))
 
 
-def test_gelu_is_exact():
+def test_gelu_and_its_gradient_are_exact():
     x = jnp.linspace(-8, 8, 999)
-    np.testing.assert_allclose(gelu(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
-    assert gelu(x.astype(jnp.bfloat16)).dtype == jnp.float32
+
+    def value_and_gradient(function):
+        y, vjp = jax.vjp(function, x)
+        return y, vjp(jnp.cos(x))[0]
+
+    found = value_and_gradient(gelu)
+    expected = value_and_gradient(lambda x: jax.nn.gelu(x, approximate=False))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_gelu_rounds_half_precision_once():
+    x = jnp.linspace(-8, 8, 999).astype(jnp.bfloat16)
+    y, vjp = jax.vjp(gelu, x)
+    (dx,) = vjp(jnp.ones_like(x))
+    exact = x.astype(jnp.float32)
+    for found, expected in ((y, gelu(exact)), (dx, jax.vmap(jax.grad(gelu))(exact))):
+        assert found.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(found, expected.astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 24), (3, 1)])
+def test_layer_norm_and_its_gradients_are_flaxs(shape):
+    x = 3 + 2 * jax.random.normal(jax.random.key(0), shape)
+    dy = jax.random.normal(jax.random.key(1), shape)
+    ours, theirs = (
+        nnx.split(layer)
+        for layer in (
+            LayerNorm(shape[-1], 1e-5, "float32", rngs=nnx.Rngs(0)),
+            nnx.LayerNorm(shape[-1], epsilon=1e-5, use_fast_variance=False, rngs=nnx.Rngs(0)),
+        )
+    )
+    params = {name: jax.random.normal(jax.random.key(2), shape[-1:]) for name in ("scale", "bias")}
+
+    def value_and_gradients(graph, params, x):
+        y, vjp = jax.vjp(lambda params, x: nnx.merge(graph, nnx.State(params))(x), params, x)
+        return y, vjp(dy)
+
+    found, expected = (
+        jax.jit(value_and_gradients, static_argnums=0)(graph, params, x)
+        for graph, _ in (ours, theirs)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)

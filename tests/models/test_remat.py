@@ -36,15 +36,16 @@ def saved(remat, implementation, config=CONFIG):
 def of_tokens(arrays):
     """Returns (elements per token, dtype) of the loop's residuals, without parameters."""
     tokens = LAYERS * len(CLIPS) * TOKENS
-    kept = [x for x in arrays if x.shape[0] == LAYERS and TOKENS in x.shape[1:]]
+    kept = [x for x in arrays if x.shape[:1] == (LAYERS,) and TOKENS in x.shape[1:]]
     return sorted((x.size // tokens, x.dtype.name) for x in kept)
 
 
 @pytest.mark.parametrize("implementation", ["cpu", "xla"])
 def test_norms_and_activations_save_only_their_arguments(implementation):
     width, hidden = CONFIG.hidden_size, CONFIG.intermediate_size
-    # The layer's input, attention's output, the sum after it, and the products in between.
-    expected = [width, width, width, hidden, 3 * width]
+    # The layer's input, attention's output, the sum after it, and the products in between; mean and
+    # deviation of two norms.
+    expected = [width, width, width, hidden, 3 * width, *[1] * 4]
     if implementation == "cpu":
         arrays = saved("norms_and_activations", implementation)
         log_sums = [x for x in arrays if x.shape[:2] == (LAYERS, len(CLIPS) * 2)]
@@ -58,6 +59,7 @@ def test_only_the_residual_stream_is_saved_in_float32():
     config = CONFIG.replace(dtype="bfloat16")
     width, hidden = CONFIG.hidden_size, CONFIG.intermediate_size
     assert of_tokens(saved("norms_and_activations", "xla", config)) == [
+        *[(1, "float32")] * 4,  # mean and deviation of two norms
         (width, "bfloat16"),
         (width, "float32"),
         (width, "float32"),
@@ -76,7 +78,7 @@ def test_everything_saves_only_each_layers_input(implementation):
 def test_each_policy_saves_less_than_the_previous_one(implementation):
     sizes = [sum(x.size for x in saved(remat, implementation)) for remat in REMAT]
     sizes = [size - sum(x.size for x in jax.tree.leaves(PARAMS)) for size in sizes]
-    assert sizes[0] > 1.5 * sizes[1] > 1.5**2 * sizes[2]
+    assert sizes[0] > 1.3 * sizes[1] > 1.3 * 1.5 * sizes[2]
 
 
 def test_an_unknown_policy_is_refused():

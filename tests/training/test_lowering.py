@@ -201,17 +201,17 @@ def test_all_products_of_the_bfloat16_step_are_bfloat16_except_the_classifiers(g
     # XLA computes the last layer's attention of two tokens; its weights' gradients are float32.
     assert len(shapes) == 3 + 2
     assert all(shapes[0] == (4, 2, 2, 1, 10) for shapes in shapes if shapes not in of_classes)
-    # Three for each of the four linear maps, in the loop and in the last layer; two for the patch
-    # embedding, which needs no gradient of its input; the others are the last layer's attention
-    # with its recomputed scores. Attention in the loop is inside cuDNN's calls.
-    assert len(products(step)) - len(shapes) == 2 * 4 * 3 + 2 + 5
+    # Three for each of the four linear maps, in the loop and in the last layer, and for the patch
+    # embedding, whose input's gradient XLA drops; the others are the last layer's attention with
+    # its recomputed scores. Attention in the loop is inside cuDNN's calls.
+    assert len(products(step)) - len(shapes) == 2 * 4 * 3 + 3 + 5
 
 
 def test_all_products_of_a_float32_step_are_float32(gpu):
     step = traced(dtype="float32")
     assert {x.dtype.name for operands, _ in products(step) for x in operands} == {"float32"}
     # Also attention's two products and its recomputed scores.
-    assert len(not_bfloat16(step)) == 2 * (4 * 3 + 2 * 3 + 1) + 2 + 3
+    assert len(not_bfloat16(step)) == 2 * (4 * 3 + 2 * 3 + 1) + 3 + 3
 
 
 def test_the_device_frontend_adds_three_float32_products(gpu):

@@ -1,0 +1,90 @@
+"""Tests `benchmarks/hlo.py` on a program in the compiler's format, and on one compiled here."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "hlo.py"
+
+# A loop of 11 turns over a fusion that adds one slice of a stack to an array in vector memory.
+TEXT = """
+HloModule jit_step
+
+%fused (p0: f32[11,8], p1: s32[], p2: f32[8]) -> f32[8] {
+  %p0 = f32[11,8]{1,0:T(8,128)} parameter(0)
+  %p1 = s32[] parameter(1)
+  %p2 = f32[8]{0:T(256)S(1)} parameter(2)
+  %slice = f32[1,8]{1,0} dynamic-slice(%p0, %p1), dynamic_slice_sizes={1,8}
+  %flat = f32[8]{0} bitcast(%slice)
+  ROOT %sum = f32[8]{0:T(256)S(1)} add(%flat, %p2)
+}
+
+%body (state: (s32[], f32[8], f32[11,8])) -> (s32[], f32[8], f32[11,8]) {
+  %state = (s32[], f32[8]{0}, f32[11,8]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%state), index=0
+  %x = f32[8]{0:T(256)S(1)} get-tuple-element(%state), index=1
+  %stack = f32[11,8]{1,0:T(8,128)} get-tuple-element(%state), index=2
+  %added = f32[8]{0:T(256)S(1)} fusion(%stack, %i, %x), calls=%fused, METADATA
+  ROOT %next = (s32[], f32[8]{0}, f32[11,8]{1,0}) tuple(%i, %added, %stack)
+}
+
+%condition (state: (s32[], f32[8], f32[11,8])) -> pred[] {
+  %state.1 = (s32[], f32[8]{0}, f32[11,8]{1,0}) parameter(0)
+  %bound = s32[] constant(11)
+  %i.1 = s32[] get-tuple-element(%state.1), index=0
+  ROOT %less = pred[] compare(%i.1, %bound), direction=LT
+}
+
+ENTRY %main (x: f32[8], stack: f32[11,8]) -> f32[8] {
+  %x.1 = f32[8]{0} parameter(0)
+  %stack.1 = f32[11,8]{1,0} parameter(1)
+  %zero = s32[] constant(0)
+  %first = (s32[], f32[8]{0}, f32[11,8]{1,0}) tuple(%zero, %x.1, %stack.1)
+  %loop = (s32[], f32[8]{0}, f32[11,8]{1,0}) while(%first), condition=%condition, body=%body
+  %y = f32[8]{0} get-tuple-element(%loop), index=1
+  ROOT %reduced = f32[8]{0} all-reduce-start(%y), replica_groups={{0,1}}
+}
+""".replace(
+    "METADATA", 'metadata={op_name="jit(step)/add"}, backend_config={"estimated_cycles":"100"}'
+)
+
+
+@pytest.fixture(scope="module")
+def hlo(load_script):
+    return load_script(SCRIPT)
+
+
+def test_loops_multiply_what_they_contain(hlo):
+    program = hlo.Program(TEXT)
+    loop, reduce = program.executions()
+    assert (loop.instruction.name, loop.times, loop.loops) == ("added", 11, ("loop",))
+    assert loop.instruction.estimated_cycles == 100
+    assert loop.instruction.op_name == "jit(step)/add"
+    assert [part.opcode for part in program.fused(loop.instruction)][-1] == "add"
+    # Of the stack one slice, 32 bytes; the index; nothing that is in vector memory.
+    assert program.hbm_bytes(loop) == 8 * 4 + 4
+    assert (reduce.times, reduce.loops, hlo.is_collective(reduce)) == (1, (), True)
+    assert not hlo.is_collective(loop)
+    assert hlo.type_bytes(reduce.instruction.result) == 32
+
+
+def test_a_program_compiled_here_is_read(hlo):
+    def step(x, stack):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, stack)[0]
+
+    shapes = [jax.ShapeDtypeStruct(shape, "float32") for shape in ((4, 8), (3, 8, 8))]
+    program = hlo.Program(jax.jit(step).lower(*shapes).compile().as_text())
+    products = [
+        (each.times, program.operand_types(part))
+        for each in program.executions()
+        for part in program.fused(each.instruction)
+        if part.opcode == "dot"
+    ]
+    assert products == [(3, ["f32[4,8]", "f32[8,8]"])]
+
+
+def test_sizes_of_types(hlo):
+    assert hlo.type_bytes("(bf16[12,2]{1,0:T(8,128)(2,1)}, pred[3], u4[4])") == 48 + 3 + 2
+    assert hlo.type_bytes("f32[]") == 4
