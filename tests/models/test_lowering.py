@@ -58,18 +58,22 @@ def calls(text):
     return sorted(re.findall(r"custom_call @([\w$]+)", text))
 
 
-@pytest.mark.parametrize(
-    ("dtype", "kernels"), [("float32", []), ("bfloat16", ["tpu_custom_call"] * 3)]
-)
-def test_a_step_for_tpus_lowers_on_any_host(dtype, kernels):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_step_for_tpus_lowers_on_any_host(dtype):
     config = CONFIG.replace(dtype=dtype)
     implementation = resolve_attn_implementation(config, [Mock(jax.Device, platform="tpu")])
     text = lowered(jax.value_and_grad(loss(implementation, config=config)), "tpu", config)
-    # Forward and backward: the layers are one loop, and XLA computes the last layer's two tokens.
-    # The compiler removes a second forward call, whose results are saved.
-    assert calls(text) == kernels
+    kernels = calls(text)
     scores = f"{config.num_tokens}x{config.num_tokens}x"
-    assert (scores in text) == (not kernels)
+    if dtype == "float32":
+        assert not kernels
+        assert scores in text
+    else:
+        # Forward and backward: the layers are one loop, and XLA computes the last layer's two
+        # tokens. jax 0.10 has the compiler remove a second forward call, with saved results.
+        assert set(kernels) == {"tpu_custom_call"}
+        assert len(kernels) in (2, 3)
+        assert scores not in text
 
 
 def test_attention_to_more_tokens_than_the_tpu_kernel_holds_runs_in_xla():
