@@ -106,9 +106,7 @@ class DataParallel:
 
     def device_put(self, tree: Any, specs: Any = REPLICATED) -> Any:
         """Puts arrays that every process has on the devices, sharded by `specs`."""
-        if isinstance(specs, P):
-            specs = jax.tree.map(lambda _: specs, tree)
-        shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
+        shardings = self.shardings(tree, specs)
         if jax.process_count() == 1:
             return jax.device_put(tree, shardings)
 
@@ -117,6 +115,12 @@ class DataParallel:
             return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
         return jax.tree.map(put, tree, shardings)
+
+    def shardings(self, tree: Any, specs: Any) -> Any:
+        """Returns the sharding of each array; `specs` is one for all of them, or a tree."""
+        if isinstance(specs, P):
+            specs = jax.tree.map(lambda _: specs, tree)
+        return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
 
     def to_global(self, tree: Any) -> Any:
         """Converts pmap's process-local replicated arrays to global arrays."""

@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
-_ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
+ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 _COLLECTIVE = re.compile(r"(all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)")
-_BITS = {"pred": 8, "bf16": 16}  # of dtypes whose names do not end with their size
 # Instructions that take no time.
 _FREE = {
     *("parameter", "bitcast", "tuple", "get-tuple-element", "constant", "after-all", "iota"),
@@ -152,7 +151,7 @@ class Program:
         ]
         sliced = any("dynamic-" in part.opcode for part in self.fused(instruction))
         total = 0.0
-        for dtype, shape, layout in _ARRAY.findall(" ".join(types)):
+        for dtype, shape, layout in ARRAY.findall(" ".join(types)):
             if "S(" in layout:
                 continue
             size = array_bytes(dtype, shape)
@@ -163,7 +162,7 @@ class Program:
     def operand_types(self, instruction: Instruction) -> list[str]:
         """Returns the types of an instruction's operands, without layouts."""
         found = [self._results.get(name, "") for name in instruction.operands]
-        return [re.sub(r"\{[^}]*\}", "", result) for result in found]
+        return [without_layouts(result) for result in found]
 
 
 def is_collective(execution: Execution) -> bool:
@@ -174,13 +173,18 @@ def is_collective(execution: Execution) -> bool:
 
 def type_bytes(result: str) -> float:
     """Returns the size of a type, all elements of a tuple together."""
-    return sum(array_bytes(dtype, shape) for dtype, shape, _ in _ARRAY.findall(result))
+    return sum(array_bytes(dtype, shape) for dtype, shape, _ in ARRAY.findall(result))
 
 
 def array_bytes(dtype: str, shape: str) -> float:
     """Returns the size of an array: 'bf16' and '12,1214' → 29136."""
-    bits = _BITS.get(dtype) or int(re.sub(r"\D", "", dtype) or 0)
+    bits = int(re.search(r"\d+|$", dtype)[0] or 8)  # a pred has one byte
     return bits / 8 * prod(int(size) for size in shape.split(",") if size)
+
+
+def without_layouts(types: str) -> str:
+    """Returns types without their layouts: 'f32[8]{0:T(256)S(1)}' → 'f32[8]'."""
+    return re.sub(r"\{[^}]*\}", "", types)
 
 
 def _split(text: str) -> tuple[str, str, str]:

@@ -13,7 +13,7 @@ _EXIT = re.compile(r"s32\.totalorder %\S+, (\d+) /\* loop exit test")
 
 
 class Schedule(NamedTuple):
-    """What an op issues, loops included.
+    """The instructions that an op issues, loops included.
 
     Attributes:
         bundles: instruction bundles.
@@ -30,10 +30,6 @@ class _Loop:
     def __init__(self) -> None:
         self.bundles = self.matmuls = 0
         self.trips = 1
-
-    def add(self, other: "_Loop") -> None:
-        self.bundles += other.trips * other.bundles
-        self.matmuls += other.trips * other.matmuls
 
 
 def dump_flags(folder: Path) -> str:
@@ -57,18 +53,23 @@ def read_schedules(folder: Path) -> dict[str, Schedule]:
 def parse_schedule(text: str) -> Schedule:
     """Counts the bundles of a schedule, those in loops as often as the loops' exit tests say."""
     stack = [_Loop()]
+
+    def leave_loops(depth: int) -> None:
+        while len(stack) - 1 > depth:
+            inner = stack.pop()
+            stack[-1].bundles += inner.trips * inner.bundles
+            stack[-1].matmuls += inner.trips * inner.matmuls
+
     for line in text.splitlines():
         bundle = _BUNDLE.match(line)
         if not bundle:
             continue
         empty = line[bundle.end() :].startswith("}")  # and not marked with its depth
         depth = len(stack) - 1 if empty else bundle[2].count(">")
+        leave_loops(depth)
         # A loop may follow another at once: it begins behind the other's exit test.
-        begins = bundle[1] in ("LH", "LB") and stack[-1].trips > 1 and depth
-        while len(stack) - 1 > depth or begins:
-            inner = stack.pop()
-            stack[-1].add(inner)
-            begins = False
+        if depth and bundle[1] in ("LH", "LB") and stack[-1].trips > 1:
+            leave_loops(depth - 1)
         while len(stack) - 1 < depth:
             stack.append(_Loop())
         loop = stack[-1]
@@ -76,7 +77,5 @@ def parse_schedule(text: str) -> Schedule:
         loop.matmuls += line.count("vmatmul")
         if test := _EXIT.search(line):
             loop.trips = int(test[1])
-    while len(stack) > 1:
-        inner = stack.pop()
-        stack[-1].add(inner)
+    leave_loops(0)
     return Schedule(stack[0].bundles, stack[0].matmuls)

@@ -16,7 +16,6 @@ Needs neither a GPU nor TensorFlow nor audio libraries. Only the first part is a
 
 import argparse
 import itertools
-import math
 import platform
 import re
 import resource
@@ -27,8 +26,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from chips import CHIPS
 from common import cpu_name, table_header, table_row, versions
 from contest import run_in_process
+from hlo import ARRAY, type_bytes
 from models import TINY, training_flop
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -36,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from ast_jax.models.config import SIZES, ASTConfig
 
 CONFIG = Path(__file__).parent.parent / "configs" / "audioset_full.py"
-CHIPS = (8, 16, 32, 64, 128, 256, 512, 1024)
+CHIP_COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024)
 BACKWARD = 2 / 3  # share of a step: two of its three matrix products
 
 
@@ -72,13 +73,13 @@ class Machine(NamedTuple):
 MACHINES = (
     # NVIDIA's data sheet (DGX H100): NVLink 900 GB/s bidirectional, eight 400 Gb/s InfiniBand ports
     # for eight GPUs. Latencies: those of NCCL's cost model for rings.
-    Machine("H100", 989e12, 8, 1, 1, 450e9, 3.4e-6, 50e9, 14e-6),
+    Machine("H100", CHIPS["h100"].peak, 8, 1, 1, 450e9, 3.4e-6, 50e9, 14e-6),
     # Google's TPU documentation: four links of 400 Gb/s, pods of 256 chips with 6.4 Tb/s between
     # pods; an axis of 16 has wraparound links. Latencies are guesses.
-    Machine("TPU v5e", 197e12, 256, 2, 256, 200e9, 1e-6, 3.1e9, 50e-6),
+    Machine("TPU v5e", CHIPS["v5e"].peak, 256, 2, 256, 200e9, 1e-6, 3.1e9, 50e-6),
     # The same: 4,800 Gb/s in six links, wraparound from 4 x 4 x 4 on, slices of up to 6,144 chips,
     # 50 Gb/s per chip between slices, which no column of the table reaches.
-    Machine("TPU v5p", 459e12, 6144, 3, 64, 600e9, 1e-6, 6.2e9, 50e-6),
+    Machine("TPU v5p", CHIPS["v5p"].peak, 6144, 3, 64, 600e9, 1e-6, 6.2e9, 50e-6),
 )
 
 
@@ -139,7 +140,8 @@ def compile_step(model: ASTConfig, devices: int, split: bool) -> Compilation:
     )  # to measure the time of a real compilation
     config = load_config(CONFIG)
     optimizer = make_optimizer(config.optimizer, devices if split else 1)
-    # Augmentation needs no collectives. The schedule changes only constants in the program.
+    # `training.setup` builds the same, but needs audio libraries. Augmentation needs no
+    # collectives. The schedule changes only constants in the program.
     spec = StepSpec(
         graphdef(model),
         ASTFeatureExtractor(max_length=model.max_length, num_mel_bins=model.num_mel_bins),
@@ -187,7 +189,6 @@ def compile_step(model: ASTConfig, devices: int, split: bool) -> Compilation:
 
 
 COLLECTIVE = re.compile(r" = (.+?) (all-reduce|all-gather|reduce-scatter)(?:-start)?\(")
-ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
 
 
 def check_counted(hlo: str) -> None:
@@ -209,11 +210,8 @@ def count_collectives(hlo: str, devices: int) -> Collectives:
     found: Collectives = {}
     for result, kind in COLLECTIVE.findall(hlo):
         count, size, dtypes = found.get(kind, (0, 0, set()))
-        for dtype, shape in ARRAY.findall(result):
-            bits = int(re.search(r"\d+|$", dtype)[0] or 8)  # a pred has one byte
-            whole = devices if kind == "reduce-scatter" else 1
-            size += whole * bits // 8 * math.prod(int(n) for n in shape.split(",") if n)
-            dtypes |= {dtype}
+        dtypes |= {dtype for dtype, _, _ in ARRAY.findall(result)}
+        size += (devices if kind == "reduce-scatter" else 1) * int(type_bytes(result))
         found[kind] = count + 1, size, dtypes
     return found
 
@@ -259,9 +257,9 @@ def predicted_rows(flop: int, size: int, clips: list[int], utilization: float) -
         links = [f"{one.fast / 1e9:.0f} GB/s", str(one.group), f"{one.fast_hop * 1e6:.1f} µs"]
         links += [f"{one.slow / 1e9:.1f} GB/s", f"{one.slow_hop * 1e6:.0f} µs"]
         rows.append(table_row([one.name, f"{one.peak / 1e12:.0f} TFLOP/s", *links]))
-    rows += ["", *table_header("predicted", "", *(f"{chips} chips" for chips in CHIPS))]
+    rows += ["", *table_header("predicted", "", *(f"{chips} chips" for chips in CHIP_COUNTS))]
     for one in MACHINES:
-        times = [exchange_seconds(one, chips, size) for chips in CHIPS]
+        times = [exchange_seconds(one, chips, size) for chips in CHIP_COUNTS]
         cells = [f"{seconds * 1e3:.1f} ms" for seconds in times]
         rows.append(table_row([one.name, "exchange", *cells]))
         for number in clips:

@@ -73,7 +73,7 @@ def attention(
 ) -> Float[Array, "batch outputs hidden"]:
     """Computes softmax(q·k/√width)·v.
 
-    With as many queries as tokens no implementation saves the attention weights, tokens × tokens
+    Without `num_output_tokens` no implementation saves the attention weights, tokens × tokens
     for each head, for the backward pass.
 
     | implementation | runs on | takes                           | how                             |
@@ -85,8 +85,9 @@ def attention(
     | "cpu"          | CPUs    | everything                      | two heads at a time, in cache   |
     | "xla"          | all     | everything                      | `jax.nn.dot_product_attention`  |
 
-    XLA computes fewer queries than tokens (the last layer's), whatever the implementation. XLA's
-    partitioner cannot split the TPU kernel: on several chips call the model in `jax.shard_map`.
+    With `num_output_tokens`, as in the last layer, XLA computes attention, whatever the
+    implementation. XLA's partitioner cannot split the TPU kernel: on several chips call the model
+    in `jax.shard_map`.
 
     Args:
         qkv: the queries of all heads, then their keys, then their values.
@@ -101,7 +102,7 @@ def attention(
 
         return attention_by_group(qkv, num_heads, num_tokens)  # names its residuals itself
     query, key, value = split_heads(qkv, num_heads, num_output_tokens, num_tokens)
-    if query.shape[1] != key.shape[1]:
+    if num_output_tokens is not None:
         y = jax.nn.dot_product_attention(query, key, value, implementation="xla")
     elif implementation == "cudnn":
         y = _attention_by_cudnn(query, key, value)

@@ -17,7 +17,7 @@ does (Dao et al. 2022, appendix B).
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,22 @@ LANES = 128  # of a register
 ROWS = 16  # sublanes of a register of bfloat16, which arrays are padded to
 BLOCK = 256  # queries whose scores are computed at a time
 VMEM_BYTES = 48 * 2**20  # that a kernel may take where the core has more than 16 MB
+
+
+class Layout(NamedTuple):
+    """The place of heads in arrays that the kernels take.
+
+    Attributes:
+        width: of a head.
+        lanes: that a head takes: its width, padded to a divisor of 128.
+        groups: of heads that fill 128 lanes, the last with padding.
+        rows: the tokens, padded to whole blocks.
+    """
+
+    width: int
+    lanes: int
+    groups: int
+    rows: int
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -55,30 +71,28 @@ def attention_by_group(
 def _forward(
     qkv: jax.Array, num_heads: int, num_tokens: int | None, interpret: bool
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    batch, tokens, columns = qkv.shape
-    width = columns // (3 * num_heads)
-    packed = _pack(qkv, num_heads)
-    lanes = _lanes(width)
-    groups = packed.shape[2] // (3 * LANES)
-    rows = pl.cdiv(tokens, BLOCK) * BLOCK
+    batch, tokens, _ = qkv.shape
+    layout = _layout(qkv, num_heads)
+    width, lanes, groups, rows = layout
+    packed = _pack(qkv, num_heads, layout)
     third = [
         pl.BlockSpec((1, rows, LANES), lambda b, g, i=i: (b, 0, i * groups + g)) for i in range(3)
     ]
-    heads = LANES // lanes
+    log_sum_shape = (LANES // lanes, rows)
     output, log_sum = pl.pallas_call(
         partial(_forward_kernel, num_tokens=num_tokens or tokens, lanes=lanes, scale=width**-0.5),
         grid=(batch, groups),
         in_specs=third,
-        out_specs=[third[0], pl.BlockSpec((1, 1, heads, rows), lambda b, g: (b, g, 0, 0))],
+        out_specs=[third[0], pl.BlockSpec((1, 1, *log_sum_shape), lambda b, g: (b, g, 0, 0))],
         out_shape=[
             jax.ShapeDtypeStruct((batch, tokens, groups * LANES), qkv.dtype),
-            jax.ShapeDtypeStruct((batch, groups, heads, rows), jnp.float32),
+            jax.ShapeDtypeStruct((batch, groups, *log_sum_shape), jnp.float32),
         ],
         compiler_params=_compiler_params("parallel", "parallel"),
         interpret=interpret,
         name="attention_forward",
     )(packed, packed, packed)
-    output = name_residual(_unpack(output, num_heads, width), "attention_output")
+    output = name_residual(_unpack(output, num_heads, layout), "attention_output")
     log_sum = name_residual(log_sum, "attention_log_sum")
     return output, (qkv, log_sum)
 
@@ -91,12 +105,10 @@ def _backward(
     dy: jax.Array,
 ) -> tuple[jax.Array]:
     qkv, log_sum = residuals
-    batch, tokens, columns = qkv.shape
-    width = columns // (3 * num_heads)
-    packed, dy = _pack(qkv, num_heads), _pack(dy, num_heads, 1)
-    lanes = _lanes(width)
-    groups = packed.shape[2] // (3 * LANES)
-    rows = pl.cdiv(tokens, BLOCK) * BLOCK
+    batch, tokens, _ = qkv.shape
+    layout = _layout(qkv, num_heads)
+    width, lanes, groups, rows = layout
+    packed, dy = (_pack(x, num_heads, layout) for x in (qkv, dy))
 
     def group_of(b: Any, g: Any, step: Any) -> tuple[Any, Any]:
         """Returns the group whose inputs a step holds: after the first, already the next one's."""
@@ -133,7 +145,7 @@ def _backward(
         interpret=interpret,
         name="attention_backward",
     )(packed, packed, packed, dy, log_sum)
-    return (_unpack(dqkv, num_heads, width, 3),)
+    return (_unpack(dqkv, num_heads, layout),)
 
 
 attention_by_group.defvjp(_forward, _backward)
@@ -285,31 +297,33 @@ def _dot(x: jax.Array, y: jax.Array, x_axis: int, y_axis: int) -> jax.Array:
     return lax.dot_general(x, y, axes, precision=precision, preferred_element_type=jnp.float32)
 
 
-def _lanes(width: int) -> int:
-    """Returns the lanes that a head takes: its width, padded to a divisor of 128."""
-    return next(lanes for lanes in (32, 64, LANES) if width <= lanes)
+def _layout(qkv: jax.Array, num_heads: int) -> Layout:
+    width = qkv.shape[2] // (3 * num_heads)
+    lanes = next(lanes for lanes in (32, 64, LANES) if width <= lanes)
+    rows = pl.cdiv(qkv.shape[1], BLOCK) * BLOCK
+    return Layout(width, lanes, pl.cdiv(num_heads * lanes, LANES), rows)
 
 
-def _pack(x: jax.Array, num_heads: int, parts: int = 3) -> jax.Array:
+def _pack(x: jax.Array, num_heads: int, layout: Layout) -> jax.Array:
     """Pads heads to lanes, and their number to whole groups; base384's need neither."""
     batch, tokens, columns = x.shape
-    width = columns // (parts * num_heads)
-    lanes = _lanes(width)
-    heads_padding = -num_heads % (LANES // lanes)
-    if lanes == width and not heads_padding:
+    parts = columns // (num_heads * layout.width)  # queries, keys and values, or outputs alone
+    heads_padding = layout.groups * LANES // layout.lanes - num_heads
+    if layout.lanes == layout.width and not heads_padding:
         return x
-    x = x.reshape(batch, tokens, parts, num_heads, width)
-    x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, heads_padding), (0, lanes - width)))
-    return x.reshape(batch, tokens, -1)
+    x = x.reshape(batch, tokens, parts, num_heads, layout.width)
+    padding = ((0, heads_padding), (0, layout.lanes - layout.width))
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), *padding)).reshape(batch, tokens, -1)
 
 
-def _unpack(x: jax.Array, num_heads: int, width: int, parts: int = 1) -> jax.Array:
+def _unpack(x: jax.Array, num_heads: int, layout: Layout) -> jax.Array:
     """Removes the padding of `_pack`."""
     batch, tokens, columns = x.shape
-    if columns == parts * num_heads * width:
+    parts = columns // (layout.groups * LANES)
+    if columns == parts * num_heads * layout.width:
         return x
-    x = x.reshape(batch, tokens, parts, -1, _lanes(width))
-    return x[..., :num_heads, :width].reshape(batch, tokens, -1)
+    x = x.reshape(batch, tokens, parts, -1, layout.lanes)
+    return x[..., :num_heads, : layout.width].reshape(batch, tokens, -1)
 
 
 def _compiler_params(

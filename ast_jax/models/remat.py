@@ -15,8 +15,12 @@ REMAT = ("none", "norms_and_activations", "everything")
 # The arrays that "norms_and_activations" saves beside a layer's input. LayerNorm, GELU, casts and
 # the attention weights are recomputed from them; no other product is.
 SAVED_NAMES = (
-    *("qkv", "attention_output", "attention_log_sum", "after_attention", "mlp_hidden"),
     "norm_statistics",
+    "qkv",
+    "attention_output",
+    "attention_log_sum",
+    "after_attention",
+    "mlp_hidden",
 )
 
 

@@ -21,9 +21,9 @@ from ast_jax.data.statistics import measure
 from ast_jax.errors import InputError
 from ast_jax.evaluation.predict import make_predict
 from ast_jax.losses import LOSSES, with_label_smoothing
-from ast_jax.models.ast import graphdef, init_params, param_shapes
+from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.attention import resolve_attn_implementation
-from ast_jax.models.config import GEOMETRY, ASTConfig
+from ast_jax.models.config import GEOMETRY
 from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
 from ast_jax.training.optimizer import make_optimizer, make_schedule, state_specs
 from ast_jax.training.step import (
@@ -179,35 +179,33 @@ class StepFunctions(NamedTuple):
         predict: (params, batch) → logits, split over the devices.
         update_average: (average, params, n) → the average that includes the n-th params.
         init_state: params → the state before the first step, on the default device.
-        state_specs: the sharding of each array of the state.
+        state_specs: `REPLICATED`, or the sharding of each array of the state.
     """
 
     train_step: Any
     predict: Any
     update_average: Any
     init_state: Callable[[Params], TrainState]
-    state_specs: TrainState
+    state_specs: Any
 
 
 def build_step_functions(
     config: TrainConfig, initial: Checkpoint, parallel: DataParallel, length: RunLength
 ) -> tuple[StepFunctions, TrainState]:
     """Returns the functions that run on the devices, and the initial state there."""
-    functions = map_step_functions(
-        config, initial.config, initial.feature_extractor, parallel, length
-    )
+    functions = map_step_functions(config, initial, parallel, length)
     state = functions.init_state(initial.params)
     return functions, parallel.device_put(state, functions.state_specs)
 
 
 def map_step_functions(
-    config: TrainConfig,
-    model: ASTConfig,
-    extractor: ASTFeatureExtractor,
-    parallel: DataParallel,
-    length: RunLength,
+    config: TrainConfig, initial: Checkpoint, parallel: DataParallel, length: RunLength
 ) -> StepFunctions:
-    """Maps the step functions over devices, which need not be there to compile for them."""
+    """Maps the step functions over devices.
+
+    To compile for devices that are not there, `initial` needs only the shapes of parameters.
+    """
+    model, extractor = initial.config, initial.feature_extractor
     graph = graphdef(
         model, attn_implementation=resolve_attn_implementation(model, parallel.devices)
     )
@@ -232,15 +230,14 @@ def map_step_functions(
         ema=config.optimizer.ema_decay > 0,
         average=config.average_from > 0,
     )
-    state = jax.eval_shape(initialize, param_shapes(model))
-    specs = jax.tree.map(lambda _: REPLICATED, state)
+    specs: Any = REPLICATED
     if shards > 1:
+        state = jax.eval_shape(initialize, initial.params)
+        specs = jax.tree.map(lambda _: REPLICATED, state)
         specs = specs._replace(opt_state=state_specs(state.opt_state, shards))
-    # One spec for the whole state where all are equal: pmap takes no tree.
-    of_state = specs if shards > 1 else REPLICATED
     return StepFunctions(
         train_step=parallel.map(
-            partial(train_step, spec), (of_state, SPLIT), (of_state, REPLICATED), donate=(0,)
+            partial(train_step, spec), (specs, SPLIT), (specs, REPLICATED), donate=(0,)
         ),
         predict=parallel.map(make_predict(graph, extractor), (REPLICATED, SPLIT), SPLIT),
         update_average=jax.jit(update_average, donate_argnums=0),

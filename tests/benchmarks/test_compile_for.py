@@ -66,3 +66,18 @@ def test_a_target_that_does_not_exist_is_refused(load_script, capsys):
         with pytest.raises(SystemExit):
             compile_for.parse([target])
         assert "is not one of v4, v5e, v5p, v6e, h100 with a topology" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["h100:12"], "give 1 to 8 GPUs, or nodes of 8"),
+        (["h100:2x2"], "give 1 to 8 GPUs, or nodes of 8"),
+        (["v5e:1x1", "--clips", "0"], "give --clips from 1"),
+        (["v5e:1x1", "--clips", "1", "--largest"], "with --largest from 2"),
+    ],
+)
+def test_a_number_that_cannot_be_compiled_for_is_refused(load_script, capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        load_script(SCRIPT).parse(arguments)
+    assert message in capsys.readouterr().err

@@ -1,0 +1,176 @@
+"""Describes a compiled program: predicted times, float32 products, exchanges between devices."""
+
+import re
+from collections import Counter
+from typing import NamedTuple
+
+from chips import Chip
+from common import table_header, table_row
+from hlo import Execution, Program, is_collective, type_bytes, without_layouts
+from llo import Schedule
+
+# Steps of a kernel's grid of which one computes: static schedules count them all.
+IDLE_STEPS = {"attention_backward": 3}
+
+MOVES = {"copy", "transpose", "reshape", "pad", "slice", "concatenate", "bitcast", "reverse"} | {
+    f"dynamic-{name}" for name in ("slice", "update-slice")
+}
+NO_WORK = {"parameter", "constant", "tuple", "get-tuple-element", "broadcast", "iota", "convert"}
+GROUPS = ("attention", "products", "norms and activations", "copies", "other")
+
+
+def describe(
+    text: str, chip: Chip, schedules: dict[str, Schedule], flop: float, number: int
+) -> list[str]:
+    """Returns the lines that describe a program.
+
+    Args:
+        text: the optimized program.
+        chip: that it is for.
+        schedules: of its ops, on TPUs.
+        flop: of its products.
+        number: of the largest ops to list.
+    """
+    program = Program(text)
+    executions = list(program.executions())
+    if chip.platform == "tpu":
+        lines = time_tables(program, executions, chip, schedules, flop, number)
+    else:
+        lines = custom_call_table(executions)
+    return [*lines, "", *float32_products(program, executions), "", *collectives(executions)]
+
+
+class Op(NamedTuple):
+    """An execution with its predicted times over a whole step, in seconds.
+
+    Attributes:
+        execution: of the op.
+        group: of `GROUPS`.
+        estimate: the compiler's, or the schedule's for a Pallas kernel.
+        floor: the larger of schedule and memory traffic.
+    """
+
+    execution: Execution
+    group: str
+    estimate: float
+    floor: float
+
+
+def time_tables(
+    program: Program,
+    executions: list[Execution],
+    chip: Chip,
+    schedules: dict[str, Schedule],
+    flop: float,
+    number: int,
+) -> list[str]:
+    """Returns tables of predicted times by group and of the largest ops."""
+    ops = [predict_times(program, each, chip, schedules) for each in executions]
+    total = sum(op.estimate for op in ops)
+    lines = table_header("group", "estimate, ms", "floor, ms")
+    for group in GROUPS:
+        own = [op for op in ops if op.group == group]
+        lines.append(table_row([group, *_milliseconds(own)]))
+    lines.append(table_row(["all", *_milliseconds(ops)]))
+    lines += ["", f"by the estimate {flop / total / chip.peak:.0%} of the peak", ""]
+    lines += table_header("largest ops", "estimate, ms", "floor, ms", "times", "group", "computes")
+    for op in sorted(ops, key=lambda op: -op.estimate)[:number]:
+        instruction = op.execution.instruction
+        computes = "/".join(instruction.op_name.split("/")[-2:])
+        lines.append(
+            table_row(
+                [
+                    instruction.name,
+                    *_milliseconds([op]),
+                    str(op.execution.times),
+                    op.group,
+                    f"{computes} {without_layouts(instruction.result)[:60]}",
+                ]
+            )
+        )
+    return lines
+
+
+def _milliseconds(ops: list[Op]) -> list[str]:
+    return [
+        f"{1e3 * sum(op.estimate for op in ops):.2f}",
+        f"{1e3 * sum(op.floor for op in ops):.2f}",
+    ]
+
+
+def predict_times(
+    program: Program, execution: Execution, chip: Chip, schedules: dict[str, Schedule]
+) -> Op:
+    """Predicts how long an op takes on a TPU."""
+    instruction = execution.instruction
+    schedule = schedules.get(instruction.name, Schedule(0, 0))
+    scheduled = max(schedule.bundles, chip.matmul_clocks * schedule.matmuls) / chip.clock
+    if instruction.opcode == "custom-call":  # a kernel of ours, on all cores
+        idle = [n for name, n in IDLE_STEPS.items() if name in instruction.name]
+        scheduled /= chip.cores * (idle[0] if idle else 1)
+    cycles = instruction.estimated_cycles
+    estimate = scheduled if cycles is None else cycles / chip.clock
+    traffic = 0.0 if is_collective(execution) else program.hbm_bytes(execution) / chip.bandwidth
+    return Op(
+        execution,
+        group_of(program, execution),
+        execution.times * estimate,
+        execution.times * max(scheduled, traffic),
+    )
+
+
+def group_of(program: Program, execution: Execution) -> str:
+    """Returns the group of `GROUPS` that an op belongs to, by its names and what is fused in it."""
+    instruction = execution.instruction
+    if "attention" in f"{instruction.name}{instruction.op_name}":
+        return "attention"
+    opcodes = {part.opcode for part in program.fused(instruction)} - NO_WORK
+    if opcodes & {"convolution", "dot"}:
+        return "products"
+    if opcodes <= MOVES or instruction.opcode.startswith("copy"):
+        return "copies"
+    return "norms and activations" if execution.loops else "other"
+
+
+def custom_call_table(executions: list[Execution]) -> list[str]:
+    """Returns a table of the calls into libraries."""
+    calls = Counter()
+    for execution in executions:
+        text = execution.instruction.text
+        if found := re.search(r'custom_call_target="([^"]*)"', text):
+            calls[found[1]] += execution.times
+    lines = table_header("library calls", "a step")
+    return lines + [table_row([name, str(number)]) for name, number in calls.most_common()]
+
+
+def float32_products(program: Program, executions: list[Execution]) -> list[str]:
+    """Returns a table of the products that multiply float32."""
+    found = Counter()
+    for execution in executions:
+        for part in program.fused(execution.instruction):
+            types = program.operand_types(part)[:2]
+            multiplies = part.opcode in ("dot", "convolution") or "$matmul" in part.text
+            if multiplies and any(each.startswith("f32") for each in types):
+                found[f"{' · '.join(types)} → {without_layouts(part.result)}"] += execution.times
+    lines = table_header("float32 products", "a step")
+    return lines + [table_row([name, str(number)]) for name, number in found.most_common()]
+
+
+def collectives(executions: list[Execution]) -> list[str]:
+    """Returns a table of the exchanges between chips."""
+    lines = table_header("exchange", "MB", "times", "how", "where")
+    for execution in filter(is_collective, executions):
+        instruction = execution.instruction
+        asynchronous = instruction.opcode.endswith("-start") or "async" in instruction.name
+        lines.append(
+            table_row(
+                [
+                    instruction.opcode.removesuffix("-start"),
+                    f"{type_bytes(instruction.result) / 1e6:.1f}",
+                    str(execution.times),
+                    "asynchronous" if asynchronous else "synchronous",
+                    "in a loop" if execution.loops else "after the loops",
+                ]
+            )
+        )
+    return lines
