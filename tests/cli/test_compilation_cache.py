@@ -2,10 +2,12 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
+from ast_jax.cli.compilation_cache import enable_compilation_cache
 from ast_jax.models.ast import init_params
 from ast_jax.models.config import ASTConfig
 
@@ -15,6 +17,7 @@ from ast_jax.cli.compilation_cache import enable_compilation_cache
 enable_compilation_cache()
 print(jax.config.jax_compilation_cache_dir)
 """
+SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 
 
 def run(*command, **variables):
@@ -24,26 +27,39 @@ def run(*command, **variables):
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({"XDG_CACHE_HOME": "{tmp}/new"}, "{tmp}/new/ast_jax"),
-        ({"XDG_CACHE_HOME": "", "HOME": "{tmp}"}, "{tmp}/.cache/ast_jax"),
-        ({"XDG_CACHE_HOME": "{tmp}", "JAX_COMPILATION_CACHE_DIR": "{tmp}/mine"}, "{tmp}/mine"),
-        ({"XDG_CACHE_HOME": "/proc"}, "None"),
-    ],
-)
-def test_programs_are_cached_in_the_users_folder_unless_jax_has_another(
-    tmp_path, variables, expected
-):
-    variables = {name: value.format(tmp=tmp_path) for name, value in variables.items()}
-    assert run(sys.executable, "-c", CODE, **variables) == expected.format(tmp=tmp_path)
+@pytest.fixture
+def enabled(monkeypatch):
+    """Returns a function that enables the cache as a new process does and returns its folder."""
+    before = {name: getattr(jax.config, name) for name in SETTINGS}
+
+    def enable(**variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+        jax.config.update("jax_compilation_cache_dir", None)
+        enable_compilation_cache()
+        return jax.config.jax_compilation_cache_dir
+
+    yield enable
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
-def test_a_folder_that_others_can_write_to_is_not_used(tmp_path):
+def test_programs_are_cached_in_the_users_folder(enabled, tmp_path):
+    assert enabled(XDG_CACHE_HOME=tmp_path / "new") == str(tmp_path / "new" / "ast_jax")
+    assert enabled(XDG_CACHE_HOME="", HOME=tmp_path) == str(tmp_path / ".cache" / "ast_jax")
+    assert enabled(XDG_CACHE_HOME="/proc") is None
+
+
+def test_jaxs_own_setting_takes_precedence(tmp_path):
+    mine = str(tmp_path / "mine")
+    variables = {"XDG_CACHE_HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": mine}
+    assert run(sys.executable, "-c", CODE, **variables) == mine
+
+
+def test_a_folder_that_others_can_write_to_is_not_used(enabled, tmp_path):
     (tmp_path / "ast_jax").mkdir()
     (tmp_path / "ast_jax").chmod(0o777)
-    assert run(sys.executable, "-c", CODE, XDG_CACHE_HOME=str(tmp_path)) == "None"
+    assert enabled(XDG_CACHE_HOME=tmp_path) is None
 
 
 def test_a_second_classification_uses_the_cached_program(tmp_path, esc10):
