@@ -5,8 +5,10 @@ ast_jax/models/config.py; configs/ has experiments to start from.
 """
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from absl import app, flags, logging
@@ -25,6 +27,9 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "index of this process; or JAX_PROCESS_ID")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "detect the three above from the cluster (Cloud TPU, SLURM, …)"
+)
+_START_TIMEOUT = flags.DEFINE_float(
+    "start_timeout", 300.0, "seconds for all of several processes to start"
 )
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="a Python file whose get_config() returns a TrainConfig"
@@ -47,26 +52,49 @@ def main(argv: Sequence[str]) -> None:
         )
     logging.set_verbosity(logging.WARNING)  # Orbax logs every file otherwise
 
-    def train() -> None:
-        # Imported here, as spawned processes import this file.
+    pod = None
 
+    def train() -> None:
+        nonlocal pod
+        # Imported here, as spawned processes import this file.
         from ast_jax.cli.compilation_cache import enable_compilation_cache
         from ast_jax.training.cross_validation import cross_validate
         from ast_jax.training.distributed import connect
         from ast_jax.training.loop import fit
 
-        if not connect(
-            _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value
-        ):
+        pod = connect(
+            _COORDINATOR.value,
+            _NUM_PROCESSES.value,
+            _PROCESS_ID.value,
+            _DISTRIBUTED.value,
+            _START_TIMEOUT.value,
+            on_failure=end,
+        )
+        if pod is None:
             # In a pod only the first process writes to the cache; set JAX_COMPILATION_CACHE_DIR to
             # a shared folder there.
             enable_compilation_cache()
-        (fit if config.data.fold else cross_validate)(config)
+        with pod or nullcontext():
+            (fit if config.data.fold else cross_validate)(config)
 
     status = run_command("train.py", train, config.workdir)
     if status == INTERRUPTED:
         complain("\ntrain.py", f"stopped; run the same command again to resume in {config.workdir}")
+    if pod and status:
+        flush_and_exit(status)  # JAX would wait for the others of the pod
     sys.exit(status)
+
+
+def end(failure: str) -> None:
+    """Ends this process because another one of its pod has failed."""
+    flush_and_exit(complain("train.py", failure))
+
+
+def flush_and_exit(status: int) -> None:
+    """Exits without the handlers of libraries, which may wait forever."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -76,7 +76,7 @@ def open_workdir(config: TrainConfig) -> tuple[Path, dict[str, Any] | None]:
     if run["config"] != _fields(config):
         raise InputError(
             f"{workdir}: holds a run with another "
-            f"{_first_difference(run['config'], _fields(config))}; choose another "
+            f"{first_difference(run['config'], _fields(config))}; choose another "
             f"--config.workdir, or remove this one"
         )
     return workdir, run
@@ -184,7 +184,7 @@ def check_data(workdir: Path, run: dict[str, Any], data: DataSet) -> None:
         del now["source"]
     if before != now:
         raise InputError(
-            f"{workdir}: its run started with other recordings ({_first_difference(before, now)} "
+            f"{workdir}: its run started with other recordings ({first_difference(before, now)} "
             f"differs); choose another --config.workdir, or bring the recordings back"
         )
 
@@ -226,13 +226,14 @@ def _with_defaults(fields: Any, defaults: Any) -> Any:
     }
 
 
-def _first_difference(before: Any, now: Any) -> str:
+def first_difference(before: Any, now: Any) -> str:
+    """Returns the name of the first field that differs between two nested dicts, and its values."""
     if not isinstance(before, dict) or not isinstance(now, dict):
         return "configuration"
     for name in now:
         if before.get(name) != now[name]:
             if isinstance(now[name], dict):
-                return f"{name}.{_first_difference(before.get(name), now[name])}"
+                return f"{name}.{first_difference(before.get(name), now[name])}"
             return f"{name} ({before.get(name)}, not {now[name]})"
     return "configuration"
 

@@ -22,6 +22,7 @@ from ast_jax.runs.progress import EpochBar
 from ast_jax.runs.workdir import acquire_workdir, check_data, open_workdir
 from ast_jax.sharding import DataParallel
 from ast_jax.training.checkpointing import RunCheckpoints
+from ast_jax.training.distributed import check_agreement
 from ast_jax.training.finalize import finalize
 from ast_jax.training.held_out import evaluate_epoch
 from ast_jax.training.metrics_log import MetricsLog
@@ -86,6 +87,7 @@ def set_up(
     workdir, saved_run = open_workdir(config)
 
     data = load_data(config) if data is None else data
+    check_agreement(config, data)
     length = run_length(config, len(data.train.waveforms))
     if saved_run is None:
         extractor = make_extractor(config, data)

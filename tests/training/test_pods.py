@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,12 +13,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import soundfile
 
 from ast_jax.checkpoint.format import load_checkpoint
 from ast_jax.checkpoint.load import step_folders
 from ast_jax.config import load_config
 from ast_jax.errors import InputError
-from ast_jax.training.distributed import VARIABLES, connect
+from ast_jax.training.distributed import VARIABLES, connect, slurm_devices
 from ast_jax.training.loop import fit
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +48,7 @@ def pod(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pod")
     (folder / "config.py").write_text(CONFIG)
 
-    def start(workdir, processes, devices, *flags):
+    def start(workdir, processes, devices, *flags, second=()):
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
@@ -65,7 +67,7 @@ def pod(tmp_path_factory):
                 environment |= dict(zip(VARIABLES, settings, strict=True))
             started.append(
                 subprocess.Popen(
-                    command, cwd=ROOT, env=environment, text=True,
+                    command + list(second) * (number == 1), cwd=ROOT, env=environment, text=True,
                     stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 )
             )  # fmt: skip
@@ -169,6 +171,78 @@ def test_sigterm_to_one_process_interrupts_evaluation_on_all(pod):
     assert not (workdir / "history.json").exists()
 
 
+def ended(started, seconds=120):
+    """Returns exit statuses and what train.py said on stderr; no process dumped its stack."""
+    outputs = [process.communicate(timeout=seconds)[1] for process in started]
+    for output in outputs:
+        assert "Traceback" not in output
+        assert "stack trace" not in output
+    said = [[x for x in out.splitlines() if x.startswith("train.py")] for out in outputs]
+    return [process.returncode for process in started], ["".join(lines) for lines in said]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flag", "named"),
+    [
+        ("--config.num_epochs=3", r"config\.num_epochs \(2, not 3\)"),
+        ("--config.workdir={folder}/other", r"config\.workdir \(.*not .*/other\)"),
+        ("--config.optimizer.learning_rate=0.1", r"config\.optimizer\.learning_rate"),
+        ("--config.data.dir={folder}/second", r"data\.sounds"),
+    ],
+)
+def test_a_difference_between_processes_is_named_by_all_before_the_first_step(pod, flag, named):
+    for name, level in (("first", 0.1), ("second", 0.2)):
+        for split, label in (("train", "a"), ("train", "b"), ("test", "a"), ("test", "b")):
+            folder = pod.folder / name / split / label
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(16):
+                soundfile.write(folder / f"{i}.wav", np.full(8000, level), 16000)
+    flags = ["--config.data.kind=folder", f"--config.data.dir={pod.folder / 'first'}"]
+    workdir = pod.folder / "different"
+    started = pod.start(workdir, 2, 1, *flags, second=[flag.format(folder=pod.folder)])
+    statuses, said = ended(started)
+    assert statuses == [1, 1]
+    for line in said:
+        assert re.search(rf"process 1 .* differs from process 0 in {named}", line)
+    assert not workdir.exists()
+
+
+@pytest.mark.slow
+def test_a_data_fault_of_one_process_is_told_by_all(pod):
+    flags = ["--config.data.kind=folder", "--config.data.dir=/nowhere"]
+    statuses, said = ended(pod.start(pod.folder / "fault", 2, 1, second=flags))
+    assert statuses == [1, 1]
+    assert said[1].startswith("train.py: /nowhere: no such folder")
+    assert re.match(r"train.py: process 1 \(.+\) failed: /nowhere: no such folder", said[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_ends_the_other_with_a_sentence(pod, killed):
+    workdir = pod.folder / f"killed{killed}"
+    more = ["--config.num_epochs=4000", "--config.evaluate_every=4000"]
+    started = pod.start(workdir, 2, 1, *more, "--config.checkpoint_every_steps=20")
+    while not step_folders(workdir) and all(process.poll() is None for process in started):
+        time.sleep(0.1)
+    started[killed].kill()
+    statuses, said = ended(started, seconds=30)
+    assert statuses[killed] == -signal.SIGKILL
+    assert statuses[1 - killed] == 1
+    assert re.match(rf"train.py: process {killed} \(.+\) has disappeared", said[1 - killed])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_process_that_does_not_start_is_named(pod, missing):
+    started = pod.start(pod.folder / "missing", 2, 1, "--start_timeout=20")
+    started[missing].kill()
+    _, said = ended(started)
+    messages = ["process 0 did not answer at localhost", "process 1 of 2 did not start within 20 s"]
+    assert messages[missing] in said[1 - missing]
+    assert started[1 - missing].returncode == 1
+
+
 def test_a_process_without_cluster_settings_is_alone(monkeypatch):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
@@ -182,6 +256,8 @@ def test_a_process_without_cluster_settings_is_alone(monkeypatch):
         ({"coordinator": "localhost:1"}, "belong together"),
         ({"num_processes": 2, "process_id": 0}, "belong together"),
         ({"coordinator": "localhost:1", "num_processes": 2, "process_id": 2}, "give 0 to 1"),
+        ({"coordinator": "localhost", "num_processes": 2, "process_id": 1}, "give HOST:PORT"),
+        ({"cluster": True}, "finds no cluster here"),
     ],
 )
 def test_invalid_cluster_settings_are_refused(monkeypatch, given, message):
@@ -195,3 +271,20 @@ def test_a_variable_that_is_not_a_number_is_named(monkeypatch):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
     with pytest.raises(InputError, match="JAX_NUM_PROCESSES is 'two'"):
         connect()
+
+
+@pytest.mark.parametrize(
+    ("tasks", "node", "local", "more", "expected"),
+    [
+        ("1(x4)", 2, 0, {}, None),
+        ("4(x2)", 1, 3, {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, [3]),
+        ("2(x3),1", 1, 1, {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, [2, 3]),
+        ("2(x3),1", 3, 0, {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, None),
+        ("4", 0, 2, {}, [2]),
+        ("4", 0, 2, {"CUDA_VISIBLE_DEVICES": "0"}, None),
+        ("2", 0, 1, {"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_PER_TASK": "2"}, None),
+    ],
+)
+def test_a_slurm_task_uses_its_share_of_the_hosts_gpus(tasks, node, local, more, expected):
+    variables = {"SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_NODEID": str(node)}
+    assert slurm_devices(variables | {"SLURM_LOCALID": str(local)} | more) == expected
