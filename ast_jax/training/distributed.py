@@ -123,7 +123,7 @@ def connect(
     Raises:
         InputError: the settings are incomplete, or the other processes cannot be reached.
     """
-    place = find_place(coordinator, num_processes, process_id, cluster)
+    place = find_place(coordinator, num_processes, process_id, cluster, start_timeout)
     if place is None:
         return None
     connection = join(place, start_timeout)
@@ -154,7 +154,11 @@ def _exit(failure: str) -> None:
 
 
 def find_place(
-    coordinator: str, num_processes: int | None, process_id: int | None, cluster: bool
+    coordinator: str,
+    num_processes: int | None,
+    process_id: int | None,
+    cluster: bool,
+    seconds: float = START_SECONDS,
 ) -> Cluster | None:
     """Returns this process's place from the arguments of `connect`, the environment or a cluster.
 
@@ -173,7 +177,7 @@ def find_place(
         from jax._src.clusters import ClusterEnv  # no public name
 
         found = ClusterEnv.auto_detect_unset_distributed_params(
-            coordinator or None, num_processes, process_id, None, None, int(START_SECONDS)
+            coordinator or None, num_processes, process_id, None, None, int(seconds)
         )
         coordinator, num_processes, process_id = found[0] or "", *found[1:3]
         local_device_ids = list(found[3]) if found[3] else None
