@@ -7,6 +7,7 @@ ast_jax/models/config.py; configs/ has experiments to start from.
 import dataclasses
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -14,9 +15,9 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from ast_jax.cli.command import INTERRUPTED, complain, run_command
+from ast_jax.cli.command import complain, run_command
 from ast_jax.config import RENAMED, TrainConfig, renamed_hint
-from ast_jax.errors import nearest
+from ast_jax.errors import INTERRUPTED, nearest
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of the first of several processes; or JAX_COORDINATOR_ADDRESS"
@@ -68,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
             _PROCESS_ID.value,
             _DISTRIBUTED.value,
             _START_TIMEOUT.value,
-            on_failure=end,
+            on_failure=exit_on_failure,
         )
         if pod is None:
             # In a pod only the first process writes to the cache; set JAX_COMPILATION_CACHE_DIR to
@@ -77,7 +78,13 @@ def main(argv: Sequence[str]) -> None:
         with pod or nullcontext():
             (fit if config.data.fold else cross_validate)(config)
 
-    status = run_command("train.py", train, config.workdir)
+    try:
+        status = run_command("train.py", train, config.workdir)
+    except Exception:
+        if pod is None:
+            raise
+        traceback.print_exc()
+        status = 1
     if status == INTERRUPTED:
         complain("\ntrain.py", f"stopped; run the same command again to resume in {config.workdir}")
     if pod and status:
@@ -85,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(status)
 
 
-def end(failure: str) -> None:
+def exit_on_failure(failure: str) -> None:
     """Ends this process because another one of its pod has failed."""
     flush_and_exit(complain("train.py", failure))
 

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Collection
 
+INTERRUPTED = 130  # the exit status that a shell reports after Ctrl-C
+
 
 class InputError(ValueError):
     """Raised for a file, field or tensor that cannot be used.

@@ -1,22 +1,28 @@
 #!/bin/bash
 # Trains on all hosts of a Cloud TPU slice, one process a host: bash examples/tpu_vm.sh
-# Needs gcloud with a project that has TPU quota. The prepared set and the run lie on a disk that all
-# hosts mount at /mnt/ast (Filestore or a read-write Hyperdisk); `ast-jax prepare` makes the set.
+# Needs gcloud with a project that has TPU quota, REPOSITORY, the URL of a clone of ast_jax, and
+# NFS, a Filestore share (HOST:/SHARE) with the prepared set and initial weights of docs/recipes.md.
+# The same command again resumes the run. Where the connection may be lost, run it in tmux.
 set -euo pipefail
 NAME=${NAME:-ast} ZONE=${ZONE:-us-central1-a} TYPE=${TYPE:-v5litepod-16}
-VERSION=${VERSION:-v2-alpha-tpuv5-lite} REPOSITORY=${REPOSITORY:?the URL of a clone of ast_jax}
+VERSION=${VERSION:-v2-alpha-tpuv5-lite}
 
 everywhere() {
     gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker=all --command="$1"
 }
 
-gcloud compute tpus tpu-vm create "$NAME" --zone="$ZONE" --accelerator-type="$TYPE" \
-    --version="$VERSION"
-everywhere "git clone $REPOSITORY ast_jax && python3 -m venv ast_jax/.venv &&
-    ast_jax/.venv/bin/pip install -e './ast_jax[tpu]'"
-# The same command again resumes the run.
+gcloud compute tpus tpu-vm describe "$NAME" --zone="$ZONE" > /dev/null 2>&1 ||
+    gcloud compute tpus tpu-vm create "$NAME" --zone="$ZONE" --accelerator-type="$TYPE" \
+        --version="$VERSION"
+everywhere "sudo mkdir -p /mnt/ast &&
+    { mountpoint -q /mnt/ast || sudo mount -t nfs ${NFS:?} /mnt/ast; }"
+# The image's Python is older than 3.11; uv brings one.
+everywhere "[ -d ast_jax ] || { git clone ${REPOSITORY:?} ast_jax &&
+    curl -LsSf https://astral.sh/uv/install.sh | sh && cd ast_jax &&
+    ~/.local/bin/uv venv --python 3.12 && ~/.local/bin/uv pip install -e '.[tpu,convert]'; }"
 everywhere "cd ast_jax && JAX_COMPILATION_CACHE_DIR=/mnt/ast/compiled .venv/bin/python train.py \
     --config=configs/audioset_full.py --config.data.dir=/mnt/ast/prepared \
+    --config.init_from=/mnt/ast/deit_base_distilled_patch16_384-d0272ac0.pth \
     --config.workdir=/mnt/ast/runs/audioset --config.batch_size=192 \
     --config.model.dtype=bfloat16 --config.frontend.on_device=True --config.data.workers=4 \
     --distributed"

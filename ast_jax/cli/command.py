@@ -6,10 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ast_jax.errors import InputError
+from ast_jax.errors import INTERRUPTED, InputError
 from ast_jax.models.config import DTYPES
-
-INTERRUPTED = 130  # the status that a shell reports after Ctrl-C
 
 
 def run_command(name: str, action: Callable[[], int | None], subject: object) -> int:

@@ -230,11 +230,11 @@ def first_difference(before: Any, now: Any) -> str:
     """Returns the name of the first field that differs between two nested dicts, and its values."""
     if not isinstance(before, dict) or not isinstance(now, dict):
         return "configuration"
-    for name in now:
-        if before.get(name) != now[name]:
-            if isinstance(now[name], dict):
-                return f"{name}.{first_difference(before.get(name), now[name])}"
-            return f"{name} ({before.get(name)}, not {now[name]})"
+    for name in {**now, **before}:
+        if before.get(name) != now.get(name):
+            if isinstance(now.get(name), dict) and isinstance(before.get(name), dict):
+                return f"{name}.{first_difference(before[name], now[name])}"
+            return f"{name} ({before.get(name)}, not {now.get(name)})"
     return "configuration"
 
 

@@ -1,12 +1,15 @@
 """Watches the processes of a pod from a process of its own, which the first of them starts.
 
 It waits until all have connected, hosts JAX's coordination service, and tells the others when one
-fails or disappears. Hosted by the first process, as `jax.distributed.initialize` does, the service
-would end with it, and all others would abort with a stack dump.
+fails or disappears. `jax.distributed.initialize` hosts the service in process 0: if that is killed,
+all others abort with a stack dump. They still do if the whole machine of process 0 fails, or if a
+launcher kills the coordinator with the last process of the machine.
 
 The processes and the coordinator exchange lines of JSON over TCP. A process begins with its
 `process` (index), `of` (number of processes) and `host`, and ends with its exit `status` and a
 `message`. The coordinator answers with `start`, and later perhaps with a `failure`.
+
+The file runs as a script that imports nothing of the package.
 """
 
 import json
@@ -21,22 +24,26 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-INTERRUPTED = 130
-# The processes of a pod agree to stop on SIGTERM or Ctrl-C. One that stops alone ends the others
-# after this time.
+INTERRUPTED = 130  # exit status
+# The processes of a pod agree to stop on SIGTERM or Ctrl-C. If one stops alone, the coordinator
+# ends the others after this time.
 INTERRUPT_SECONDS = 60.0
 END_SECONDS = 60.0  # after a failure, for all processes to end; then JAX's service ends
 MAX_LINE = 65536  # bytes
 
+Message = dict[str, Any]
+
 
 @dataclass(eq=False)
 class Connection:
-    """One end of a TCP connection that carries lines of JSON."""
+    """One end of a TCP connection that carries lines of JSON.
+
+    Attributes:
+        socket: of the connection.
+        unread: bytes that have arrived.
+    """
 
     socket: socket.socket
-    process: int | None = None
-    host: str = ""
-    status: int | None = None
     unread: bytes = b""
 
     def send(self, **message: Any) -> None:
@@ -44,25 +51,61 @@ class Connection:
         with suppress(OSError):
             self.socket.sendall(json.dumps(message).encode() + b"\n")
 
-    def receive(self) -> list[dict[str, Any]] | None:
-        """Returns the messages that have arrived; None at the end of the connection.
+    def receive(self) -> Message | None:
+        """Returns the next message, after waiting for it; None at the end of the connection.
 
-        Blocks if nothing has arrived. What is no message of the protocol ends the connection.
+        Malformed input ends the connection.
         """
+        while (message := self.pop()) == {}:
+            if not self.read():
+                return None
+        return message
+
+    def read(self) -> bool:
+        """Reads what has arrived, after waiting for it; returns False at the end."""
         try:
             received = self.socket.recv(MAX_LINE)
-            *lines, self.unread = (self.unread + received).split(b"\n")
-            messages = [json.loads(line) for line in lines]
-        except (OSError, ValueError, RecursionError):
+        except OSError:
+            return False
+        self.unread += received
+        return bool(received)
+
+    def pop(self) -> Message | None:
+        """Returns the first message read; {} if there is none yet, None if it is malformed."""
+        line, newline, rest = self.unread.partition(b"\n")
+        if not newline:
+            return {} if len(line) <= MAX_LINE else None
+        self.unread = rest
+        try:
+            message = json.loads(line)
+        except (ValueError, RecursionError):
             return None
-        if not received or len(self.unread) > MAX_LINE:
-            return None
-        return messages if all(isinstance(message, dict) for message in messages) else None
+        return message if isinstance(message, dict) and message else None
+
+
+@dataclass(eq=False)
+class Member(Connection):
+    """A connection of the coordinator to a process.
+
+    Attributes:
+        process: index of the process; None before its first message.
+        host: of the process.
+        status: exit status, None before the process has reported its end.
+    """
+
+    process: int | None = None
+    host: str = ""
+    status: int | None = None
 
     @property
     def name(self) -> str:
-        """The process as messages name it."""
+        """Name of the process in messages."""
         return f"process {self.process} ({self.host})"
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection is open."""
+        return self.socket.fileno() >= 0
 
 
 class Coordinator:
@@ -71,12 +114,17 @@ class Coordinator:
     Args:
         listener: the listening socket.
         count: number of processes.
+
+    Attributes:
+        members: the processes that have connected, by index.
+        failed: whether a failure was broadcast.
     """
 
     def __init__(self, listener: socket.socket, count: int):
         self.listener, self.count = listener, count
-        self.members: dict[int, Connection] = {}
+        self.members: dict[int, Member] = {}
         self.failed = False
+        self.end = float("inf")  # time at which `watch` returns
         self.selector = selectors.DefaultSelector()
         self.selector.register(listener, selectors.EVENT_READ)
 
@@ -84,119 +132,122 @@ class Coordinator:
         """Waits until every process has connected; returns whether all did in time."""
         deadline = time.monotonic() + seconds
         while len(self.members) < self.count and not self.failed:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                self.fail(self._missing(seconds))
-            for connection, message in self.events(left):
+            if time.monotonic() >= deadline:
+                self.fail(self.describe_missing(seconds))
+                break
+            for member, message in self.events(deadline):
                 if message is None:
-                    self.forget(connection)
-                elif connection.process is None:
-                    self.register(connection, message)
+                    self.handle_disconnect(member)
+                elif member.process is None:
+                    self.register(member, message)
         self.selector.unregister(self.listener)
         self.listener.close()
         return not self.failed
 
-    def events(self, seconds: float) -> Iterator[tuple[Connection, dict[str, Any] | None]]:
-        """Waits up to `seconds`; yields what has arrived, None at the end of a connection."""
-        for key, _ in self.selector.select(max(seconds, 0)):
-            if key.data is None:
-                accepted, _ = self.listener.accept()
-                keep_alive(accepted)
-                accepted.settimeout(10)  # for sends to a process that does not read
-                self.selector.register(accepted, selectors.EVENT_READ, Connection(accepted))
-                continue
-            messages = key.data.receive()
-            if messages is None:
-                self.selector.unregister(key.fileobj)
-                key.data.socket.close()
-            yield from ((key.data, each) for each in ([None] if messages is None else messages))
+    def watch(self) -> None:
+        """Starts all processes and returns when they have ended; broadcasts a failure."""
+        self.broadcast(start=True)
+        interrupt_deadline = float("inf")
+        interrupted = None
+        while (
+            any(member.connected for member in self.members.values())
+            and time.monotonic() < self.end
+        ):
+            if interrupted and time.monotonic() >= interrupt_deadline:
+                self.fail(f"{interrupted.name} was interrupted alone")
+                interrupted = None
+            deadline = min(interrupt_deadline if interrupted else float("inf"), self.end)
+            for member, message in self.events(deadline):
+                if message is None:
+                    self.handle_disconnect(member)
+                elif member.process is not None and isinstance(message.get("status"), int):
+                    member.status = message["status"]
+                    if member.status == INTERRUPTED and interrupted is None:
+                        interrupted = member
+                        interrupt_deadline = time.monotonic() + INTERRUPT_SECONDS
+                    elif member.status not in (0, INTERRUPTED):
+                        self.fail(f"{member.name} failed: {message.get('message')}")
 
-    def register(self, connection: Connection, message: dict[str, Any]) -> None:
+    def events(self, deadline: float) -> Iterator[tuple[Member, Message | None]]:
+        """Waits until a deadline; yields messages, None at the end of a connection."""
+        seconds = None if deadline == float("inf") else max(deadline - time.monotonic(), 0)
+        for key, _ in self.selector.select(seconds):
+            if key.data is None:
+                self.accept()
+                continue
+            member = key.data
+            is_open = member.read()
+            while message := member.pop():
+                yield member, message
+            if not is_open or message is None:
+                self.selector.unregister(member.socket)
+                member.socket.close()
+                yield member, None
+
+    def accept(self) -> None:
+        """Accepts a connection."""
+        try:
+            accepted, _ = self.listener.accept()
+        except OSError:  # it has ended already
+            return
+        enable_keep_alive(accepted)
+        accepted.settimeout(10)  # for sends to a process that does not read
+        self.selector.register(accepted, selectors.EVENT_READ, Member(accepted))
+
+    def register(self, member: Member, message: Message) -> None:
         """Adds a process to the members; a wrong number of processes or a second index fails."""
         process, of = message.get("process"), message.get("of")
         if not isinstance(process, int) or not isinstance(of, int):
             return
-        connection.process, connection.host = process, str(message.get("host"))
+        member.process, member.host = process, str(message.get("host"))
         if of != self.count or not 0 <= process < self.count:
-            failure = f"{connection.name} was started as one of {of} and the first as one of"
-            failure = f"{failure} {self.count}; give all the same --num_processes"
+            failure = (
+                f"{member.name} was started as one of {of} and the first as one of {self.count}; "
+                f"give all the same --num_processes"
+            )
         elif process in self.members:
             failure = (
-                f"{self.members[process].name} and another on {connection.host} have the same "
+                f"{self.members[process].name} and another on {member.host} have the same "
                 f"--process_id; give each its own, 0 to {self.count - 1}"
             )
         else:
-            self.members[process] = connection
+            self.members[process] = member
             return
-        connection.send(failure=failure)
+        member.send(failure=failure)
         self.fail(failure)
 
-    def watch(self) -> None:
-        """Returns when all processes have ended; tells the others if one fails."""
-        self.tell(start=True)
-        until: float | None = None  # when a failure ends the watch, or an interrupt is a failure
-        interrupted: Connection | None = None
-        while any(self.is_connected(member) for member in self.members.values()):
-            left = None if until is None else until - time.monotonic()
-            if left is not None and left <= 0:
-                if self.failed:
-                    return
-                assert interrupted is not None
-                self.fail(f"{interrupted.name} was interrupted alone")
-                until = time.monotonic() + END_SECONDS
-            for connection, message in self.events(3600 if left is None else left):
-                if message is None:
-                    self.forget(connection)
-                elif isinstance(message.get("status"), int):
-                    connection.status = message["status"]
-                    if connection.status == INTERRUPTED:
-                        interrupted = interrupted or connection
-                        until = until or time.monotonic() + INTERRUPT_SECONDS
-                    elif connection.status:
-                        self.fail(f"{connection.name} failed: {message.get('message')}")
-                if self.failed and not interrupted:
-                    until = until or time.monotonic() + END_SECONDS
-
-    def forget(self, connection: Connection) -> None:
+    def handle_disconnect(self, member: Member) -> None:
         """Handles the end of a connection, a failure unless the process has reported its end."""
-        if connection.process is not None and connection.status is None:
+        if member in self.members.values() and member.status is None:
             self.fail(
-                f"{connection.name} has disappeared: it was killed, is out of memory, or its "
-                f"machine cannot be reached"
+                f"{member.name} has disappeared: it was killed, is out of memory, or its machine "
+                f"cannot be reached"
             )
 
     def fail(self, failure: str) -> None:
-        """Tells all processes of the first failure."""
+        """Broadcasts the first failure."""
         if not self.failed:
             self.failed = True
-            self.tell(failure=failure)
+            self.end = time.monotonic() + END_SECONDS
+            self.broadcast(failure=failure)
 
-    def tell(self, **message: Any) -> None:
+    def broadcast(self, **message: Any) -> None:
         """Sends a message to all members."""
         for member in self.members.values():
             member.send(**message)
 
-    def close(self) -> None:
-        """Closes the connections that are open."""
-        for key in list(self.selector.get_map().values()):
-            key.fileobj.close()  # type: ignore[union-attr]
-        self.selector.close()
-
-    def is_connected(self, member: Connection) -> bool:
-        """Returns whether a member's connection is open."""
-        return member.socket.fileno() >= 0
-
-    def _missing(self, seconds: float) -> str:
+    def describe_missing(self, seconds: float) -> str:
+        """Returns a sentence about the processes that have not connected."""
         missing = [str(i) for i in range(self.count) if i not in self.members]
-        few = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" * (len(missing) > 10))
+        listed = ", ".join(missing[:10]) + f" and {len(missing) - 10} more" * (len(missing) > 10)
         return (
-            f"process{'es' * (len(missing) > 1)} {few} of {self.count} did not start within "
+            f"process{'es' * (len(missing) > 1)} {listed} of {self.count} did not start within "
             f"{seconds:g} s; check their logs, or give more time by --start_timeout"
         )
 
 
-def keep_alive(connection: socket.socket) -> None:
-    """Ends a connection whose other machine has not answered for about 30 s."""
+def enable_keep_alive(connection: socket.socket) -> None:
+    """Enables TCP keep-alive: a connection to a machine that is unreachable for 30 s closes."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, name):  # of Linux
@@ -204,7 +255,7 @@ def keep_alive(connection: socket.socket) -> None:
 
 
 def listen(port: int) -> socket.socket:
-    """Returns a socket that listens on all of this machine's addresses.
+    """Returns a socket that listens on a port of all addresses of this machine.
 
     Raises:
         OSError: the port is in use.
@@ -214,23 +265,32 @@ def listen(port: int) -> socket.socket:
     return socket.create_server(("", port))
 
 
-def host_service(port: int, count: int) -> Callable[[], None]:
+def start_jax_service(port: int, count: int) -> Callable[[], None]:
     """Starts JAX's coordination service on a port; returns the function that stops it."""
     from jax._src.lib import _jax  # no public name
 
-    service = _jax.get_distributed_runtime_service(f"[::]:{port}", count)
+    # The timeouts are those of `jax.distributed.initialize`.
+    service = _jax.get_distributed_runtime_service(
+        f"[::]:{port}", count, heartbeat_timeout=100, shutdown_timeout=300
+    )
     return service.shutdown
 
 
 def main(descriptor: int, count: int, seconds: float) -> None:
-    """Runs the coordinator on an inherited listening socket until all processes have ended."""
+    """Runs the coordinator until all processes have ended.
+
+    Args:
+        descriptor: of a listening socket.
+        count: number of processes.
+        seconds: for all to connect.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to all of a job; it ends with the others
         signal.signal(number, signal.SIG_IGN)
     listener = socket.socket(fileno=descriptor)
     port = listener.getsockname()[1]
     coordinator = Coordinator(listener, count)
     if coordinator.connect(seconds):
-        stop = host_service(port, count)
+        stop = start_jax_service(port, count)
         coordinator.watch()
         if not coordinator.failed:
             stop()

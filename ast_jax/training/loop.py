@@ -21,8 +21,8 @@ from ast_jax.runs.logging import ScalarWriter
 from ast_jax.runs.progress import EpochBar
 from ast_jax.runs.workdir import acquire_workdir, check_data, open_workdir
 from ast_jax.sharding import DataParallel
+from ast_jax.training.agreement import check_agreement
 from ast_jax.training.checkpointing import RunCheckpoints
-from ast_jax.training.distributed import check_agreement
 from ast_jax.training.finalize import finalize
 from ast_jax.training.held_out import evaluate_epoch
 from ast_jax.training.metrics_log import MetricsLog

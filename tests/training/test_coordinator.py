@@ -17,7 +17,9 @@ def pod(monkeypatch):
         coordinator = Coordinator(listener, count)
         if coordinator.connect(seconds):
             coordinator.watch()
-        coordinator.close()
+        for key in list(coordinator.selector.get_map().values()):
+            key.fileobj.close()
+        coordinator.selector.close()
 
     def start(count=2, seconds=5.0):
         listener = listen(0)
@@ -51,13 +53,12 @@ def started(pod, join):
     """Returns two processes of a pod that has started."""
     port = pod()
     both = [join(port, 1), join(port, 0)]
-    assert [each.receive() for each in both] == [[{"start": True}]] * 2
+    assert [each.receive() for each in both] == [{"start": True}] * 2
     return both[::-1]
 
 
 def failure(connection):
-    (message,) = connection.receive()
-    return message["failure"]
+    return connection.receive()["failure"]
 
 
 def test_a_missing_process_is_named(pod, join):
@@ -73,7 +74,7 @@ def test_others_that_connect_are_ignored(pod, join, line):
     with socket.create_connection(("localhost", port)) as stranger:
         stranger.sendall(line)
         both = [join(port, 0), join(port, 1)]
-        assert [each.receive() for each in both] == [[{"start": True}]] * 2
+        assert [each.receive() for each in both] == [{"start": True}] * 2
         for each in both:
             each.send(status=0, message="")
             each.socket.close()
@@ -92,6 +93,34 @@ def test_another_number_of_processes_fails(pod, join):
     expected = "process 1 (host1) was started as one of 3 and the first as one of 2"
     assert failure(second).startswith(expected)
     assert failure(first).startswith(expected)
+
+
+def test_a_stranger_cannot_report_a_status(pod, join):
+    port = pod()
+    with socket.create_connection(("localhost", port)) as stranger:
+        both = [join(port, 0)]
+        stranger.sendall(b'{"other": 1}\n')
+        both.append(join(port, 1))
+        assert [each.receive() for each in both] == [{"start": True}] * 2
+        stranger.sendall(b'{"status": 1, "message": "no"}\n')
+        for each in both:
+            each.socket.settimeout(0.2)
+            assert each.receive() is None
+            each.send(status=0)
+            each.socket.close()
+
+
+def test_messages_are_read_one_by_one_from_parts():
+    one, other = socket.socketpair()
+    with one, other:
+        connection = Connection(one)
+        other.sendall(b'{"start": true}\n{"failure": "x"}\n{"fail')
+        assert connection.receive() == {"start": True}
+        assert connection.receive() == {"failure": "x"}
+        other.sendall(b'ure": "y"}\n')
+        assert connection.receive() == {"failure": "y"}
+        other.sendall(b"[]\n")
+        assert connection.receive() is None
 
 
 def test_the_message_of_a_failed_process_reaches_the_others(started):

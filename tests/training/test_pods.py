@@ -19,7 +19,8 @@ from ast_jax.checkpoint.format import load_checkpoint
 from ast_jax.checkpoint.load import step_folders
 from ast_jax.config import load_config
 from ast_jax.errors import InputError
-from ast_jax.training.distributed import VARIABLES, connect, slurm_devices
+from ast_jax.training.cluster import VARIABLES, resolve_placement, slurm_devices
+from ast_jax.training.distributed import connect
 from ast_jax.training.loop import fit
 
 ROOT = Path(__file__).parents[2]
@@ -171,14 +172,14 @@ def test_sigterm_to_one_process_interrupts_evaluation_on_all(pod):
     assert not (workdir / "history.json").exists()
 
 
-def ended(started, seconds=120):
-    """Returns exit statuses and what train.py said on stderr; no process dumped its stack."""
+def wait_for_exit(started, seconds=120):
+    """Returns exit statuses and what train.py messages on stderr; no process dumped its stack."""
     outputs = [process.communicate(timeout=seconds)[1] for process in started]
     for output in outputs:
         assert "Traceback" not in output
         assert "stack trace" not in output
-    said = [[x for x in out.splitlines() if x.startswith("train.py")] for out in outputs]
-    return [process.returncode for process in started], ["".join(lines) for lines in said]
+    messages = [[x for x in out.splitlines() if x.startswith("train.py")] for out in outputs]
+    return [process.returncode for process in started], ["".join(lines) for lines in messages]
 
 
 @pytest.mark.slow
@@ -201,20 +202,20 @@ def test_a_difference_between_processes_is_named_by_all_before_the_first_step(po
     flags = ["--config.data.kind=folder", f"--config.data.dir={pod.folder / 'first'}"]
     workdir = pod.folder / "different"
     started = pod.start(workdir, 2, 1, *flags, second=[flag.format(folder=pod.folder)])
-    statuses, said = ended(started)
+    statuses, messages = wait_for_exit(started)
     assert statuses == [1, 1]
-    for line in said:
+    for line in messages:
         assert re.search(rf"process 1 .* differs from process 0 in {named}", line)
     assert not workdir.exists()
 
 
 @pytest.mark.slow
-def test_a_data_fault_of_one_process_is_told_by_all(pod):
+def test_a_data_fault_of_one_process_is_reported_by_all(pod):
     flags = ["--config.data.kind=folder", "--config.data.dir=/nowhere"]
-    statuses, said = ended(pod.start(pod.folder / "fault", 2, 1, second=flags))
+    statuses, messages = wait_for_exit(pod.start(pod.folder / "fault", 2, 1, second=flags))
     assert statuses == [1, 1]
-    assert said[1].startswith("train.py: /nowhere: no such folder")
-    assert re.match(r"train.py: process 1 \(.+\) failed: /nowhere: no such folder", said[0])
+    assert messages[1].startswith("train.py: /nowhere: no such folder")
+    assert re.match(r"train.py: process 1 \(.+\) failed: /nowhere: no such folder", messages[0])
 
 
 @pytest.mark.slow
@@ -226,10 +227,10 @@ def test_a_killed_process_ends_the_other_with_a_sentence(pod, killed):
     while not step_folders(workdir) and all(process.poll() is None for process in started):
         time.sleep(0.1)
     started[killed].kill()
-    statuses, said = ended(started, seconds=30)
+    statuses, messages = wait_for_exit(started, seconds=30)
     assert statuses[killed] == -signal.SIGKILL
     assert statuses[1 - killed] == 1
-    assert re.match(rf"train.py: process {killed} \(.+\) has disappeared", said[1 - killed])
+    assert re.match(rf"train.py: process {killed} \(.+\) has disappeared", messages[1 - killed])
 
 
 @pytest.mark.slow
@@ -237,9 +238,9 @@ def test_a_killed_process_ends_the_other_with_a_sentence(pod, killed):
 def test_a_process_that_does_not_start_is_named(pod, missing):
     started = pod.start(pod.folder / "missing", 2, 1, "--start_timeout=20")
     started[missing].kill()
-    _, said = ended(started)
-    messages = ["process 0 did not answer at localhost", "process 1 of 2 did not start within 20 s"]
-    assert messages[missing] in said[1 - missing]
+    _, messages = wait_for_exit(started)
+    expected = ["process 0 did not answer at localhost", "process 1 of 2 did not start within 20 s"]
+    assert expected[missing] in messages[1 - missing]
     assert started[1 - missing].returncode == 1
 
 
@@ -282,9 +283,47 @@ def test_a_variable_that_is_not_a_number_is_named(monkeypatch):
         ("2(x3),1", 3, 0, {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, None),
         ("4", 0, 2, {}, [2]),
         ("4", 0, 2, {"CUDA_VISIBLE_DEVICES": "0"}, None),
+        ("2", 0, 1, {"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_TRES_PER_TASK": "cpu=8"}, [1]),
+        ("2", 0, 1, {"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_TRES_PER_TASK": "gres/gpu=2"}, None),
         ("2", 0, 1, {"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_PER_TASK": "2"}, None),
     ],
 )
 def test_a_slurm_task_uses_its_share_of_the_hosts_gpus(tasks, node, local, more, expected):
     variables = {"SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_NODEID": str(node)}
     assert slurm_devices(variables | {"SLURM_LOCALID": str(local)} | more) == expected
+
+
+def test_more_slurm_tasks_than_gpus_are_refused():
+    variables = {"SLURM_STEP_TASKS_PER_NODE": "4", "CUDA_VISIBLE_DEVICES": "0,1,2"}
+    with pytest.raises(InputError, match="3 GPUs do not suffice for 4 tasks"):
+        slurm_devices(variables)
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """Sets the variables of the second of two tasks on a host with four GPUs."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    variables = {
+        "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[3-4]", "SLURM_NTASKS": "4",
+        "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NODEID": "1",
+        "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+        "CUDA_VISIBLE_DEVICES": "0,1,2,3",
+    }  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_slurm_task_is_placed_with_and_without_explicit_settings(slurm, monkeypatch):
+    placement = resolve_placement("", None, None, True, 300)
+    assert placement == ("node3", placement.port, 4, 3, [2, 3])
+    explicit = resolve_placement("[::1]:1234", 4, 3, False, 300)
+    assert explicit == ("::1", 1234, 4, 3, [2, 3])
+    monkeypatch.setenv("JAX_LOCAL_DEVICE_IDS", "0")
+    assert resolve_placement("a:1234", 4, 3, False, 300).local_device_ids is None
+
+
+def test_settings_of_a_cluster_that_cannot_be_read_are_refused(slurm, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "seven")
+    with pytest.raises(InputError, match="settings of the cluster cannot be read"):
+        connect(cluster=True)
