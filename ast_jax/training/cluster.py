@@ -76,10 +76,16 @@ def resolve_placement(
             "the processes by the cluster's launcher, or give --coordinator, --num_processes and "
             "--process_id"
         )
+    if num_processes < 1:
+        raise InputError(f"--num_processes is {num_processes}; give 1 or more")
     if not 0 <= process_id < num_processes:
         raise InputError(f"--process_id is {process_id}; give 0 to {num_processes - 1}")
     host, _, port = found.rpartition(":")
-    if not host or not re.fullmatch(r"\d{1,5}", port) or not 0 < int(port) < 65536:
+    if (
+        not re.fullmatch(r"[^\s/]+", host)
+        or not re.fullmatch(r"\d{1,5}", port)
+        or not 0 < int(port) < 65536
+    ):
         raise InputError(f"--coordinator is '{found}'; give HOST:PORT of the first process")
     if device_ids is not None and "SLURM_STEP_NODELIST" in os.environ:
         device_ids = slurm_devices(os.environ)

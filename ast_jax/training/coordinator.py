@@ -290,10 +290,14 @@ def main(descriptor: int, count: int, seconds: float) -> None:
     port = listener.getsockname()[1]
     coordinator = Coordinator(listener, count)
     if coordinator.connect(seconds):
-        stop = start_jax_service(port, count)
-        coordinator.watch()
-        if not coordinator.failed:
-            stop()
+        try:
+            stop = start_jax_service(port, count)
+        except Exception as error:
+            coordinator.fail(f"JAX's coordination service cannot start on port {port} ({error})")
+        else:
+            coordinator.watch()
+            if not coordinator.failed:
+                stop()
     os._exit(0)  # the service of a failed run would wait for its processes
 
 

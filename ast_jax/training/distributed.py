@@ -95,9 +95,11 @@ class Pod:
             collective &= "RESOURCE_EXHAUSTED" not in str(error)
             blamed = self._failed.wait(ATTRIBUTION_SECONDS if collective else 1)
         self._ended.set()
-        name = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+        message = str(error)
+        if not isinstance(error, InputError):
+            message = f"{type(error).__name__}: {(message.splitlines() or [''])[0]}"
         status = INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
-        self._connection.send(status=status, message=f"{name}{error}"[:2000])
+        self._connection.send(status=status, message=message)
         self._leave()
         if blamed and str(error) not in self.failure:  # unless both report the same
             raise InputError(self.failure) from None
@@ -140,6 +142,7 @@ def connect(
         return None
     started = _start_coordinator(placement, start_timeout) if placement.process_id == 0 else None
     connection = join(placement, start_timeout, started)
+    pod = Pod(connection, started, on_failure or _exit)
     # JAX's preemption service would take SIGTERM from `PreemptionHandler`.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -153,11 +156,13 @@ def connect(
             coordinator_bind_address="localhost:0",
         )
     except (RuntimeError, ValueError) as error:
-        raise InputError(
+        failure = InputError(
             f"the processes of the run cannot connect ({first_line(error)}); check that each of "
             f"them reaches --coordinator {placement.coordinator}"
-        ) from None
-    return Pod(connection, started, on_failure or _exit)
+        )
+        pod.__exit__(InputError, failure, None)
+        raise failure from None
+    return pod
 
 
 def _exit(failure: str) -> None:
