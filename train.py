@@ -18,6 +18,7 @@ from ml_collections import config_flags
 from ast_jax.cli.command import complain, run_command
 from ast_jax.config import RENAMED, TrainConfig, renamed_hint
 from ast_jax.errors import INTERRUPTED, nearest
+from ast_jax.training.coordinator import START_SECONDS
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of the first of several processes; or JAX_COORDINATOR_ADDRESS"
@@ -30,7 +31,7 @@ _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "detect the three above from the cluster (Cloud TPU, SLURM, …)"
 )
 _START_TIMEOUT = flags.DEFINE_float(
-    "start_timeout", 300.0, "seconds for all of several processes to start"
+    "start_timeout", START_SECONDS, "seconds for all of several processes to start"
 )
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="a Python file whose get_config() returns a TrainConfig"

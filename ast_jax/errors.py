@@ -19,7 +19,7 @@ def nearest(name: str, names: Collection[str]) -> str:
     return ", ".join(difflib.get_close_matches(name, names, 1) or sorted(names))
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Returns the first line of a library's error message, at most 200 characters."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 

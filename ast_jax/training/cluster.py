@@ -30,8 +30,8 @@ class ProcessPlacement(NamedTuple):
 
     @property
     def coordinator(self) -> str:
-        """HOST:PORT of the coordinator."""
-        return f"{self.host}:{self.port}"
+        """HOST:PORT of the coordinator, with an IPv6 address in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def resolve_placement(

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 INTERRUPTED = 130  # exit status
+START_SECONDS = 300.0  # for all processes to connect, by default
 # The processes of a pod agree to stop on SIGTERM or Ctrl-C. If one stops alone, the coordinator
 # ends the others after this time.
 INTERRUPT_SECONDS = 60.0

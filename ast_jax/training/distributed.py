@@ -18,12 +18,12 @@ from ast_jax.training.cluster import ProcessPlacement, resolve_placement
 from ast_jax.training.coordinator import (
     END_SECONDS,
     INTERRUPT_SECONDS,
+    START_SECONDS,
     Connection,
     enable_keep_alive,
     listen,
 )
 
-START_SECONDS = 300.0
 # After an error of a collective, for the coordinator to name the process that caused it. It takes
 # 30 s to notice that a machine was switched off.
 ATTRIBUTION_SECONDS = 45.0
@@ -97,7 +97,7 @@ class Pod:
         self._ended.set()
         message = str(error)
         if not isinstance(error, InputError):
-            message = f"{type(error).__name__}: {(message.splitlines() or [''])[0]}"
+            message = f"{type(error).__name__}: {first_line(error)}"
         status = INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
         self._connection.send(status=status, message=message)
         self._leave()

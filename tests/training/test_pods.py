@@ -323,6 +323,8 @@ def test_a_slurm_task_is_placed_with_and_without_explicit_settings(slurm, monkey
     assert placement == ("node3", placement.port, 4, 3, [2, 3])
     explicit = resolve_placement("[::1]:1234", 4, 3, False, 300)
     assert explicit == ("::1", 1234, 4, 3, [2, 3])
+    assert explicit.coordinator == "[::1]:1234"  # as gRPC takes it
+    assert placement.coordinator == f"node3:{placement.port}"
     monkeypatch.setenv("JAX_LOCAL_DEVICE_IDS", "0")
     assert resolve_placement("a:1234", 4, 3, False, 300).local_device_ids is None
 
