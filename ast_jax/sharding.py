@@ -122,10 +122,16 @@ class DataParallel:
             specs = jax.tree.map(lambda _: specs, tree)
         return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
 
-    def to_global(self, tree: Any) -> Any:
-        """Converts pmap's process-local replicated arrays to global arrays."""
-        is_global = jax.process_count() == 1 or self.how == "shard_map"
-        return tree if is_global else self.device_put(tree)
+    def to_host(self, tree: Any) -> Any:
+        """Returns whole arrays as NumPy's on the first process. Collective."""
+
+        def whole(array: jax.Array) -> Any:
+            if array.is_fully_addressable or array.is_fully_replicated:
+                return array
+            return multihost_utils.process_allgather(array, tiled=True)
+
+        arrays = jax.tree.map(whole, tree)
+        return arrays if jax.process_index() else jax.device_get(arrays)
 
     def any_process(self, flag: bool) -> bool:
         """Returns whether any process set the flag. Collective: every process must call it."""

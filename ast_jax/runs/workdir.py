@@ -10,7 +10,7 @@
     WORKDIR/model/          the final parameters, once the run is finished
     WORKDIR/results.json    their metrics; also per_class.csv and pictures; test/ has the same
 
-The first process writes it; all processes read it.
+The first process of a pod writes and reads it; the others need not see its disk.
 """
 
 import hashlib
@@ -24,7 +24,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import wait_for_writers
@@ -33,6 +32,7 @@ from ast_jax.config import RENAMED, TrainConfig
 from ast_jax.data.clips import DataSet
 from ast_jax.errors import InputError
 from ast_jax.io import read_json, write_json
+from ast_jax.multihost import call_on_first
 from ast_jax.runs.logging import describe_run
 
 RUN_FILE = "run.json"
@@ -52,12 +52,18 @@ MAY_CHANGE = (
 def open_workdir(config: TrainConfig) -> tuple[Path, dict[str, Any] | None]:
     """Returns the run's folder and its saved `run.json`, None for a new run; writes nothing.
 
+    Collective: each process of a pod must call it; the first reads the folder.
+
     Raises:
         InputError: the folder holds something else, or a run of another configuration.
     """
     if "://" in config.workdir:
         raise InputError(f"workdir {config.workdir} is remote; runs go to a folder of this machine")
     workdir = Path(config.workdir).absolute()
+    return workdir, call_on_first(lambda: _read_run(workdir, config))
+
+
+def _read_run(workdir: Path, config: TrainConfig) -> dict[str, Any] | None:
     file = workdir / RUN_FILE
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir}: is a file; choose another --config.workdir")
@@ -68,7 +74,7 @@ def open_workdir(config: TrainConfig) -> tuple[Path, dict[str, Any] | None]:
             raise InputError(
                 f"{workdir}: exists and is not a run of ast_jax; choose another folder"
             )
-        return workdir, None
+        return None
     run = read_json(file)
     if not isinstance(run, dict) or not {"config", "data", "feature_extractor"} <= run.keys():
         raise InputError(f"{file}: damaged; remove {workdir} or choose another --config.workdir")
@@ -79,7 +85,7 @@ def open_workdir(config: TrainConfig) -> tuple[Path, dict[str, Any] | None]:
             f"{first_difference(run['config'], _fields(config))}; choose another "
             f"--config.workdir, or remove this one"
         )
-    return workdir, run
+    return run
 
 
 @contextmanager
@@ -92,49 +98,34 @@ def acquire_workdir(
 ) -> Iterator[None]:
     """Holds the run's folder during the run; creates it if `saved_run` is None.
 
-    A new run that ends before its first checkpoint removes its folder.
+    A new run that ends before its first checkpoint removes its folder. Collective.
 
     Raises:
         InputError: the folder cannot be written.
     """
     first = jax.process_index() == 0
-    new_folder = not workdir.exists()
+    new_folder = first and not workdir.exists()
     session = describe_run() | {"seed": config.seed}
-    _broadcast(True)  # all have read the folder
+
+    def start_session() -> None:
+        if saved_run is None:
+            create_workdir(workdir, config, data, extractor)
+        sessions = workdir / SESSIONS_FILE
+        before = read_json(sessions) if sessions.exists() else []
+        try:
+            write_json(sessions, [*before, session])
+            _remove(workdir.glob(".*.tmp*"))  # of runs that were killed
+        except OSError as error:
+            raise InputError(f"{workdir}: cannot be written ({error.strerror})") from None
+
     try:
-        failure = None
-        if first:
-            try:
-                if saved_run is None:
-                    create_workdir(workdir, config, data, extractor)
-                sessions = workdir / SESSIONS_FILE
-                before = read_json(sessions) if sessions.exists() else []
-                write_json(sessions, [*before, session])
-                _remove(workdir.glob(".*.tmp*"))  # of runs that were killed
-            except (InputError, OSError) as error:
-                failure = error
-        succeeded = _broadcast(failure is None)
-        if failure:
-            raise failure
-        if not succeeded:
-            raise InputError(f"{workdir}: the first process cannot write there; see its message")
-        if not (workdir / RUN_FILE).exists():
-            raise InputError(
-                f"{workdir}: is not on a disk that all processes share; choose one that is"
-            )
+        call_on_first(start_session)
         yield
     finally:
         if first and saved_run is None and workdir.exists() and not step_folders(workdir):
             _empty(workdir)
             if new_folder:
                 workdir.rmdir()
-
-
-def _broadcast(flag: bool) -> bool:
-    """Returns the first process's flag in all processes, after waiting for them."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.broadcast_one_to_all(np.int32(flag)))
 
 
 def _remove(paths: Iterable[Path]) -> None:

@@ -6,11 +6,11 @@ import socket
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from ast_jax.config import TrainConfig
 from ast_jax.data.clips import DataSet
 from ast_jax.errors import InputError
+from ast_jax.multihost import gather_texts
 from ast_jax.runs.logging import describe_run
 from ast_jax.runs.workdir import describe_data, first_difference
 
@@ -38,7 +38,7 @@ def check_agreement(config: TrainConfig, data: DataSet) -> None:
         "config": fields,
         "data": describe_data(data) | {"sounds": digest_sounds(data)},
     }
-    texts = _gather_text(json.dumps([socket.gethostname(), description]))
+    texts = gather_texts(json.dumps([socket.gethostname(), description]))
     (_, first), *others = (json.loads(text) for text in texts)
     for process, (host, other) in enumerate(others, 1):
         if other != first:
@@ -57,13 +57,3 @@ def digest_sounds(data: DataSet) -> str:
             for waveform in clips.waveforms if clips else ():
                 digest.update(np.ascontiguousarray(waveform).data)
     return digest.hexdigest()
-
-
-def _gather_text(text: str) -> list[str]:
-    """Returns the texts of all processes. Collective."""
-    encoded = np.frombuffer(text.encode(), np.uint8)
-    lengths = multihost_utils.process_allgather(np.array(len(encoded))).ravel()
-    padded = np.zeros(lengths.max(), np.uint8)
-    padded[: len(encoded)] = encoded
-    rows = multihost_utils.process_allgather(padded)
-    return [row[:n].tobytes().decode() for row, n in zip(rows, lengths, strict=True)]

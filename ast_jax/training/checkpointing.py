@@ -1,4 +1,8 @@
-"""Checkpoints of a run. Each is a folder that `ast_jax.load` takes."""
+"""Checkpoints of a run. Each is a folder that `ast_jax.load` takes.
+
+The first process alone writes and reads them, so that a pod needs no shared disk: a state is 1.4 GB
+at most (base384 with a moving average), which takes seconds to gather and to broadcast.
+"""
 
 import functools
 import logging
@@ -10,11 +14,13 @@ from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
 from ast_jax.checkpoint.format import CONFIG_FILE, silence_tensorstore
 from ast_jax.errors import InputError, first_line
+from ast_jax.multihost import broadcast_arrays, call_on_first
 from ast_jax.training.step import TrainState
 
 PARTS = ("params", "opt_state", "ema", "average")  # fields of `TrainState` saved as items
@@ -46,6 +52,8 @@ class RunningLoss(NamedTuple):
 class RunCheckpoints:
     """Context that saves a run's newest checkpoints and its best; exits when all are written.
 
+    Every process must call each method; `save` and `wait` do nothing but on the first.
+
     Args:
         folder: has one checkpoint folder per step.
         description: the JSON that makes a checkpoint self-describing.
@@ -60,31 +68,26 @@ class RunCheckpoints:
         max_to_keep: int,
         best_step: Callable[[], int | None],
     ):
-        _quiet_orbax()
-        _write_replicas_once()
         self.folder = folder
         self.description = description
-        handlers = ocp.DefaultCheckpointHandlerRegistry()
-        json_file = ocp.JsonCheckpointHandler(filename=CONFIG_FILE)
-        handlers.add("config", ocp.args.JsonSave, json_file)
-        handlers.add("config", ocp.args.JsonRestore, json_file)
-        self.manager = ocp.CheckpointManager(
-            folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=AnyPreservationPolicy([LatestN(max_to_keep), _Best(best_step)]),
-                cleanup_tmp_directories=True,  # left by a killed run
-            ),
-            handler_registry=handlers,
-        )
+        self.manager: ocp.CheckpointManager | None = None
+        if jax.process_index() == 0:
+            _quiet_orbax()
+            self.manager = _new_manager(folder, max_to_keep, best_step)
 
     def save(self, step: int, state: TrainState, running_loss: RunningLoss) -> None:
-        """Copies the state's arrays and writes a checkpoint in the background.
+        """Writes a checkpoint in the background.
 
-        `step` is the state's number of steps, known without waiting for the devices.
+        Args:
+            step: the state's number of steps.
+            state: whole arrays of the host, as `DataParallel.to_host` returns them.
+            running_loss: since the last evaluation.
 
         Raises:
             InputError: this checkpoint or the one before cannot be written.
         """
+        if self.manager is None:
+            return
         parts = {name: getattr(state, name) for name in PARTS}
         try:
             self.manager.save(
@@ -102,55 +105,77 @@ class RunCheckpoints:
         except (OSError, ValueError) as error:  # ValueError: TensorStore, even for a full disk
             raise self._unwritten(error) from None
 
-    def restore(self, start: TrainState, step: int | None = None) -> tuple[TrainState, RunningLoss]:
-        """Restores a checkpoint, by default the newest, with the shardings of `start`.
+    def restore(
+        self, like: TrainState, step: int | None = None
+    ) -> tuple[TrainState, RunningLoss] | None:
+        """Restores a checkpoint, by default the newest, on every process; None if there is none.
 
-        Returns `start` if there is none.
+        Collective: each process must call it.
+
+        Args:
+            like: has the shapes and dtypes of the state.
+            step: of the checkpoint.
+
+        Returns:
+            The state as whole arrays of the host, and the losses since the last evaluation.
 
         Raises:
             InputError: the checkpoint is damaged.
         """
-        newest = self.manager.latest_step()
-        step = newest if step is None else step
-        if step is None:
-            return start, RunningLoss()
-        folder = self.folder / str(step)
-        wanted = {name: getattr(start, name) for name in PARTS}
+        wanted = {name: getattr(like, name) for name in PARTS}
         wanted = {name: part for name, part in wanted.items() if part is not None}
+        restored: dict[str, Any] = wanted
+
+        def read() -> dict[str, Any] | None:
+            nonlocal restored
+            assert self.manager is not None
+            chosen = self.manager.latest_step() if step is None else step
+            if chosen is None:
+                return None
+            restored, running_loss = self._read(chosen, wanted)
+            return {"step": chosen, "running_loss": running_loss._asdict()}
+
+        found = call_on_first(read)
+        if found is None:
+            return None
+        parts = broadcast_arrays(restored)
+        state = like._replace(step=jnp.asarray(found["step"], jnp.int32), **parts)
+        return state, RunningLoss(**found["running_loss"])
+
+    def _read(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, Any], RunningLoss]:
+        """Returns the parts of a checkpoint as NumPy's, and its losses."""
+        assert self.manager is not None
+        as_numpy = jax.tree.map(lambda array: np.empty(array.shape, array.dtype), wanted)
         try:
             restored = self.manager.restore(
                 step,
                 args=ocp.args.Composite(
                     progress=ocp.args.JsonRestore(),
-                    **{
-                        name: ocp.args.StandardRestore(
-                            jax.tree.map(ocp.utils.to_shape_dtype_struct, part)
-                        )
-                        for name, part in wanted.items()
-                    },
+                    **{name: ocp.args.StandardRestore(part) for name, part in as_numpy.items()},
                 ),
             )
-            running_loss = RunningLoss(**restored.progress)
+            return {name: restored[name] for name in wanted}, RunningLoss(**restored.progress)
         except Exception as error:  # many types, see `load_checkpoint`
-            if step == newest:
+            if step == self.manager.latest_step():
                 hint = (
                     "remove it, and the run resumes from the checkpoint before, or from the start"
                 )
             else:  # the best, when all steps are taken
                 hint = (
-                    f"restore it from a copy, or load the run's last one, {self.newest()}, instead"
+                    f"restore it from a copy, or load the run's last one, {self._newest()}, instead"
                 )
             raise InputError(
-                f"{folder}: damaged or incomplete ({first_line(error)}); {hint}"
+                f"{self.folder / str(step)}: damaged or incomplete ({first_line(error)}); {hint}"
             ) from None
-        count = jax.device_put(jnp.asarray(step, jnp.int32), start.step.sharding)
-        state = start._replace(step=count, **{name: restored[name] for name in wanted})
-        return state, running_loss
 
-    def newest(self) -> Path | None:
-        """Returns the folder of the newest complete checkpoint."""
+    def newest(self) -> str | None:
+        """Returns the path of the newest complete checkpoint. Collective."""
+        return call_on_first(self._newest)
+
+    def _newest(self) -> str | None:
+        assert self.manager is not None
         step = self.manager.latest_step()
-        return None if step is None else self.folder / str(step)
+        return None if step is None else str(self.folder / str(step))
 
     def wait(self) -> None:
         """Waits until all checkpoints are written.
@@ -158,6 +183,8 @@ class RunCheckpoints:
         Raises:
             InputError: one cannot be written.
         """
+        if self.manager is None:
+            return
         try:
             self.manager.wait_until_finished()
         except (OSError, ValueError) as error:
@@ -179,6 +206,8 @@ class RunCheckpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.manager is None:
+            return
         try:
             self.wait()
         finally:
@@ -215,11 +244,30 @@ def _quiet_orbax() -> None:
     )
 
 
-def _write_replicas_once() -> None:
-    """Makes Orbax write a replicated array from one device.
-
-    By default it slices the array over the devices, one operation per array and device, while
-    training waits: over a second on eight devices, and as many compilations at the first save.
-    """
-    handler = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
-    ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
+def _new_manager(
+    folder: Path, max_to_keep: int, best_step: Callable[[], int | None]
+) -> ocp.CheckpointManager:
+    # By default Orbax waits for the other processes, which do not save.
+    alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+    json_file = ocp.JsonCheckpointHandler(filename=CONFIG_FILE, multiprocessing_options=alone)
+    handlers = ocp.DefaultCheckpointHandlerRegistry()
+    handlers.add("config", ocp.args.JsonSave, json_file)
+    handlers.add("config", ocp.args.JsonRestore, json_file)
+    progress = ocp.JsonCheckpointHandler(multiprocessing_options=alone)
+    handlers.add("progress", ocp.args.JsonSave, progress)
+    handlers.add("progress", ocp.args.JsonRestore, progress)
+    for part in PARTS:
+        arrays = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+        handlers.add(part, ocp.args.StandardSave, arrays)
+        handlers.add(part, ocp.args.StandardRestore, arrays)
+    folder.mkdir(parents=True, exist_ok=True)
+    return ocp.CheckpointManager(
+        folder,
+        options=ocp.CheckpointManagerOptions(
+            create=False,
+            preservation_policy=AnyPreservationPolicy([LatestN(max_to_keep), _Best(best_step)]),
+            cleanup_tmp_directories=True,  # left by a killed run
+            multiprocessing_options=alone,
+        ),
+        handler_registry=handlers,
+    )

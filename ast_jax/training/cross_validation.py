@@ -20,6 +20,7 @@ from ast_jax.data.sources.esc50 import FOLDS, list_esc50
 from ast_jax.data.training_data import load_data
 from ast_jax.errors import InputError
 from ast_jax.io import read_json, write_csv, write_json
+from ast_jax.multihost import call_on_first
 from ast_jax.runs.history import HISTORY_FILE
 from ast_jax.runs.plots import draw_folds
 from ast_jax.runs.workdir import check_data, open_workdir
@@ -92,13 +93,13 @@ def fold_config(config: TrainConfig, fold: int) -> TrainConfig:
 
 
 def is_finished(run: TrainConfig) -> bool:
-    """Returns whether a run has its final parameters.
+    """Returns whether a run has its final parameters. Collective.
 
     Raises:
         InputError: the run is of other recordings, or the folder holds something else.
     """
     workdir, saved_run = open_workdir(run)
-    if saved_run is None or not (workdir / "model").exists():
+    if saved_run is None or not call_on_first((workdir / "model").exists):
         return False
     check_data(workdir, saved_run, load_data(run))
     return True
@@ -133,18 +134,21 @@ def check_folds(config: TrainConfig) -> None:
 
 
 def check_workdir(workdir: Path, runs: list[TrainConfig]) -> None:
-    """Raises `InputError` if the folder holds anything but these runs."""
+    """Raises `InputError` if the folder holds anything but these runs. Collective."""
+    call_on_first(lambda: _check_names(workdir, {Path(run.workdir).name for run in runs}))
+    for run in runs:
+        open_workdir(run)
+
+
+def _check_names(workdir: Path, fold_names: set[str]) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir}: is a file; choose another --config.workdir")
-    fold_names = {Path(run.workdir).name for run in runs}
     for path in sorted(workdir.iterdir()) if workdir.exists() else []:
         if path.name not in fold_names and not path.name.lstrip(".").startswith(f"{RESULT}."):
             raise InputError(
                 f"{workdir}: holds '{path.name}', which is no fold's run; choose another "
                 f"--config.workdir"
             )
-    for run in runs:
-        open_workdir(run)
 
 
 def gather(histories: list[list[dict[str, Any]]]) -> CrossValidation:

@@ -16,6 +16,7 @@ from ast_jax.data.clips import DataSet
 from ast_jax.data.loader import stream
 from ast_jax.data.training_data import load_data
 from ast_jax.evaluation.metrics import Metrics
+from ast_jax.multihost import call_on_first
 from ast_jax.runs.history import History, best_epoch, read_history
 from ast_jax.runs.logging import ScalarWriter
 from ast_jax.runs.progress import EpochBar
@@ -139,14 +140,15 @@ def train(run: Run, state: TrainState) -> Metrics:
             return run.parallel.any_process(preemption.requested)
 
         log = MetricsLog(run, checkpoints, bar, scalars)
-        start_state = state
-        state, log.running_loss = checkpoints.restore(start_state)
-        first = int(state.step)
-        history += read_history(run.workdir, first, steps_per_epoch)
-        if first:
-            jax.tree.map(lambda array: array.delete(), start_state)  # the memory of a second state
+        first = 0
+        if restored := checkpoints.restore(state):
+            jax.tree.map(lambda array: array.delete(), state)  # the memory of a second state
+            saved_state, log.running_loss = restored
+            state = run.parallel.device_put(saved_state, run.functions.state_specs)
+            first = int(saved_state.step)
             what = "finished" if first == num_steps else "resuming"
             run.console.print(f"{what} after step {first} of {num_steps}")
+        history += call_on_first(lambda: read_history(run.workdir, first, steps_per_epoch))
         logits = None
         if is_evaluated(run, first, history):
             log.reset_loss()  # the history has it
@@ -175,7 +177,7 @@ def train(run: Run, state: TrainState) -> Metrics:
                 stopping = is_stop_requested(done, stop)
                 if evaluate or stopping or is_checkpoint_due(run, done):
                     log.flush()
-                    checkpoints.save(done, run.parallel.to_global(state), log.running_loss)
+                    checkpoints.save(done, run.parallel.to_host(state), log.running_loss)
                 if stopping:
                     raise KeyboardInterrupt
                 if evaluate:
@@ -240,7 +242,9 @@ def select_final_params(
     if run.config.final_params == "last" or best in (None, run.length.num_steps):
         return state.eval_params
     checkpoints.wait()
-    return checkpoints.restore(run.parallel.to_global(state), best)[0].eval_params
+    restored = checkpoints.restore(state, best)
+    assert restored is not None
+    return run.parallel.device_put(restored[0].eval_params)
 
 
 @contextmanager
