@@ -3,11 +3,15 @@
 import contextlib
 import gc
 import json
+import logging
 import os
+import socket
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 
+import fsspec
 import jax
 import numpy as np
 import pytest
@@ -99,6 +103,47 @@ def no_plots():
         for name in ("draw_confusion", "draw_class_precisions"):
             patch.setattr(f"ast_jax.runs.results.{name}", lambda *arguments: None)
         yield
+
+
+@pytest.fixture(scope="session")
+def emulators():
+    """Starts emulators of Google's and Amazon's storage on this machine; returns their settings."""
+    pytest.importorskip("moto")
+    from gcp_storage_emulator.server import create_server
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    amazon = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    amazon.start()
+    host, port = amazon.get_host_and_port()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        google_port = free.getsockname()[1]
+    google = create_server("127.0.0.1", google_port, in_memory=True)
+    google.start()
+    yield {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "of a test",
+        "AWS_SECRET_ACCESS_KEY": "of a test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "FSSPEC_GS_TOKEN": "anon",
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # asks Google for the kind of bucket
+        "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{google_port}",
+    }
+    google.stop()
+    amazon.stop()
+
+
+@pytest.fixture(params=["gs", "s3"])
+def bucket(request, emulators, monkeypatch, tmp_path):
+    """Returns the URL of a new bucket, and gives the test a cache of its own."""
+    for name, value in emulators.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fsspec.config.set_conf_env(fsspec.config.conf)
+    name = f"bucket-{uuid.uuid4().hex}"
+    fsspec.filesystem(request.param).mkdir(name)
+    return f"{request.param}://{name}"
 
 
 @pytest.fixture(scope="session")

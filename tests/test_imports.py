@@ -36,24 +36,27 @@ PERMITTED = {
     "losses": (),
     "sharding": ("errors",),
     "multihost": ("errors",),
+    "storage": ("errors", "io"),
     "audio": ("errors", "io"),
     "models": ("errors", "io"),
     "config": ("errors", "labels", "losses", "models.config", "models.remat"),
-    "checkpoint": (*BASICS, "audio", "models"),
-    "data": (*BASICS, "audio", "config"),
-    "evaluation": (*BASICS, "losses", "sharding", "audio", "models", "checkpoint", "data"),
+    "checkpoint": (*BASICS, "storage", "audio", "models"),
+    "data": (*BASICS, "storage", "audio", "config"),
+    "evaluation": (
+        *BASICS, "losses", "sharding", "storage", "audio", "models", "checkpoint", "data",
+    ),
     "runs": (
-        *BASICS, "ast_jax", "multihost", "audio", "config", "checkpoint", "data",
+        *BASICS, "ast_jax", "multihost", "storage", "audio", "config", "checkpoint", "data",
         "evaluation",
     ),
     "training": (
-        *BASICS, "losses", "sharding", "multihost", "audio", "models", "config", "checkpoint", "data",
-        "evaluation", "runs",
+        *BASICS, "losses", "sharding", "multihost", "storage", "audio", "models", "config",
+        "checkpoint", "data", "evaluation", "runs",
     ),
     "inference": (*BASICS, "audio", "models", "checkpoint"),
     "cli": (
-        *BASICS, "ast_jax", "losses", "sharding", "audio", "models", "config", "checkpoint", "data",
-        "evaluation", "runs", "training", "inference",
+        *BASICS, "ast_jax", "losses", "sharding", "storage", "audio", "models", "config",
+        "checkpoint", "data", "evaluation", "runs", "training", "inference",
     ),
 }  # fmt: skip
 

@@ -170,15 +170,20 @@ class ASTFeatureExtractor:
     def from_pretrained(cls, path: str | os.PathLike[str]) -> "ASTFeatureExtractor":
         """Loads the extractor of a checkpoint, from `preprocessor_config.json` or our format.
 
+        Args:
+            path: the folder of a checkpoint or run, or the URL of one.
+
         Raises:
             InputError: the file is missing or not JSON, or as for `from_dict`.
         """
         file = Path(path) / FILE_NAME
         if not file.exists():
             # The one import against the layering: checkpoints depend on this class.
-            from ast_jax.checkpoint.load import find_checkpoint, load_checkpoint
+            from ast_jax.checkpoint.load import fetch_checkpoint, find_checkpoint, load_checkpoint
 
-            if folder := find_checkpoint(Path(path)):
+            path = fetch_checkpoint(path)
+            file = path / FILE_NAME
+            if folder := find_checkpoint(path):
                 return load_checkpoint(folder).feature_extractor
         return cls.from_dict(read_json(file), str(file))
 

@@ -1,6 +1,8 @@
 """Finds and reads a checkpoint of any kind by its path."""
 
+import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,10 @@ from ast_jax.checkpoint.adapt import adapt_checkpoint
 from ast_jax.checkpoint.format import Checkpoint, is_checkpoint, load_checkpoint
 from ast_jax.checkpoint.torch_read import read_torch_checkpoint
 from ast_jax.errors import InputError
+from ast_jax.storage import fetch, is_remote, list_files
+
+LAST_FILE = "_CHECKPOINT_METADATA"  # of a checkpoint: Orbax's, at its top
+STEP = re.compile(r"checkpoints/\d+(?=/|$)")
 
 
 def read_checkpoint(
@@ -17,7 +23,7 @@ def read_checkpoint(
 
     Args:
         path: a checkpoint or run folder, a Hugging Face folder, a `.safetensors`, an original
-            `.pth`, or a distilled DeiT's.
+            `.pth`, or a distilled DeiT's; also the URL of one, see `fetch_checkpoint`.
         head_seed: the seed that initializes a new classification head.
         guesses: receives a line for each thing that a PyTorch file does not record and that was
             assumed.
@@ -26,9 +32,7 @@ def read_checkpoint(
     Raises:
         InputError: the checkpoint is missing or damaged, or cannot be changed so.
     """
-    path = Path(path)
-    if not path.exists():
-        raise missing_checkpoint(path)
+    path = fetch_checkpoint(path)
     if folder := find_checkpoint(path):
         checkpoint = load_checkpoint(folder)
     else:
@@ -42,6 +46,40 @@ def read_checkpoint(
             f"untrained one"
         )
     return checkpoint
+
+
+def fetch_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """Returns a local path of a checkpoint: the same, or for a URL that of a downloaded copy.
+
+    Of a run at a URL only the result, or the newest complete step, is downloaded.
+
+    Raises:
+        InputError: there is no checkpoint at the path, or the storage cannot be read.
+    """
+    if not is_remote(path):
+        path = Path(path)
+        if not path.exists():
+            raise missing_checkpoint(path)
+        return path
+    url = os.fspath(path).rstrip("/")
+    listing = list_files(url)
+    complete = {name.removesuffix(f"/{LAST_FILE}") for name in listing if name.endswith(LAST_FILE)}
+    steps = [name for name in complete if STEP.fullmatch(name)]
+    if "model" in complete:
+        url += "/model"
+    elif steps:
+        url += "/" + max(steps, key=lambda name: int(name.rpartition("/")[2]))
+    elif any(STEP.match(name) for name in listing):
+        raise InputError(f"{url}: has no complete checkpoint yet; wait for the run's first")
+    return fetch(url)
+
+
+def complete_names(listing: Collection[str]) -> list[str]:
+    """Returns the names of a run's listing but those of checkpoints that are not complete."""
+    steps = {name: STEP.match(name) for name in listing}
+    return [
+        name for name, step in steps.items() if step is None or f"{step[0]}/{LAST_FILE}" in listing
+    ]
 
 
 def missing_checkpoint(path: Path) -> InputError:

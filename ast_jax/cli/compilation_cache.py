@@ -2,9 +2,10 @@
 
 import os
 import warnings
-from pathlib import Path
 
 import jax
+
+from ast_jax.storage import cache_folder
 
 
 def enable_compilation_cache() -> None:
@@ -23,7 +24,7 @@ def enable_compilation_cache() -> None:
     if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ast_jax"
+        folder = cache_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
     except (OSError, RuntimeError):  # RuntimeError: no home folder

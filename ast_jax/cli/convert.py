@@ -9,13 +9,14 @@ from absl import logging
 
 from ast_jax.checkpoint.adapt import adapt_checkpoint
 from ast_jax.checkpoint.format import Checkpoint, load_checkpoint, save_checkpoint
-from ast_jax.checkpoint.load import find_checkpoint, missing_checkpoint
+from ast_jax.checkpoint.load import fetch_checkpoint, find_checkpoint
 from ast_jax.checkpoint.torch_read import read_torch_checkpoint
 from ast_jax.checkpoint.torch_write import not_in_original, write_huggingface, write_original
 from ast_jax.cli.command import positive
 from ast_jax.errors import InputError
 from ast_jax.io import check_free
 from ast_jax.models.config import GEOMETRY
+from ast_jax.storage import check_local
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     # Orbax logs a failed save with a traceback; the InputError is one sentence.
     logging.set_verbosity(logging.FATAL)
     output = arguments.output
+    check_local(output)
     check_free(output)
     checkpoint = read_source(arguments)
     if arguments.to_torch:
@@ -64,9 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def read_source(arguments: argparse.Namespace) -> Checkpoint:
     """Reads the source; flags fill in what it does not record."""
-    source = arguments.source
-    if not source.exists():
-        raise missing_checkpoint(source)
+    source = fetch_checkpoint(arguments.source)
     fields = _given(arguments, *GEOMETRY, "num_attention_heads")
     statistics = _given(arguments, "mean", "std")
     if folder := find_checkpoint(source):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ast_jax.cli.command import add_dtype, dtype_change, non_negative, positive, print_escaped
 from ast_jax.io import check_free
+from ast_jax.storage import check_local
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ast_jax.evaluation.report import results_json, results_table, write_results
 
     if arguments.output:
+        check_local(arguments.output)
         check_free(Path(arguments.output))
     enable_compilation_cache()
     results = evaluate_checkpoints(

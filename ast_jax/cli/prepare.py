@@ -5,6 +5,7 @@ import os
 
 from ast_jax.cli.command import complain, non_negative, positive
 from ast_jax.data.sources import SOURCES
+from ast_jax.storage import check_local
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ast_jax.data.prepare.run_builder import prepare
     from ast_jax.data.prepared import classes_without_clips
 
+    check_local(arguments.output)
     try:
         prepared = prepare(
             arguments.name,

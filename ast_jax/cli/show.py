@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ast_jax.cli.command import non_negative
 from ast_jax.errors import InputError
+from ast_jax.storage import check_local
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ast_jax.config import load_config
     from ast_jax.training.plot_batch import plot_batch
 
+    check_local(arguments.output)
     output = Path(arguments.output)
     if output.suffix.lower() != ".png":
         raise InputError(f"{output}: not a PNG file name; let it end in .png")

@@ -4,6 +4,7 @@ import argparse
 import os
 
 from ast_jax.cli.command import positive
+from ast_jax.storage import check_local
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ast_jax.data.prepared import default_splits, normalize_splits, open_prepared
     from ast_jax.data.statistics import measure, write_statistics
 
+    check_local(arguments.folder)
     prepared = open_prepared(arguments.folder, arguments.name)
     if arguments.splits:
         splits = arguments.splits

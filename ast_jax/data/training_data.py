@@ -10,15 +10,17 @@ from ast_jax.data.sources.folder import list_folder
 from ast_jax.data.sources.manifest import Example
 from ast_jax.data.synthetic import SAMPLING_RATE, make_synthetic
 from ast_jax.errors import InputError
+from ast_jax.storage import fetch
 
 
 def load_data(config: TrainConfig) -> DataSet:
-    """Loads or synthesizes the clips of `config.data`.
+    """Loads or synthesizes the clips of `config.data`; those at a URL are downloaded first.
 
     Raises:
         InputError: the recordings cannot be used; the message names the file or field.
     """
     data, rate = config.data, config.frontend.sampling_rate
+    folder = fetch(data.dir)
     if not data.fold:
         raise InputError("data.fold is 0, which trains five runs; set it to 1 to 5 for one run")
     if data.kind == "synthetic":
@@ -28,7 +30,7 @@ def load_data(config: TrainConfig) -> DataSet:
             )
         return make_synthetic(data.train_clips, data.evaluation_clips, config.seed)
     if data.kind == "prepared":
-        prepared = open_prepared(data.dir, data.name)
+        prepared = open_prepared(folder, data.name)
         if data.digest and data.digest != prepared.digest:
             raise InputError(
                 f"{prepared.folder}: has the source digest {prepared.digest} and data.digest is "
@@ -36,8 +38,8 @@ def load_data(config: TrainConfig) -> DataSet:
             )
         return read_prepared(prepared, rate, data.train, data.evaluation, data.fold, data.test)
     if data.kind == "esc50":
-        return read_esc50(data.dir, data.fold, rate)
-    return read_folder(data.dir, data.holdout, rate)
+        return read_esc50(folder, data.fold, rate)
+    return read_folder(folder, data.holdout, rate)
 
 
 def read_esc50(folder: str | Path, fold: int, sampling_rate: int) -> DataSet:

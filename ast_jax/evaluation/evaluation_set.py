@@ -9,6 +9,7 @@ from ast_jax.data.clips import Clips, read_clips
 from ast_jax.data.prepared import PreparedSet, default_splits, open_prepared, split_names
 from ast_jax.data.sources.folder import list_folder
 from ast_jax.errors import InputError
+from ast_jax.storage import fetch
 
 
 class EvaluationSet(NamedTuple):
@@ -36,7 +37,7 @@ def read_evaluation_set(
 
     Args:
         folder: of a prepared set, or the `--output` of `ast-jax prepare`, or a folder that
-            `list_folder` takes.
+            `list_folder` takes; or the URL of such a folder, which is downloaded.
         sampling_rate: rate that sound files are resampled to, in Hz; prepared sets have their own.
         split: such as 'eval' or 'validation+test'. '' takes the split that the benchmark holds
             out; of sound files all, or the one folder that is not `train`.
@@ -45,7 +46,8 @@ def read_evaluation_set(
     Raises:
         InputError: the folder cannot be used, or the split does not exist or is ambiguous.
     """
-    if name or _is_prepared(Path(folder)):
+    folder = fetch(folder)
+    if name or _is_prepared(folder):
         prepared = open_prepared(folder, name)
         split = split or _held_out(prepared)
         _distinct_splits(split, prepared.splits, prepared.folder)
@@ -57,10 +59,10 @@ def read_evaluation_set(
             prepared.clips(split),
         )
     else:
-        labels, splits, _ = list_folder(Path(folder))
+        labels, splits, _ = list_folder(folder)
         if not split:
             first = Path(splits["train"][0].path)
-            if first.parents[1] == Path(folder).absolute():
+            if first.parents[1] == folder.absolute():
                 split = "+".join(splits)
             else:
                 split = _only([other for other in splits if other != "train"], splits, folder)

@@ -18,7 +18,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,8 @@ from ast_jax.errors import InputError
 from ast_jax.io import read_json, write_json
 from ast_jax.multihost import call_on_first
 from ast_jax.runs.logging import describe_run
-
-RUN_FILE = "run.json"
-SESSIONS_FILE = "sessions.json"
+from ast_jax.runs.mirror import RUN_FILE, SESSIONS_FILE, mirrored, pull, push, run_folder
+from ast_jax.storage import is_remote
 
 # No result depends on these, on `remat` only by rounding; a resumed run may change them.
 MAY_CHANGE = (
@@ -57,31 +56,33 @@ def open_workdir(config: TrainConfig) -> tuple[Path, dict[str, Any] | None]:
     Raises:
         InputError: the folder holds something else, or a run of another configuration.
     """
-    if "://" in config.workdir:
-        raise InputError(f"workdir {config.workdir} is remote; runs go to a folder of this machine")
-    workdir = Path(config.workdir).absolute()
+    workdir = run_folder(config.workdir)
     return workdir, call_on_first(lambda: _read_run(workdir, config))
 
 
 def _read_run(workdir: Path, config: TrainConfig) -> dict[str, Any] | None:
     file = workdir / RUN_FILE
+    where: str | Path = workdir
+    if is_remote(config.workdir):
+        where = config.workdir
+        pull(where, workdir)
     if workdir.exists() and not workdir.is_dir():
-        raise InputError(f"{workdir}: is a file; choose another --config.workdir")
+        raise InputError(f"{where}: is a file; choose another --config.workdir")
     if not file.exists():
         # A run that was killed at its start leaves a temporary file.
         leftover = f".{RUN_FILE}."
         if workdir.exists() and any(not x.name.startswith(leftover) for x in workdir.iterdir()):
-            raise InputError(
-                f"{workdir}: exists and is not a run of ast_jax; choose another folder"
-            )
+            raise InputError(f"{where}: exists and is not a run of ast_jax; choose another folder")
         return None
     run = read_json(file)
     if not isinstance(run, dict) or not {"config", "data", "feature_extractor"} <= run.keys():
-        raise InputError(f"{file}: damaged; remove {workdir} or choose another --config.workdir")
+        raise InputError(
+            f"{where}: {RUN_FILE} is damaged; remove {where} or choose another --config.workdir"
+        )
     run["config"] = _with_defaults(_with_new_names(run["config"]), _fields(TrainConfig()))
     if run["config"] != _fields(config):
         raise InputError(
-            f"{workdir}: holds a run with another "
+            f"{where}: holds a run with another "
             f"{first_difference(run['config'], _fields(config))}; choose another "
             f"--config.workdir, or remove this one"
         )
@@ -98,12 +99,14 @@ def acquire_workdir(
 ) -> Iterator[None]:
     """Holds the run's folder during the run; creates it if `saved_run` is None.
 
-    A new run that ends before its first checkpoint removes its folder. Collective.
+    A new run that ends before its first checkpoint removes its folder. A remote one is uploaded
+    meanwhile. Collective.
 
     Raises:
         InputError: the folder cannot be written.
     """
     first = jax.process_index() == 0
+    remote = is_remote(config.workdir)
     new_folder = first and not workdir.exists()
     session = describe_run() | {"seed": config.seed}
 
@@ -117,15 +120,18 @@ def acquire_workdir(
             _remove(workdir.glob(".*.tmp*"))  # of runs that were killed
         except OSError as error:
             raise InputError(f"{workdir}: cannot be written ({error.strerror})") from None
+        if remote:
+            push(config.workdir, workdir)
 
-    try:
-        call_on_first(start_session)
-        yield
-    finally:
-        if first and saved_run is None and workdir.exists() and not step_folders(workdir):
-            _empty(workdir)
-            if new_folder:
-                workdir.rmdir()
+    with mirrored(config.workdir, workdir) if first and remote else nullcontext():
+        try:
+            call_on_first(start_session)
+            yield
+        finally:
+            if first and saved_run is None and workdir.exists() and not step_folders(workdir):
+                _empty(workdir)
+                if new_folder:
+                    workdir.rmdir()
 
 
 def _remove(paths: Iterable[Path]) -> None:

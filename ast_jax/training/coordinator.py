@@ -14,6 +14,7 @@ The file runs as a script that imports nothing of the package.
 
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -297,6 +298,11 @@ def main(descriptor: int, count: int, seconds: float) -> None:
             coordinator.fail(f"JAX's coordination service cannot start on port {port} ({error})")
         else:
             coordinator.watch()
+            # JAX aborts a process that is still there when the service stops. Process 0 may be, as
+            # it waits for this line; the pipe of stdin closes when it ends.
+            with suppress(BrokenPipeError):
+                print("ended", flush=True)  # noqa: T201
+            select.select([sys.stdin], [], [], END_SECONDS)
             if not coordinator.failed:
                 stop()
     os._exit(0)  # the service of a failed run would wait for its processes

@@ -22,8 +22,10 @@ from ast_jax.errors import InputError
 from ast_jax.io import read_json, write_csv, write_json
 from ast_jax.multihost import call_on_first
 from ast_jax.runs.history import HISTORY_FILE
+from ast_jax.runs.mirror import run_folder
 from ast_jax.runs.plots import draw_folds
 from ast_jax.runs.workdir import check_data, open_workdir
+from ast_jax.storage import fetch, is_remote, list_files, upload
 from ast_jax.training.loop import fit
 
 RESULT = "folds"  # the files' name, before its ending
@@ -69,7 +71,7 @@ def cross_validate(config: TrainConfig) -> CrossValidation | None:
     config.validate()
     check_folds(config)
     runs = [fold_config(config, fold) for fold in FOLDS]
-    check_workdir(Path(config.workdir), runs)
+    check_workdir(config.workdir, runs)
     console = Console(soft_wrap=True, quiet=jax.process_index() > 0, highlight=False, markup=False)
     for fold, run in zip(FOLDS, runs, strict=True):
         console.print(f"fold {fold} of {len(FOLDS)}, in {run.workdir}")
@@ -79,8 +81,8 @@ def cross_validate(config: TrainConfig) -> CrossValidation | None:
             fit(run)
     if jax.process_index():
         return None
-    found = gather([read_json(Path(run.workdir) / HISTORY_FILE) for run in runs])
-    write(Path(config.workdir), found)
+    found = gather([read_json(run_folder(run.workdir) / HISTORY_FILE) for run in runs])
+    write(config.workdir, found)
     print_folds(console, found)
     console.print(f"{RESULT}.json, {RESULT}.csv and {RESULT}.png are in {config.workdir}")
     return found
@@ -110,9 +112,9 @@ def check_folds(config: TrainConfig) -> None:
     data = config.data
     named = None
     if data.kind == "esc50":
-        splits = set(list_esc50(Path(data.dir)).splits)
+        splits = set(list_esc50(fetch(data.dir)).splits)
     elif data.kind == "prepared":
-        prepared = open_prepared(data.dir, data.name)
+        prepared = open_prepared(fetch(data.dir), data.name)
         named, splits = prepared.name, set(prepared.splits)
     if data.kind not in ("esc50", "prepared") or named not in (None, "esc50"):
         what = f"the prepared set is '{named}'" if named else f"data.kind is '{data.kind}'"
@@ -133,20 +135,25 @@ def check_folds(config: TrainConfig) -> None:
             )
 
 
-def check_workdir(workdir: Path, runs: list[TrainConfig]) -> None:
+def check_workdir(workdir: str, runs: list[TrainConfig]) -> None:
     """Raises `InputError` if the folder holds anything but these runs. Collective."""
     call_on_first(lambda: _check_names(workdir, {Path(run.workdir).name for run in runs}))
     for run in runs:
         open_workdir(run)
 
 
-def _check_names(workdir: Path, fold_names: set[str]) -> None:
-    if workdir.exists() and not workdir.is_dir():
-        raise InputError(f"{workdir}: is a file; choose another --config.workdir")
-    for path in sorted(workdir.iterdir()) if workdir.exists() else []:
-        if path.name not in fold_names and not path.name.lstrip(".").startswith(f"{RESULT}."):
+def _check_names(workdir: str, fold_names: set[str]) -> None:
+    if is_remote(workdir):
+        names = {name.partition("/")[0] for name in list_files(workdir)}
+    else:
+        folder = Path(workdir)
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{workdir}: is a file; choose another --config.workdir")
+        names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    for name in sorted(names):
+        if name not in fold_names and not name.lstrip(".").startswith(f"{RESULT}."):
             raise InputError(
-                f"{workdir}: holds '{path.name}', which is no fold's run; choose another "
+                f"{workdir}: holds '{name}', which is no fold's run; choose another "
                 f"--config.workdir"
             )
 
@@ -159,8 +166,9 @@ def gather(histories: list[list[dict[str, Any]]]) -> CrossValidation:
     )
 
 
-def write(folder: Path, found: CrossValidation) -> None:
+def write(workdir: str, found: CrossValidation) -> None:
     """Writes `folds.json` and `folds.csv`, and draws `folds.png`."""
+    folder = run_folder(workdir)
     names = [f"fold{fold}" for fold in FOLDS]
     columns = {"epoch": found.epochs}
     columns |= {name: of.tolist() for name, of in zip(names, found.accuracy, strict=True)}
@@ -173,6 +181,9 @@ def write(folder: Path, found: CrossValidation) -> None:
     )
     write_csv(folder / f"{RESULT}.csv", rows)
     draw_folds(found.epochs, found.accuracy, folder / f"{RESULT}.png")
+    if is_remote(workdir):
+        for _ in upload(workdir, folder, [f"{RESULT}.{end}" for end in ("json", "csv", "png")]):
+            pass
 
 
 def print_folds(console: Console, found: CrossValidation) -> None:

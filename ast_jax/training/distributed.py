@@ -1,6 +1,7 @@
 """Connects the processes of a pod: one per host, or one per accelerator."""
 
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -70,7 +71,7 @@ class Pod:
             self._on_failure(self.failure)
 
     def _leave(self) -> None:
-        """Disconnects, and waits for a coordinator that this process has started.
+        """Disconnects, and waits until a coordinator that this process has started is not needed.
 
         Launchers kill what their task leaves behind, and the others would abort with the
         coordinator, which hosts JAX's service.
@@ -78,8 +79,8 @@ class Pod:
         with suppress(OSError):
             self._connection.socket.shutdown(socket.SHUT_RDWR)
         if self._coordinator:
-            with suppress(subprocess.TimeoutExpired):
-                self._coordinator.wait(INTERRUPT_SECONDS + END_SECONDS)
+            ended = self._coordinator.stdout
+            select.select([ended], [], [], INTERRUPT_SECONDS + END_SECONDS)
 
     def __enter__(self) -> Self:
         return self
@@ -228,7 +229,8 @@ def _start_coordinator(placement: ProcessPlacement, seconds: float) -> subproces
         return subprocess.Popen(
             [sys.executable, "-P", coordinator_module.__file__, *arguments],
             pass_fds=[listener.fileno()],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             env=os.environ | {"JAX_PLATFORMS": "cpu"},
             start_new_session=True,  # Ctrl-C reaches the processes of the pod only
         )

@@ -8,6 +8,7 @@ from ast_jax.data.synthetic import write_unseen
 from ast_jax.evaluation.metrics import Metrics
 from ast_jax.runs.history import History, describe_metrics, print_table
 from ast_jax.runs.results import write_run_results
+from ast_jax.storage import is_remote
 from ast_jax.training.held_out import predict_clips, score
 from ast_jax.training.setup import Run
 from ast_jax.training.step import Params
@@ -53,6 +54,6 @@ def print_next_command(run: Run) -> None:
     sounds = "FILE..."
     if run.config.data.kind == "synthetic":
         write_unseen(run.workdir / "unseen", run.config.seed)
-        sounds = f"{workdir}/unseen/*.wav"
+        sounds = f"{run.workdir if is_remote(workdir) else workdir}/unseen/*.wav"
     run.console.print(f"results.json, per_class.csv, pictures and checkpoints are in {workdir}")
     run.console.print(f"to use it: ast-jax classify {sounds} --checkpoint {workdir}")

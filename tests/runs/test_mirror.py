@@ -1,0 +1,184 @@
+"""A remote run's folder is published whole, and is the same on another machine."""
+
+import shutil
+
+import fsspec
+import pytest
+
+from ast_jax.checkpoint.load import LAST_FILE
+from ast_jax.errors import InputError
+from ast_jax.runs import mirror
+from ast_jax.runs.mirror import mirrored, pull, push, run_folder
+from ast_jax.storage import list_files, local_files
+
+URL = "memory://bucket/run"
+
+
+@pytest.fixture(autouse=True)
+def storage(monkeypatch, tmp_path):
+    """Empties the storage in memory and moves this test to a machine of its own."""
+    fsspec.filesystem("memory").store.clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
+
+
+@pytest.fixture
+def requests(monkeypatch):
+    """Returns the names that are written or deleted, and lets one fail."""
+    system = type(fsspec.filesystem("memory"))
+    made, failing = [], set()
+
+    def recorded(action, position):
+        def call(self, *arguments, **options):
+            name = arguments[position].split("/run/")[1]
+            if name in failing:
+                raise PermissionError("Access denied")
+            made.append((action.__name__, name))
+            return action(self, *arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(system, "put_file", recorded(system.put_file, 1))
+    monkeypatch.setattr(system, "rm_file", recorded(system.rm_file, 0))
+    made_and_failing = type("Requests", (), {"made": made, "failing": failing})
+    return made_and_failing
+
+
+def write(folder, *names, content="content"):
+    for name in names:
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+
+
+def checkpoint(step):
+    return (
+        f"checkpoints/{step}/params/d/x",
+        f"checkpoints/{step}/config/config.json",
+        f"checkpoints/{step}/{LAST_FILE}",
+    )
+
+
+def end(context):
+    with context:
+        pass
+
+
+def new_run(*steps):
+    folder = run_folder(URL)
+    write(
+        folder, "run.json", "sessions.json", *(name for step in steps for name in checkpoint(step))
+    )
+    return folder
+
+
+def test_a_checkpoint_is_complete_when_its_last_file_is_uploaded(requests):
+    push(URL, new_run(4))
+    names = [name for _, name in requests.made]
+    assert set(names) == set(list_files(URL)) == set(local_files(run_folder(URL)))
+    last = names.index(f"checkpoints/4/{LAST_FILE}")
+    assert all(names.index(name) <= last for name in checkpoint(4))
+    assert {names[-1], names[-2]} == {"run.json", "sessions.json"}
+
+
+def test_the_last_file_is_deleted_first(requests):
+    folder = new_run(4, 8)
+    push(URL, folder)
+    shutil.rmtree(folder / "checkpoints" / "4")
+    requests.made.clear()
+    push(URL, folder)
+    assert requests.made[0] == ("rm_file", f"checkpoints/4/{LAST_FILE}")
+    assert {name for _, name in requests.made} == set(checkpoint(4))
+    requests.made.clear()
+    push(URL, folder)
+    assert requests.made == []
+
+
+def test_temporary_files_are_not_uploaded():
+    folder = new_run()
+    write(
+        folder, ".run.json.12.tmp", "checkpoints/4.orbax-checkpoint-tmp/params/x", ".model.3.tmp/x"
+    )
+    push(URL, folder)
+    assert list_files(URL).keys() == {"run.json", "sessions.json"}
+
+
+def test_another_machine_gets_the_complete_checkpoints_and_removes_the_others(
+    requests, monkeypatch, tmp_path
+):
+    push(URL, new_run(4))
+    write(run_folder(URL), *checkpoint(8))
+    requests.failing.add(f"checkpoints/8/{LAST_FILE}")
+    with pytest.raises(InputError, match=r"memory://bucket/run: cannot be written .Access denied"):
+        push(URL, run_folder(URL))
+    requests.failing.clear()
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    folder = run_folder(URL)
+    pull(URL, folder)
+    assert local_files(folder).keys() == {"run.json", "sessions.json", *checkpoint(4)}
+    assert set(checkpoint(8)[:2]) <= list_files(URL).keys()
+    push(URL, folder)
+    assert list_files(URL).keys() == {"run.json", "sessions.json", *checkpoint(4)}
+
+
+def test_the_machine_of_the_last_session_keeps_what_it_has(monkeypatch, tmp_path):
+    push(URL, new_run(4))
+    write(run_folder(URL), *checkpoint(8))  # killed before its upload
+    pull(URL, run_folder(URL))
+    push(URL, run_folder(URL))
+    assert set(checkpoint(8)) <= list_files(URL).keys()
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    pull(URL, run_folder(URL))
+    write(run_folder(URL), "sessions.json", content="one more")
+    write(run_folder(URL), *checkpoint(12))
+    push(URL, run_folder(URL))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
+    write(run_folder(URL), *checkpoint(9))
+    pull(URL, run_folder(URL))
+    assert set(local_files(run_folder(URL))) == set(list_files(URL))
+    assert not (run_folder(URL) / "checkpoints" / "9").exists()
+
+
+def test_a_run_that_was_deleted_starts_again():
+    push(URL, new_run(4))
+    fsspec.filesystem("memory").store.clear()
+    pull(URL, run_folder(URL))
+    assert local_files(run_folder(URL)) == {}
+
+
+def test_a_folder_of_something_else_is_refused_before_it_is_downloaded():
+    fsspec.filesystem("memory").pipe_file("/bucket/run/music/1.wav", b"sound")
+    with pytest.raises(
+        InputError, match=r"^memory://bucket/run: exists and is not a run of ast_jax"
+    ):
+        pull(URL, run_folder(URL))
+    assert not run_folder(URL).exists()
+
+
+def test_a_failing_upload_is_told_once_and_tried_again(requests, monkeypatch, capsys):
+    monkeypatch.setattr(mirror, "SECONDS", 0.01)
+    folder = new_run()
+    push(URL, folder)
+    requests.failing.add("history.json")
+    with mirrored(URL, folder):
+        write(folder, "history.json", "results.json")
+        while "tries again" not in capsys.readouterr().err:
+            pass
+        for _ in range(20):
+            mirror.Event().wait(0.01)
+        assert "tries again" not in capsys.readouterr().err
+        requests.failing.clear()
+        while "history.json" not in list_files(URL):
+            pass
+    assert "results.json" in list_files(URL)
+
+
+def test_a_last_upload_that_fails_says_where_everything_is(requests):
+    folder = new_run()
+    push(URL, folder)
+    requests.failing.add("results.json")
+    write(folder, "results.json")
+    with pytest.raises(InputError, match=f"Access denied.*everything is in {folder}"):
+        end(mirrored(URL, folder))

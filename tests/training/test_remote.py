@@ -1,0 +1,207 @@
+"""A run at gs:// or s3:// is the same as a local one, on one or several machines."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import jax
+import numpy as np
+import pytest
+import soundfile
+
+import ast_jax
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.checkpoint.format import load_checkpoint
+from ast_jax.config import DataConfig, OptimizerConfig, TrainConfig
+from ast_jax.data.prepare.run_builder import prepare
+from ast_jax.errors import InputError
+from ast_jax.models.config import ASTConfig
+from ast_jax.runs.mirror import run_folder
+from ast_jax.storage import list_files, local_files, upload
+from ast_jax.training import loop
+from ast_jax.training.loop import fit
+
+pytestmark = pytest.mark.usefixtures("no_plots", "share_functions")
+ROOT = Path(__file__).parents[2]
+
+
+def small(workdir, **changes):
+    """Returns the configuration of a run of two epochs of two batches."""
+    config = TrainConfig(
+        workdir=str(workdir),
+        model=ASTConfig(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            frequency_stride=16,
+            time_stride=16,
+            max_length=64,
+            num_mel_bins=32,
+        ),
+        data=DataConfig(kind="synthetic", train_clips=2, evaluation_clips=1),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        batch_size=8,
+        num_epochs=2,
+    )
+    for name, value in changes.items():
+        setattr(config, name, value)
+    return config
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory, no_plots, share_functions):
+    """Returns the folder of the same run on this machine."""
+    workdir = tmp_path_factory.mktemp("local") / "run"
+    fit(small(workdir))
+    return workdir
+
+
+def copy_to(url, folder):
+    """Uploads a folder."""
+    assert len(list(upload(url, folder, local_files(folder)))) > 3
+
+
+def same(folder, other):
+    """Returns whether two runs have the same history and parameters."""
+    assert (folder / "history.json").read_text() == (other / "history.json").read_text()
+    one, another = (load_checkpoint(path / "model").params for path in (folder, other))
+    jax.tree.map(np.testing.assert_array_equal, one, another)
+    return True
+
+
+def test_a_remote_run_matches_a_local_one_and_is_uploaded_whole(bucket, local, tmp_path, capsys):
+    url = f"{bucket}/some/run"
+    fit(small(url))
+    assert f"checkpoints are in {url}" in capsys.readouterr().out.replace("\n", " ")
+    folder = run_folder(url)
+    assert same(folder, local)
+    assert list_files(url).keys() == local_files(folder).keys()
+    written = {name.split("/")[0] for name in list_files(url)}
+    assert written == {path.name for path in local.iterdir()}
+
+    shutil.rmtree(tmp_path / "cache")
+    classifier = ast_jax.load(url)
+    expected = load_checkpoint(local / "model")
+    assert classifier.labels == list(expected.config.id2label.values())
+    assert ASTFeatureExtractor.from_pretrained(url) == expected.feature_extractor
+    assert not run_folder(url).exists()
+    downloaded = local_files(tmp_path / "cache" / "ast_jax" / "downloads")
+    assert not [name for name in downloaded if "/checkpoints/" in name]
+
+
+def test_an_interrupted_run_resumes_on_another_machine(bucket, local, tmp_path, monkeypatch):
+    url = f"{bucket}/run"
+    with monkeypatch.context() as patch:
+        steps = iter(range(1, 10))
+        patch.setattr(loop, "is_stop_requested", lambda *arguments: next(steps) == 3)
+        with pytest.raises(KeyboardInterrupt):
+            fit(small(url))
+    assert "checkpoints/3/_CHECKPOINT_METADATA" in list_files(url)
+    newest = ast_jax.load(url)  # the newest checkpoint of a run that is not finished
+    assert len(newest.labels) == 10
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    fit(small(url))
+    assert same(run_folder(url), local)
+    assert len(json.loads((run_folder(url) / "sessions.json").read_text())) == 2
+    assert "checkpoints/3/_CHECKPOINT_METADATA" not in list_files(url)  # two of three are kept
+
+
+def test_another_configuration_is_refused(bucket, local):
+    copy_to(f"{bucket}/run", local)
+    with pytest.raises(InputError, match=f"^{bucket}/run: holds a run with another seed"):
+        fit(small(f"{bucket}/run", seed=1))
+
+
+def test_a_bucket_that_cannot_be_written_is_told_before_the_first_step(bucket, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError("Access denied")
+
+    system = fsspec.filesystem(bucket.partition("://")[0], use_listings_cache=False)
+    monkeypatch.setattr(system, "put_file", refuse)
+    monkeypatch.setattr(loop, "train", lambda *arguments: pytest.fail("a step was taken"))
+    url = f"{bucket}/run"
+    with pytest.raises(InputError, match=f"^{url}: cannot be written .Access denied.; check its"):
+        fit(small(url))
+    assert not run_folder(url).exists()
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_leaves_nothing(bucket, monkeypatch):
+    def fail(*arguments):
+        assert "run.json" in list_files(f"{bucket}/run")
+        raise InputError("a clip is damaged")
+
+    monkeypatch.setattr(loop, "train", fail)
+    with pytest.raises(InputError, match="a clip is damaged"):
+        fit(small(f"{bucket}/run"))
+    assert list_files(f"{bucket}/run") == {}
+
+
+def test_training_starts_from_a_remote_checkpoint_and_a_remote_prepared_set(
+    bucket, local, tmp_path
+):
+    generator = np.random.default_rng(0)
+    for index in range(16):
+        split, label = ("train", "test")[index % 2], f"{index // 2 % 2}"
+        file = tmp_path / "sounds" / split / label / f"{index}.wav"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(file, generator.uniform(-0.1, 0.1, 8000), 16000)
+    prepare("folder", tmp_path / "sounds", tmp_path / "prepared", processes=1)
+    copy_to(f"{bucket}/set", tmp_path / "prepared")
+    copy_to(f"{bucket}/run", local)
+
+    def train(workdir, checkpoint, prepared):
+        data = DataConfig(kind="prepared", dir=str(prepared), train="train", evaluation="test")
+        fit(small(workdir, init_from=str(checkpoint), data=data))
+
+    train(tmp_path / "local", local, tmp_path / "prepared")
+    train(tmp_path / "remote", f"{bucket}/run", f"{bucket}/set")
+    assert same(tmp_path / "remote", tmp_path / "local")
+
+
+@pytest.mark.slow
+def test_two_processes_without_a_shared_disk_train_in_a_bucket(bucket, local, tmp_path):
+    """ZeRO-1 over both: a checkpoint needs the optimizer's state of the other process."""
+    (tmp_path / "config.py").write_text(
+        "from ast_jax.config import *\nfrom ast_jax.models.config import *\n"
+        f"def get_config():\n    return {small(f'{bucket}/run', shard_optimizer=True)!r}\n"
+    )
+
+    def run(machines, *flags):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            coordinator = f"localhost:{free.getsockname()[1]}"
+        command = [sys.executable, "train.py", f"--config={tmp_path / 'config.py'}", *flags]
+        command += [f"--coordinator={coordinator}", "--num_processes=2"]
+        started = [
+            subprocess.Popen(
+                [*command, f"--process_id={process}"],
+                cwd=ROOT,
+                env=os.environ | {
+                    "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2",
+                    "XDG_CACHE_HOME": str(tmp_path / machine),
+                },
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+            for process, machine in enumerate(machines)
+        ]  # fmt: skip
+        outputs = [process.communicate(timeout=400)[0] for process in started]
+        assert [process.returncode for process in started] == [0, 0], outputs
+        return outputs
+
+    run(["one", "two"], "--config.num_epochs=1")
+    assert not (tmp_path / "two" / "ast_jax" / "runs").exists()
+    run(["three", "four"], "--config.num_epochs=1")  # restores on other machines
+    run(["five", "six"], f"--config.workdir={bucket}/two epochs")
+    folder = tmp_path / "five" / "ast_jax" / "runs" / f"{bucket}/two epochs".replace("://", "/")
+    ours, theirs = (json.loads((path / "history.json").read_text()) for path in (folder, local))
+    for mine, yours in zip(ours, theirs, strict=True):
+        assert mine["loss"] == pytest.approx(yours["loss"], rel=1e-6)
+        assert mine["accuracy"] == yours["accuracy"]
