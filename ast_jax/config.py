@@ -43,7 +43,7 @@ class DataConfig:
         kind: 'prepared' reads what `ast-jax prepare` wrote, clip by clip. The others are held in
             memory: 'esc50' (the ESC-50 repository's layout), 'folder' (one folder of sound
             files per class), 'synthetic' (generated).
-        dir: folder of the recordings; unused by 'synthetic'.
+        dir: folder of the recordings, or its URL, which is downloaded; unused by 'synthetic'.
         name: source of the prepared set, where `dir` holds several sets.
         digest: digest that the prepared set's source must have; '' accepts any.
         train: splits of the prepared set to train on, such as 'balanced+unbalanced'; '' for the
