@@ -1,7 +1,6 @@
 """Exchanges values between the processes of a pod.
 
-Every function is collective: each process must call it, at the same point of its work. With one
-process each returns its argument.
+Every function is collective: each process must call it, at the same point of its work.
 """
 
 import json
@@ -60,16 +59,15 @@ def broadcast_arrays(tree: Any) -> Any:
         return tree
     first = jax.process_index() == 0
 
-    def words(array: Any) -> np.ndarray:
+    def as_bits(array: Any) -> np.ndarray:
         host = np.asarray(array) if first else np.zeros(array.shape, array.dtype)
         return host.reshape(-1).view(np.uint32)  # as numbers, -0 would become 0
 
-    received = multihost_utils.broadcast_one_to_all(jax.tree.map(words, tree))
-    return jax.tree.map(
-        lambda array, words: np.asarray(words).view(array.dtype).reshape(array.shape),
-        tree,
-        received,
-    )
+    def as_numbers(array: Any, bits: Any) -> np.ndarray:
+        return np.asarray(bits).view(array.dtype).reshape(array.shape)
+
+    received = multihost_utils.broadcast_one_to_all(jax.tree.map(as_bits, tree))
+    return jax.tree.map(as_numbers, tree, received)
 
 
 def _broadcast_text(text: str) -> str:

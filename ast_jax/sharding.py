@@ -123,12 +123,13 @@ class DataParallel:
         return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
 
     def to_host(self, tree: Any) -> Any:
-        """Returns whole arrays as NumPy's on the first process. Collective."""
+        """Returns whole arrays, on the first process as NumPy's. Collective."""
+        replicated = NamedSharding(self.mesh, REPLICATED)
 
-        def whole(array: jax.Array) -> Any:
+        def whole(array: jax.Array) -> jax.Array:
             if array.is_fully_addressable or array.is_fully_replicated:
                 return array
-            return multihost_utils.process_allgather(array, tiled=True)
+            return jax.jit(lambda x: x, out_shardings=replicated)(array)
 
         arrays = jax.tree.map(whole, tree)
         return arrays if jax.process_index() else jax.device_get(arrays)

@@ -1,4 +1,4 @@
-"""Copies files between this machine and remote storage, gs:// and s3:// above all.
+"""Copies files between this machine and buckets, gs:// and s3://.
 
 fsspec does the transfers: gcsfs for gs://, s3fs for s3://. Everything else in the package works on
 local files. A remote checkpoint or data set is downloaded before use (`fetch`), and a remote run is
@@ -7,12 +7,14 @@ a local one that `ast_jax.runs.mirror` copies.
 Names of remote files are not trusted: those that would leave the local folder are refused.
 """
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,8 +23,10 @@ from typing import Any, NamedTuple
 from ast_jax.errors import InputError, first_line
 from ast_jax.io import read_json, write_json
 
-THREADS = 16  # that copy files, as one stream does not fill a network
-EXTRAS = {"gs": "gcs", "s3": "s3"}  # of pyproject.toml, by scheme
+NUM_THREADS = 16  # that copy files, as one stream does not fill a network
+SCHEMES = {"gs": "gcs", "s3": "s3", "memory": ""}  # and their extras; memory is that of tests
+
+OnDone = Callable[[str], object]
 
 
 class RemoteFile(NamedTuple):
@@ -30,7 +34,7 @@ class RemoteFile(NamedTuple):
 
     Attributes:
         size: bytes.
-        version: another one each time that the file is written.
+        version: changes with every write.
     """
 
     size: int
@@ -38,7 +42,7 @@ class RemoteFile(NamedTuple):
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Returns whether a path is a URL, even one that `Path` has merged the slashes of."""
+    """Returns whether a path is a URL, also with the slashes merged by `Path`."""
     return re.match(r"[A-Za-z][\w.+-]+:/", os.fspath(path)) is not None
 
 
@@ -46,29 +50,62 @@ def check_local(path: str | os.PathLike[str]) -> None:
     """Raises `InputError` if an output is a URL."""
     if is_remote(path):
         raise InputError(
-            f"{_normalize(path)}: is remote; write to a folder of this machine and copy it there"
+            f"{normalize(path)}: is remote; write to a folder of this machine and copy it there"
         )
 
 
+def normalize(url: str | os.PathLike[str]) -> str:
+    """Returns a URL with the two slashes that `Path` merges, and none at its end.
+
+    Raises:
+        InputError: its scheme is not supported, or it names nothing.
+    """
+    scheme, rest = os.fspath(url).split(":", 1)
+    if scheme not in SCHEMES:
+        raise InputError(f"{url}: is a {scheme}: URL; give a path, or a gs:// or s3:// URL")
+    if not rest.strip("/"):
+        raise InputError(f"{url}: names no bucket; give a URL such as {scheme}://BUCKET/NAME")
+    return f"{scheme}://{rest.strip('/')}"
+
+
 def cache_folder() -> Path:
-    """Returns `~/.cache/ast_jax`, or `ast_jax` in `XDG_CACHE_HOME`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ast_jax"
+    """Returns `~/.cache/ast_jax`, or `ast_jax` in `XDG_CACHE_HOME`.
+
+    Raises:
+        RuntimeError: there is no home folder.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "ast_jax"
 
 
-def local_folder(url: str | os.PathLike[str], kind: str) -> Path:
-    """Returns the folder that a URL is copied to, in the folder `kind` of the cache."""
-    scheme, _, rest = _normalize(url).partition("://")
-    parts = rest.split("/")
-    if not all(map(_is_safe, parts)):
-        raise InputError(f"{url}: is not the URL of a file or folder, such as gs://BUCKET/NAME")
-    return cache_folder().joinpath(kind, scheme, *parts)
+def make_local_folder(url: str | os.PathLike[str], kind: str) -> Path:
+    """Returns the path that a URL is copied to, and creates the folder that holds it.
+
+    Each URL has a folder of its own in the folder `kind` of the cache.
+
+    Raises:
+        InputError: the folder cannot be created.
+    """
+    url = normalize(url)
+    digest = hashlib.sha256(url.encode(errors="surrogatepass")).hexdigest()[:16]
+    name = url.rpartition("/")[2]
+    name = name if _is_safe(name) and len(name) < 100 else "copy"
+    try:
+        folder = cache_folder() / kind / digest
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{url}: has no place on this machine ({reason}); set XDG_CACHE_HOME to a folder that "
+            f"can be written"
+        ) from None
+    return folder / name
 
 
 def fetch(path: str | os.PathLike[str]) -> Path:
     """Returns a local path: the same, or for a URL that of an up-to-date copy in the cache.
 
-    Files that have not changed are not downloaded again. Several processes of a host share the
-    copy. Downloads may be interrupted, and continue at the next call.
+    Files that have not changed are not downloaded again. Processes of a host share the copy.
+    Downloads may be interrupted, and continue at the next call.
 
     Raises:
         InputError: there is no such file or folder, or it cannot be read.
@@ -77,41 +114,47 @@ def fetch(path: str | os.PathLike[str]) -> Path:
         return Path(path)
     from filelock import FileLock
 
-    target = local_folder(path, "downloads")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f".{target.name}.lock")):
-        listing = list_files(path)
+    url = normalize(path)
+    target = make_local_folder(url, "downloads")
+    with FileLock(target.parent / "lock"):
+        listing = list_files(url)
         if not listing:
-            raise InputError(f"{_normalize(path)}: no such file or folder")
-        versions_file = target.with_name(f".{target.name}.versions.json")
+            raise InputError(f"{url}: no such file or folder")
+        versions_file = target.parent / "versions.json"
         versions = read_json(versions_file) if versions_file.exists() else {}
-        current = {name for name in listing if versions.get(name) == listing[name].version}
-        for name in set(local_files(target)) - current:
-            (target / name).unlink()
-        current &= set(local_files(target))
-        done = {name: listing[name].version for name in current}
+        unchanged = {name for name in listing if versions.get(name) == listing[name].version}
+        _remove_all_but(target, unchanged)
+        unchanged &= local_files(target).keys()
+        downloaded = {name: listing[name].version for name in unchanged}
         try:
-            for name in download(path, target, listing, listing.keys() - current):
-                done[name] = listing[name].version
+            download(
+                url,
+                target,
+                {name: file for name, file in listing.items() if name not in unchanged},
+                lambda name: downloaded.update({name: listing[name].version}),
+            )
         finally:
-            write_json(versions_file, done)
+            write_json(versions_file, downloaded)
     return target
 
 
-def list_files(url: str | os.PathLike[str]) -> dict[str, RemoteFile]:
+def list_files(url: str) -> dict[str, RemoteFile]:
     """Lists a folder recursively, by names relative to it; a file is listed as ''.
 
     Raises:
         InputError: the storage cannot be read, or a name would leave a local folder.
     """
-    system = _open(url)
-    with storage_errors(url, "read"):
-        system.fs.invalidate_cache()
-        found = system.find("", detail=True)
+    system, root = _open(url)
+    with _storage_errors(url, "read"):
+        system.invalidate_cache()
+        found = system.find(root, detail=True)
     listing = {}
-    for name, info in found.items():
-        if name.endswith("/"):  # marks an empty folder
+    for path, info in found.items():
+        if path.endswith("/"):  # what consoles create as an empty folder
             continue
+        name = path.removeprefix(root).removeprefix("/")
+        if not name and len(found) > 1:
+            raise InputError(f"{url}: is a file and a folder; remove one of them")
         if name and not all(map(_is_safe, name.split("/"))):
             raise InputError(f"{url}: holds {name!r}, which is no file name; rename it")
         version = hashlib.sha256(json.dumps(info, default=str, sort_keys=True).encode())
@@ -119,23 +162,30 @@ def list_files(url: str | os.PathLike[str]) -> dict[str, RemoteFile]:
     return listing
 
 
-def read_bytes(url: str | os.PathLike[str], name: str) -> bytes | None:
-    """Returns the content of a file below a URL; None if there is none."""
-    system = _open(url)
-    with storage_errors(url, "read"):
+def read_bytes(url: str, name: str) -> bytes | None:
+    """Returns the content of a file below a URL; None if there is none.
+
+    Raises:
+        InputError: the storage cannot be read.
+    """
+    system, root = _open(url)
+    with _storage_errors(url, "read"):
         try:
-            return system.cat_file(name)
+            return system.cat_file(f"{root}/{name}")
         except FileNotFoundError:
             return None
 
 
 def download(
-    url: str | os.PathLike[str],
-    target: Path,
-    listing: Mapping[str, RemoteFile],
-    names: Collection[str],
-) -> Iterator[str]:
-    """Downloads files of a listing, and yields the name of each when it is complete.
+    url: str, target: Path, files: Mapping[str, RemoteFile], on_done: OnDone = lambda name: None
+) -> None:
+    """Downloads files of a listing and shows the progress.
+
+    Args:
+        url: of the folder, or of the file ''.
+        target: the local folder or file.
+        files: part of the listing.
+        on_done: called with the name of each file once it is complete.
 
     Raises:
         InputError: a file cannot be read, or not be written here.
@@ -144,71 +194,85 @@ def download(
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    if not names:
-        return
-    system = _open(url)
-    size = sum(listing[name].size for name in names)
-    console = Console(stderr=True)
+    system, root = _open(url)
+    stopped = threading.Event()
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(f"downloading {url}", total=size)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        total = sum(file.size for file in files.values())
+        task = progress.add_task(f"downloading {url}", total=total, visible=bool(files))
 
         class Report(Callback):
             def relative_update(self, inc: int = 1) -> None:
+                if stopped.is_set():
+                    raise InterruptedError
                 progress.update(task, advance=inc)
 
-        def copy(name: str) -> bool:
+        def copy(name: str) -> None:
             file = target / name
             file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+            temporary = file.with_name(f".{os.getpid()}.{threading.get_ident()}.tmp")
             try:
-                system.get_file(name, str(temporary), callback=Report())
-                if temporary.stat().st_size != listing[name].size:
-                    raise OSError(f"{name} changed during the download")
+                source = f"{root}/{name}" if name else root
+                system.get_file(source, str(temporary), callback=Report())
+                if temporary.stat().st_size != files[name].size:
+                    raise OSError(f"{name or url} changed during the download")
                 os.replace(temporary, file)
-                return True
             finally:
                 temporary.unlink(missing_ok=True)
 
-        yield from _in_threads(url, "copied to this machine", copy, names)
+        _in_threads(url, "copied to this machine", copy, files.keys(), on_done, stopped)
 
 
-def upload(url: str | os.PathLike[str], folder: Path, names: Collection[str]) -> Iterator[str]:
-    """Uploads files of a folder, and yields the name of each when it is complete.
+def upload(
+    url: str, folder: Path, names: Collection[str], on_done: OnDone = lambda name: None
+) -> None:
+    """Uploads files of a folder; those that no longer exist are passed over.
 
-    A file that no longer exists is passed over: it is not yielded.
+    Args:
+        url: of the remote folder.
+        folder: the local one.
+        names: of the files.
+        on_done: called with the name of each file once it is complete.
 
     Raises:
         InputError: a file cannot be written there.
     """
-    system = _open(url)
+    system, root = _open(url)
+    removed = set()
 
-    def copy(name: str) -> bool:
+    def copy(name: str) -> None:
         try:
-            system.put_file(str(folder / name), name)
+            system.put_file(str(folder / name), f"{root}/{name}")
         except FileNotFoundError:
             if (folder / name).exists():  # then it is the bucket that does not
                 raise
-            return False
-        return True
+            removed.add(name)
 
-    yield from _in_threads(url, "written", copy, names)
+    def report(name: str) -> None:
+        if name not in removed:
+            on_done(name)
+
+    _in_threads(url, "written", copy, names, report)
 
 
-def delete(url: str | os.PathLike[str], names: Collection[str]) -> Iterator[str]:
-    """Deletes files, which may be gone already, and yields the name of each.
+def delete(url: str, names: Collection[str], on_done: OnDone = lambda name: None) -> None:
+    """Deletes files, which may be gone already.
+
+    Args:
+        url: of the remote folder.
+        names: of the files.
+        on_done: called with the name of each file once it is gone.
 
     Raises:
         InputError: a file cannot be deleted.
     """
-    system = _open(url)
+    system, root = _open(url)
 
-    def remove(name: str) -> bool:
+    def remove(name: str) -> None:
         with suppress(FileNotFoundError):
-            system.rm_file(name)
-        return True
+            system.rm_file(f"{root}/{name}")
 
-    yield from _in_threads(url, "written", remove, names)
+    _in_threads(url, "written", remove, names, on_done)
 
 
 def local_files(folder: Path) -> dict[str, os.stat_result]:
@@ -216,74 +280,96 @@ def local_files(folder: Path) -> dict[str, os.stat_result]:
     if folder.is_file():
         return {"": folder.stat()}
     found = {}
-    for file in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # removed during the listing
-            if file.is_file():
+    for parent, _, names in os.walk(folder):  # passes over folders that disappear meanwhile
+        for name in names:
+            file = Path(parent, name)
+            with suppress(FileNotFoundError):
                 found[file.relative_to(folder).as_posix()] = file.stat()
     return found
 
 
+def _remove_all_but(target: Path, names: Collection[str]) -> None:
+    """Removes the other files of a copy, and folders that are empty then."""
+    if target.is_file():
+        if "" not in names:
+            target.unlink()
+        return
+    for parent, folders, files in os.walk(target, topdown=False):
+        for name in files:
+            file = Path(parent, name)
+            if file.relative_to(target).as_posix() not in names:
+                file.unlink()
+        for name in folders:
+            with suppress(OSError):  # not empty
+                Path(parent, name).rmdir()
+    if target.exists() and not any(target.iterdir()):
+        target.rmdir()  # it may be a file now
+
+
 def _in_threads(
-    url: str | os.PathLike[str], what: str, copy: Callable[[str], bool], names: Iterable[str]
-) -> Iterator[str]:
-    """Calls `copy` for each name, and yields the names for which it returned True."""
-    with storage_errors(url, what), ThreadPoolExecutor(THREADS) as threads:
-        copies = {threads.submit(copy, name): name for name in names}
+    url: str,
+    participle: str,
+    act: Callable[[str], None],
+    names: Collection[str],
+    on_done: OnDone,
+    stopped: threading.Event | None = None,
+) -> None:
+    """Calls `act` for each name, and `on_done` after it; sets `stopped` at the first error."""
+    with _storage_errors(url, participle), ThreadPoolExecutor(NUM_THREADS) as threads:
+        acts = {threads.submit(act, name): name for name in names}
         try:
-            for done in as_completed(copies):
-                if done.result():
-                    yield copies[done]
-        finally:
+            for done in as_completed(acts):
+                done.result()
+                on_done(acts[done])
+        except BaseException:
+            if stopped:
+                stopped.set()
             threads.shutdown(cancel_futures=True)
+            raise
 
 
 @contextmanager
-def storage_errors(url: str | os.PathLike[str], what: str) -> Iterator[None]:
-    """Raises the many exceptions of storage libraries as `InputError`: "cannot be `what`"."""
+def _storage_errors(url: str, participle: str) -> Iterator[None]:
+    """Raises the many exceptions of storage libraries as `InputError`: "cannot be `participle`"."""
     try:
         yield
-    except (InputError, KeyboardInterrupt, GeneratorExit):
+    except (InputError, AttributeError, TypeError, NameError, AssertionError):
         raise
     except Exception as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise InputError(
+                f"{url}: cannot be {participle} ({error.strerror}); free some space in "  # type: ignore[attr-defined]
+                f"{cache_folder()}, or set XDG_CACHE_HOME to another folder"
+            ) from None
         missing = isinstance(error, FileNotFoundError)  # with the message of gcsfs, a path
         reason = "there is no such bucket or file" if missing else first_line(error)
         raise InputError(
-            f"{_normalize(url)}: cannot be {what} ({reason}); check its name, the "
-            f"credentials and the network"
+            f"{url}: cannot be {participle} ({reason}); check its name, the credentials and the "
+            f"network"
         ) from None
 
 
-def _open(url: str | os.PathLike[str]) -> Any:
-    """Returns a fsspec file system of paths relative to a URL, without reading anything.
+def _open(url: str) -> tuple[Any, str]:
+    """Returns the fsspec file system of a URL and the path in it, without reading anything.
 
     Raises:
-        InputError: the library for its scheme is not installed, or does not exist.
+        InputError: the library for its scheme is not installed, or it is not a URL.
     """
     import fsspec
-    from fsspec.implementations.dirfs import DirFileSystem
 
-    url = _normalize(url)
-    scheme = url.partition("://")[0]
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # logs what it raises, with tracebacks
+    logger = logging.getLogger("gcsfs")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL)  # it logs what it raises, with tracebacks
     try:
-        # What a listing has must be true now, and not at an earlier call.
-        system, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        # Without a cache of listings, as other machines write too.
+        return fsspec.core.url_to_fs(url, use_listings_cache=False)
     except ImportError:
-        hint = f"pip install 'ast-jax[{EXTRAS.get(scheme)}]'"
-        if scheme not in EXTRAS:
-            hint = "install the library of fsspec for it"
-        raise InputError(f"{url}: cannot be opened; {hint}") from None
+        extra = SCHEMES[url.partition(":")[0]]
+        raise InputError(f"{url}: cannot be opened; pip install 'ast-jax[{extra}]'") from None
     except Exception as error:
         raise InputError(
             f"{url}: cannot be opened ({first_line(error)}); give a URL such as gs://BUCKET/NAME"
         ) from None
-    return DirFileSystem(root, system)
-
-
-def _normalize(url: str | os.PathLike[str]) -> str:
-    """Returns a URL with the two slashes that `Path` merges, and none at its end."""
-    scheme, rest = os.fspath(url).split(":", 1)
-    return f"{scheme}://{rest.strip('/')}"
 
 
 def _is_safe(part: str) -> bool:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ast_jax.checkpoint.adapt import adapt_checkpoint
-from ast_jax.checkpoint.format import Checkpoint, is_checkpoint, load_checkpoint
+from ast_jax.checkpoint.format import CONFIG_FILE, Checkpoint, is_checkpoint, load_checkpoint
 from ast_jax.checkpoint.torch_read import read_torch_checkpoint
 from ast_jax.errors import InputError
-from ast_jax.storage import fetch, is_remote, list_files
+from ast_jax.storage import fetch, is_remote, list_files, normalize
 
 LAST_FILE = "_CHECKPOINT_METADATA"  # of a checkpoint: Orbax's, at its top
-STEP = re.compile(r"checkpoints/\d+(?=/|$)")
+STEP = r"checkpoints/\d+"
 
 
 def read_checkpoint(
@@ -61,24 +61,32 @@ def fetch_checkpoint(path: str | os.PathLike[str]) -> Path:
         if not path.exists():
             raise missing_checkpoint(path)
         return path
-    url = os.fspath(path).rstrip("/")
+    url = normalize(path)
     listing = list_files(url)
-    complete = {name.removesuffix(f"/{LAST_FILE}") for name in listing if name.endswith(LAST_FILE)}
-    steps = [name for name in complete if STEP.fullmatch(name)]
+    names = {name: name.rpartition("/")[2] for name in listing}
+    complete = {name.removesuffix(f"/{LAST_FILE}") for name in listing if names[name] == LAST_FILE}
+    steps = [name for name in complete if re.fullmatch(STEP, name)]
     if "model" in complete:
         url += "/model"
     elif steps:
         url += "/" + max(steps, key=lambda name: int(name.rpartition("/")[2]))
-    elif any(STEP.match(name) for name in listing):
+    elif "run.json" in listing:
         raise InputError(f"{url}: has no complete checkpoint yet; wait for the run's first")
+    elif listing and not any(
+        not name or file in (LAST_FILE, CONFIG_FILE) or file.endswith((".safetensors", ".bin"))
+        for name, file in names.items()
+    ):
+        raise InputError(f"{url}: is not a checkpoint; give the URL of one, or of a run")
     return fetch(url)
 
 
 def complete_names(listing: Collection[str]) -> list[str]:
-    """Returns the names of a run's listing but those of checkpoints that are not complete."""
-    steps = {name: STEP.match(name) for name in listing}
+    """Returns the names of a run's files, without those of incomplete checkpoints."""
+    folders = {name: re.match(rf"(model|{STEP})/", name) for name in listing}
     return [
-        name for name, step in steps.items() if step is None or f"{step[0]}/{LAST_FILE}" in listing
+        name
+        for name, folder in folders.items()
+        if folder is None or f"{folder[1]}/{LAST_FILE}" in listing
     ]
 
 

@@ -20,7 +20,6 @@ def load_data(config: TrainConfig) -> DataSet:
         InputError: the recordings cannot be used; the message names the file or field.
     """
     data, rate = config.data, config.frontend.sampling_rate
-    folder = fetch(data.dir)
     if not data.fold:
         raise InputError("data.fold is 0, which trains five runs; set it to 1 to 5 for one run")
     if data.kind == "synthetic":
@@ -29,6 +28,7 @@ def load_data(config: TrainConfig) -> DataSet:
                 f"frontend.sampling_rate is {rate}; set it to 16000 for synthetic clips"
             )
         return make_synthetic(data.train_clips, data.evaluation_clips, config.seed)
+    folder = fetch(data.dir)
     if data.kind == "prepared":
         prepared = open_prepared(folder, data.name)
         if data.digest and data.digest != prepared.digest:

@@ -1,11 +1,11 @@
 """Keeps the folder of a remote run: a local one, uploaded while it changes.
 
 A training run reads and writes a folder of this machine. Where `workdir` is a URL, that is a folder
-in the cache: `pull` makes it the remote one before the run, and `mirrored` uploads what changes,
+in the cache: `pull` makes it the remote one before the run, and `uploading` uploads what changes,
 from the first process alone.
 
-Object stores cannot rename. Therefore the innermost files are uploaded first, so that a checkpoint
-is complete once the last file that it has at its top is there, and are deleted last.
+Object stores cannot rename. Therefore the innermost files are uploaded first and deleted last: a
+checkpoint is complete once the file `LAST_FILE` at its top is there.
 """
 
 import shutil
@@ -26,12 +26,13 @@ from ast_jax.storage import (
     is_remote,
     list_files,
     local_files,
-    local_folder,
+    make_local_folder,
+    normalize,
     read_bytes,
     upload,
 )
 
-SECONDS = 30.0  # between two uploads
+UPLOAD_INTERVAL = 30.0  # s
 
 RUN_FILE = "run.json"
 SESSIONS_FILE = "sessions.json"
@@ -39,17 +40,18 @@ SESSIONS_FILE = "sessions.json"
 
 def run_folder(workdir: str) -> Path:
     """Returns the local folder of a run: `workdir`, or its copy if that is a URL."""
-    return local_folder(workdir, "runs") if is_remote(workdir) else Path(workdir).absolute()
+    return make_local_folder(workdir, "runs") if is_remote(workdir) else Path(workdir).absolute()
 
 
 def pull(url: str, folder: Path) -> None:
-    """Makes the local folder of a remote run what the storage has.
+    """Downloads a remote run into its local folder, without incomplete checkpoints.
 
-    If this machine had the run's last session the folder is left as it is, as it may have more.
+    If the run's last session was on this machine the folder is left as it is, as it may have more.
 
     Raises:
         InputError: the storage cannot be read, or has something else there.
     """
+    url = normalize(url)
     sessions = folder / SESSIONS_FILE
     if sessions.is_file() and sessions.read_bytes() == read_bytes(url, SESSIONS_FILE):
         return
@@ -58,13 +60,15 @@ def pull(url: str, folder: Path) -> None:
         raise InputError(f"{url}: exists and is not a run of ast_jax; choose another folder")
     if folder.exists():
         shutil.rmtree(folder)
-    names = complete_names(listing)
-    for _ in download(url, folder, listing, names):
-        pass
-    # What is not complete there is of a run that was killed. The next upload deletes it.
-    state = dict.fromkeys(listing, None) | _sizes_and_times(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    # The next upload deletes what is not complete: a killed run left it.
+    state = dict.fromkeys(listing)
     write_json(_state_file(folder), state)
+    files = {name: listing[name] for name in complete_names(listing)}
+    last = files.pop(SESSIONS_FILE, None)  # without it an interrupted download starts again
+    download(url, folder, files)
+    write_json(_state_file(folder), state | _sizes_and_times(folder))
+    if last:
+        download(url, folder, {SESSIONS_FILE: last})
 
 
 def push(url: str, folder: Path) -> None:
@@ -73,45 +77,56 @@ def push(url: str, folder: Path) -> None:
     Raises:
         InputError: the storage cannot be written.
     """
+    url = normalize(url)
     state_file = _state_file(folder)
     uploaded = read_json(state_file) if state_file.exists() else {}
+    if not isinstance(uploaded, dict):
+        raise InputError(f"{state_file}: is damaged; delete it, and all files are uploaded again")
     files = _sizes_and_times(folder)
     changed = {name for name, file in files.items() if uploaded.get(name) != file}
-    gone = uploaded.keys() - files.keys()
-    if not changed and not gone:
+    removed = uploaded.keys() - files.keys()
+    if not changed and not removed:
         return
     uploaded |= dict.fromkeys(changed)
-    write_json(state_file, uploaded)  # a killed upload may have made these
+    write_json(state_file, uploaded)  # an upload that is killed may have written some
     try:
-        for names in _by_depth(changed, innermost_first=True):
-            for name in upload(url, folder, names):
-                uploaded[name] = files[name]
-        for names in _by_depth(gone, innermost_first=False):
-            for name in delete(url, names):
-                del uploaded[name]
+        for names in _by_depth(changed):
+            upload(url, folder, names, lambda name: uploaded.update({name: files[name]}))
+        for names in reversed(_by_depth(removed)):
+            delete(url, names, uploaded.pop)
     finally:
         write_json(state_file, uploaded)
 
 
-@contextmanager
-def mirrored(url: str, folder: Path) -> Iterator[None]:
-    """Uploads a run's folder every `SECONDS` while the block runs, and at its end.
+def push_last(url: str, folder: Path) -> None:
+    """Uploads what has changed at the end of a run.
 
     Raises:
-        InputError: the last upload failed.
+        InputError: the storage cannot be written; the message says where everything is.
     """
+    try:
+        push(url, folder)
+    except InputError as error:
+        if not folder.exists():  # a new run that had no checkpoint
+            raise
+        hint = f"everything is in {folder}, and the same command uploads it"
+        raise InputError(f"{error}; {hint}") from None
+
+
+@contextmanager
+def uploading(url: str, folder: Path) -> Iterator[None]:
+    """Uploads what has changed every `UPLOAD_INTERVAL` while the block runs, in a thread."""
     ended = Event()
-    console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
 
     def keep_uploading() -> None:
         failed = False
-        while not ended.wait(SECONDS):
+        while not ended.wait(UPLOAD_INTERVAL):
             try:
                 push(url, folder)
                 failed = False
             except InputError as error:
                 if not failed:
-                    console.print(f"note: {error}; the run goes on and tries again")
+                    print_note(f"{error}; the run goes on and tries again")
                 failed = True
 
     thread = Thread(target=keep_uploading, daemon=True)
@@ -121,16 +136,17 @@ def mirrored(url: str, folder: Path) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        try:
-            push(url, folder)
-        except InputError as error:
-            hint = f"; everything is in {folder}, and the same command uploads it"
-            raise InputError(f"{error}{hint}") from None
+
+
+def print_note(note: str) -> None:
+    """Prints a note to stderr."""
+    console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
+    console.print(f"note: {note}")
 
 
 def _state_file(folder: Path) -> Path:
     """Returns the file that has size and time of each file at its upload, null if unfinished."""
-    return folder.with_name(f".{folder.name}.uploaded.json")
+    return folder.parent / "uploaded.json"
 
 
 def _sizes_and_times(folder: Path) -> dict[str, list[int]]:
@@ -144,12 +160,10 @@ def _sizes_and_times(folder: Path) -> dict[str, list[int]]:
     }
 
 
-def _by_depth(names: Collection[str], *, innermost_first: bool) -> Iterator[list[str]]:
-    """Yields the names of each depth."""
+def _by_depth(names: Collection[str]) -> list[list[str]]:
+    """Returns groups of names, `RUN_FILE` first, then the innermost, so that a run is known."""
 
-    def depth(name: str) -> int:
-        return name.count("/")
+    def rank(name: str) -> int:
+        return -1000 if name == RUN_FILE else -name.count("/")
 
-    ordered = sorted(names, key=depth, reverse=innermost_first)
-    for _, group in groupby(ordered, key=depth):
-        yield list(group)
+    return [list(group) for _, group in groupby(sorted(names, key=rank), key=rank)]

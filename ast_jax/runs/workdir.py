@@ -34,7 +34,16 @@ from ast_jax.errors import InputError
 from ast_jax.io import read_json, write_json
 from ast_jax.multihost import call_on_first
 from ast_jax.runs.logging import describe_run
-from ast_jax.runs.mirror import RUN_FILE, SESSIONS_FILE, mirrored, pull, push, run_folder
+from ast_jax.runs.mirror import (
+    RUN_FILE,
+    SESSIONS_FILE,
+    print_note,
+    pull,
+    push,
+    push_last,
+    run_folder,
+    uploading,
+)
 from ast_jax.storage import is_remote
 
 # No result depends on these, on `remat` only by rounding; a resumed run may change them.
@@ -109,6 +118,7 @@ def acquire_workdir(
     remote = is_remote(config.workdir)
     new_folder = first and not workdir.exists()
     session = describe_run() | {"seed": config.seed}
+    started = False
 
     def start_session() -> None:
         if saved_run is None:
@@ -123,15 +133,26 @@ def acquire_workdir(
         if remote:
             push(config.workdir, workdir)
 
-    with mirrored(config.workdir, workdir) if first and remote else nullcontext():
-        try:
-            call_on_first(start_session)
+    try:
+        call_on_first(start_session)
+        started = True
+        with uploading(config.workdir, workdir) if first and remote else nullcontext():
             yield
-        finally:
-            if first and saved_run is None and workdir.exists() and not step_folders(workdir):
+    except BaseException:
+        if first:
+            if saved_run is None and workdir.exists() and not step_folders(workdir):
                 _empty(workdir)
                 if new_folder:
                     workdir.rmdir()
+            if remote:
+                try:
+                    push_last(config.workdir, workdir)
+                except InputError as error:
+                    if started:  # otherwise the error is the same
+                        print_note(str(error))
+        raise
+    if remote:  # collective, as JAX ends processes that wait for the others at their exit
+        call_on_first(lambda: push_last(config.workdir, workdir))
 
 
 def _remove(paths: Iterable[Path]) -> None:

@@ -299,9 +299,8 @@ def main(descriptor: int, count: int, seconds: float) -> None:
         else:
             coordinator.watch()
             # JAX aborts a process that is still there when the service stops. Process 0 may be, as
-            # it waits for this line; the pipe of stdin closes when it ends.
-            with suppress(BrokenPipeError):
-                print("ended", flush=True)  # noqa: T201
+            # it waits for the end of this output; the pipe of the input closes when it ends.
+            os.close(sys.stdout.fileno())
             select.select([sys.stdin], [], [], END_SECONDS)
             if not coordinator.failed:
                 stop()

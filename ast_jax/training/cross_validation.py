@@ -25,7 +25,7 @@ from ast_jax.runs.history import HISTORY_FILE
 from ast_jax.runs.mirror import run_folder
 from ast_jax.runs.plots import draw_folds
 from ast_jax.runs.workdir import check_data, open_workdir
-from ast_jax.storage import fetch, is_remote, list_files, upload
+from ast_jax.storage import fetch, is_remote, list_files, normalize, upload
 from ast_jax.training.loop import fit
 
 RESULT = "folds"  # the files' name, before its ending
@@ -144,7 +144,7 @@ def check_workdir(workdir: str, runs: list[TrainConfig]) -> None:
 
 def _check_names(workdir: str, fold_names: set[str]) -> None:
     if is_remote(workdir):
-        names = {name.partition("/")[0] for name in list_files(workdir)}
+        names = {name.partition("/")[0] for name in list_files(normalize(workdir))}
     else:
         folder = Path(workdir)
         if folder.exists() and not folder.is_dir():
@@ -182,8 +182,8 @@ def write(workdir: str, found: CrossValidation) -> None:
     write_csv(folder / f"{RESULT}.csv", rows)
     draw_folds(found.epochs, found.accuracy, folder / f"{RESULT}.png")
     if is_remote(workdir):
-        for _ in upload(workdir, folder, [f"{RESULT}.{end}" for end in ("json", "csv", "png")]):
-            pass
+        names = [f"{RESULT}.{ending}" for ending in ("json", "csv", "png")]
+        upload(normalize(workdir), folder, names)
 
 
 def print_folds(console: Console, found: CrossValidation) -> None:

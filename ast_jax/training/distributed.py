@@ -1,7 +1,7 @@
 """Connects the processes of a pod: one per host, or one per accelerator."""
 
 import os
-import select
+import selectors
 import socket
 import subprocess
 import sys
@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Self
 
 import jax
+from jax.experimental import multihost_utils
 
 from ast_jax.errors import INTERRUPTED, InputError, first_line
 from ast_jax.training import coordinator as coordinator_module
@@ -79,8 +80,10 @@ class Pod:
         with suppress(OSError):
             self._connection.socket.shutdown(socket.SHUT_RDWR)
         if self._coordinator:
-            ended = self._coordinator.stdout
-            select.select([ended], [], [], INTERRUPT_SECONDS + END_SECONDS)
+            assert self._coordinator.stdout is not None
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._coordinator.stdout, selectors.EVENT_READ)  # its end
+                selector.select(INTERRUPT_SECONDS + END_SECONDS)
 
     def __enter__(self) -> Self:
         return self
@@ -156,6 +159,9 @@ def connect(
             # The coordinator hosts the service. JAX's own, of process 0, stays without clients.
             coordinator_bind_address="localhost:0",
         )
+        # The first collective connects the processes and, on CPUs, waits 30 s at most; later ones
+        # wait for as long as a process downloads or uploads.
+        multihost_utils.sync_global_devices("connected")
     except (RuntimeError, ValueError) as error:
         failure = InputError(
             f"the processes of the run cannot connect ({first_line(error)}); check that each of "

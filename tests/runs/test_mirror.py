@@ -1,14 +1,15 @@
 """A remote run's folder is published whole, and is the same on another machine."""
 
 import shutil
+import time
 
 import fsspec
 import pytest
 
-from ast_jax.checkpoint.load import LAST_FILE
+from ast_jax.checkpoint.load import LAST_FILE, complete_names
 from ast_jax.errors import InputError
 from ast_jax.runs import mirror
-from ast_jax.runs.mirror import mirrored, pull, push, run_folder
+from ast_jax.runs.mirror import pull, push, push_last, run_folder, uploading
 from ast_jax.storage import list_files, local_files
 
 URL = "memory://bucket/run"
@@ -58,11 +59,6 @@ def checkpoint(step):
     )
 
 
-def end(context):
-    with context:
-        pass
-
-
 def new_run(*steps):
     folder = run_folder(URL)
     write(
@@ -77,7 +73,8 @@ def test_a_checkpoint_is_complete_when_its_last_file_is_uploaded(requests):
     assert set(names) == set(list_files(URL)) == set(local_files(run_folder(URL)))
     last = names.index(f"checkpoints/4/{LAST_FILE}")
     assert all(names.index(name) <= last for name in checkpoint(4))
-    assert {names[-1], names[-2]} == {"run.json", "sessions.json"}
+    assert names[0] == "run.json"  # without it the folder is not known as a run's
+    assert names[-1] == "sessions.json"
 
 
 def test_the_last_file_is_deleted_first(requests):
@@ -157,22 +154,62 @@ def test_a_folder_of_something_else_is_refused_before_it_is_downloaded():
     assert not run_folder(URL).exists()
 
 
-def test_a_failing_upload_is_told_once_and_tried_again(requests, monkeypatch, capsys):
-    monkeypatch.setattr(mirror, "SECONDS", 0.01)
+def test_an_interrupted_download_of_a_run_starts_again_and_deletes_nothing(
+    requests, monkeypatch, tmp_path
+):
+    push(URL, new_run(4))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    pull(URL, run_folder(URL))
+    write(run_folder(URL), "sessions.json", content="one more")
+    write(run_folder(URL), *checkpoint(8))
+    push(URL, run_folder(URL))
+    everything = set(list_files(URL))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
+    system = type(fsspec.filesystem("memory"))
+    get_file = system.get_file
+
+    def fail_late(self, name, target, **options):
+        if "checkpoints" in name:
+            time.sleep(0.2)
+            raise ConnectionError("the network is gone")
+        get_file(self, name, target, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(system, "get_file", fail_late)
+        with pytest.raises(InputError, match="the network is gone"):
+            pull(URL, run_folder(URL))
+    pull(URL, run_folder(URL))
+    assert set(local_files(run_folder(URL))) == everything
+    push(URL, run_folder(URL))
+    assert set(list_files(URL)) == everything
+
+
+def test_a_result_that_is_not_complete_is_not_downloaded():
+    names = ["run.json", "model/params/x", "checkpoints/8/params/x", f"checkpoints/4/{LAST_FILE}"]
+    assert complete_names(names) == ["run.json", f"checkpoints/4/{LAST_FILE}"]
+    assert complete_names([*names, f"model/{LAST_FILE}"])[1] == "model/params/x"
+
+
+def wait_for(condition):
+    """Waits until a condition holds, 20 s at most."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_failing_upload_is_reported_once_and_tried_again(requests, monkeypatch, capsys):
+    monkeypatch.setattr(mirror, "UPLOAD_INTERVAL", 0.01)
     folder = new_run()
     push(URL, folder)
     requests.failing.add("history.json")
-    with mirrored(URL, folder):
+    with uploading(URL, folder):
         write(folder, "history.json", "results.json")
-        while "tries again" not in capsys.readouterr().err:
-            pass
-        for _ in range(20):
-            mirror.Event().wait(0.01)
-        assert "tries again" not in capsys.readouterr().err
+        time.sleep(0.5)
         requests.failing.clear()
-        while "history.json" not in list_files(URL):
-            pass
-    assert "results.json" in list_files(URL)
+        wait_for(lambda: {"history.json", "results.json"} <= list_files(URL).keys())
+    assert capsys.readouterr().err.count("the run goes on and tries again") == 1
 
 
 def test_a_last_upload_that_fails_says_where_everything_is(requests):
@@ -181,4 +218,4 @@ def test_a_last_upload_that_fails_says_where_everything_is(requests):
     requests.failing.add("results.json")
     write(folder, "results.json")
     with pytest.raises(InputError, match=f"Access denied.*everything is in {folder}"):
-        end(mirrored(URL, folder))
+        push_last(URL, folder)

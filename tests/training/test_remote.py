@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,12 +18,13 @@ import soundfile
 import ast_jax
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import load_checkpoint
+from ast_jax.checkpoint.load import LAST_FILE
 from ast_jax.config import DataConfig, OptimizerConfig, TrainConfig
 from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.errors import InputError
 from ast_jax.models.config import ASTConfig
 from ast_jax.runs.mirror import run_folder
-from ast_jax.storage import list_files, local_files, upload
+from ast_jax.storage import delete, list_files, local_files, upload
 from ast_jax.training import loop
 from ast_jax.training.loop import fit
 
@@ -64,15 +66,14 @@ def local(tmp_path_factory, no_plots, share_functions):
 
 def copy_to(url, folder):
     """Uploads a folder."""
-    assert len(list(upload(url, folder, local_files(folder)))) > 3
+    upload(url, folder, local_files(folder))
 
 
-def same(folder, other):
-    """Returns whether two runs have the same history and parameters."""
+def assert_same(folder, other):
+    """Asserts that two runs have the same history and parameters."""
     assert (folder / "history.json").read_text() == (other / "history.json").read_text()
     one, another = (load_checkpoint(path / "model").params for path in (folder, other))
     jax.tree.map(np.testing.assert_array_equal, one, another)
-    return True
 
 
 def test_a_remote_run_matches_a_local_one_and_is_uploaded_whole(bucket, local, tmp_path, capsys):
@@ -80,7 +81,7 @@ def test_a_remote_run_matches_a_local_one_and_is_uploaded_whole(bucket, local, t
     fit(small(url))
     assert f"checkpoints are in {url}" in capsys.readouterr().out.replace("\n", " ")
     folder = run_folder(url)
-    assert same(folder, local)
+    assert_same(folder, local)
     assert list_files(url).keys() == local_files(folder).keys()
     written = {name.split("/")[0] for name in list_files(url)}
     assert written == {path.name for path in local.iterdir()}
@@ -107,7 +108,7 @@ def test_an_interrupted_run_resumes_on_another_machine(bucket, local, tmp_path, 
     assert len(newest.labels) == 10
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
     fit(small(url))
-    assert same(run_folder(url), local)
+    assert_same(run_folder(url), local)
     assert len(json.loads((run_folder(url) / "sessions.json").read_text())) == 2
     assert "checkpoints/3/_CHECKPOINT_METADATA" not in list_files(url)  # two of three are kept
 
@@ -118,17 +119,41 @@ def test_another_configuration_is_refused(bucket, local):
         fit(small(f"{bucket}/run", seed=1))
 
 
-def test_a_bucket_that_cannot_be_written_is_told_before_the_first_step(bucket, monkeypatch):
+def test_training_does_not_start_if_the_bucket_cannot_be_written(bucket, monkeypatch, capsys):
     def refuse(*arguments, **options):
         raise PermissionError("Access denied")
 
     system = fsspec.filesystem(bucket.partition("://")[0], use_listings_cache=False)
     monkeypatch.setattr(system, "put_file", refuse)
+    monkeypatch.setattr(system, "rm_file", refuse)
     monkeypatch.setattr(loop, "train", lambda *arguments: pytest.fail("a step was taken"))
     url = f"{bucket}/run"
-    with pytest.raises(InputError, match=f"^{url}: cannot be written .Access denied.; check its"):
+    message = f"^{url}: cannot be written .Access denied.; check its .* network$"
+    with pytest.raises(InputError, match=message):
         fit(small(url))
     assert not run_folder(url).exists()
+    assert "note: " not in capsys.readouterr().err
+
+
+def test_a_failed_upload_does_not_hide_why_a_run_failed(bucket, monkeypatch, capsys):
+    def refuse(*arguments, **options):
+        raise PermissionError("Access denied")
+
+    def fail(run, state):
+        (run.workdir / "history.json").write_text("[]")
+        (run.workdir / "checkpoints" / "1" / "config").mkdir(parents=True)
+        (run.workdir / "checkpoints" / "1" / "config" / "config.json").touch()
+        system = fsspec.filesystem(bucket.partition("://")[0], use_listings_cache=False)
+        monkeypatch.setattr(system, "put_file", refuse)
+        raise InputError("training diverged")
+
+    monkeypatch.setattr(loop, "train", fail)
+    with pytest.raises(InputError, match=r"^training diverged$"):
+        fit(small(f"{bucket}/run"))
+    note = capsys.readouterr().err
+    assert f"note: {bucket}/run: cannot be written (Access denied)" in note
+    folder = run_folder(f"{bucket}/run")
+    assert f"everything is in {folder}, and the same command uploads it" in note
 
 
 def test_a_run_that_fails_before_its_first_checkpoint_leaves_nothing(bucket, monkeypatch):
@@ -161,7 +186,7 @@ def test_training_starts_from_a_remote_checkpoint_and_a_remote_prepared_set(
 
     train(tmp_path / "local", local, tmp_path / "prepared")
     train(tmp_path / "remote", f"{bucket}/run", f"{bucket}/set")
-    assert same(tmp_path / "remote", tmp_path / "local")
+    assert_same(tmp_path / "remote", tmp_path / "local")
 
 
 @pytest.mark.slow
@@ -196,11 +221,17 @@ def test_two_processes_without_a_shared_disk_train_in_a_bucket(bucket, local, tm
         assert [process.returncode for process in started] == [0, 0], outputs
         return outputs
 
-    run(["one", "two"], "--config.num_epochs=1")
+    run(["one", "two"], "--config.num_epochs=2")
     assert not (tmp_path / "two" / "ast_jax" / "runs").exists()
-    run(["three", "four"], "--config.num_epochs=1")  # restores on other machines
-    run(["five", "six"], f"--config.workdir={bucket}/two epochs")
-    folder = tmp_path / "five" / "ast_jax" / "runs" / f"{bucket}/two epochs".replace("://", "/")
+    # The same run without what followed its first epoch, on other machines.
+    names = [
+        name for name in list_files(f"{bucket}/run") if re.match("model/|checkpoints/4/", name)
+    ]
+    assert f"checkpoints/4/{LAST_FILE}" in names
+    delete(f"{bucket}/run", names)
+    outputs = run(["three", "four"], "--config.num_epochs=2")
+    assert "resuming after step 2 of 4" in outputs[0]
+    (folder,) = (tmp_path / "three" / "ast_jax" / "runs").glob("*/run")
     ours, theirs = (json.loads((path / "history.json").read_text()) for path in (folder, local))
     for mine, yours in zip(ours, theirs, strict=True):
         assert mine["loss"] == pytest.approx(yours["loss"], rel=1e-6)
