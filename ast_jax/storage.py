@@ -77,28 +77,35 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "ast_jax"
 
 
-def make_local_folder(url: str | os.PathLike[str], kind: str) -> Path:
-    """Returns the path that a URL is copied to, and creates the folder that holds it.
-
-    Each URL has a folder of its own in the folder `kind` of the cache.
+def local_copy(url: str | os.PathLike[str], kind: str) -> Path:
+    """Returns the path that a URL is copied to: in the cache's folder `kind`, a folder of its own.
 
     Raises:
-        InputError: the folder cannot be created.
+        InputError: there is no home folder.
     """
     url = normalize(url)
     digest = hashlib.sha256(url.encode(errors="surrogatepass")).hexdigest()[:16]
     name = url.rpartition("/")[2]
-    name = name if _is_safe(name) and len(name) < 100 else "copy"
     try:
-        folder = cache_folder() / kind / digest
+        cache = cache_folder()
+    except RuntimeError as error:
+        raise InputError(f"{url}: has no place here ({error}); set XDG_CACHE_HOME") from None
+    return cache / kind / digest / (name if _is_safe(name) and len(name) < 100 else "copy")
+
+
+def make_cache_folder(folder: Path) -> None:
+    """Creates a folder in the cache.
+
+    Raises:
+        InputError: it cannot be created.
+    """
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
         raise InputError(
-            f"{url}: has no place on this machine ({reason}); set XDG_CACHE_HOME to a folder that "
+            f"{folder}: cannot be created ({error.strerror}); set XDG_CACHE_HOME to a folder that "
             f"can be written"
         ) from None
-    return folder / name
 
 
 def fetch(path: str | os.PathLike[str]) -> Path:
@@ -115,7 +122,8 @@ def fetch(path: str | os.PathLike[str]) -> Path:
     from filelock import FileLock
 
     url = normalize(path)
-    target = make_local_folder(url, "downloads")
+    target = local_copy(url, "downloads")
+    make_cache_folder(target.parent)
     with FileLock(target.parent / "lock"):
         listing = list_files(url)
         if not listing:

@@ -25,8 +25,9 @@ from ast_jax.storage import (
     download,
     is_remote,
     list_files,
+    local_copy,
     local_files,
-    make_local_folder,
+    make_cache_folder,
     normalize,
     read_bytes,
     upload,
@@ -40,7 +41,7 @@ SESSIONS_FILE = "sessions.json"
 
 def run_folder(workdir: str) -> Path:
     """Returns the local folder of a run: `workdir`, or its copy if that is a URL."""
-    return make_local_folder(workdir, "runs") if is_remote(workdir) else Path(workdir).absolute()
+    return local_copy(workdir, "runs") if is_remote(workdir) else Path(workdir).absolute()
 
 
 def pull(url: str, folder: Path) -> None:
@@ -58,6 +59,7 @@ def pull(url: str, folder: Path) -> None:
     listing = list_files(url)
     if listing and RUN_FILE not in listing:
         raise InputError(f"{url}: exists and is not a run of ast_jax; choose another folder")
+    make_cache_folder(folder.parent)
     if folder.exists():
         shutil.rmtree(folder)
     # The next upload deletes what is not complete: a killed run left it.
