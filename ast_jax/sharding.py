@@ -17,6 +17,15 @@ from ast_jax.errors import InputError
 
 AXIS = "data"  # the name of the mesh axis that batches are split over
 
+# Options of XLA's TPU compiler that have dense products, norms and copies overlap the all-reduces
+# of gradients. By default these are synchronous, and merged into few, which end the backward pass.
+TPU_COMPILER_OPTIONS = {
+    "xla_enable_async_all_reduce": True,
+    "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": True,
+    "xla_tpu_enable_async_collective_fusion_fuse_kloop_fusions": True,
+    "xla_jf_crs_combiner_threshold_in_bytes": 10**6,  # a layer's kernels are reduced one by one
+}
+
 REPLICATED = P()
 SPLIT = P(AXIS)  # the leading axis is split over the devices
 
@@ -27,7 +36,8 @@ class DataParallel:
     With several processes these are the devices of all, in the order of the processes.
 
     Args:
-        how: 'shard_map' or 'pmap'.
+        how: 'shard_map' or 'pmap'. On TPUs only 'shard_map' overlaps the gradient exchange with
+            the backward pass, as `jax.pmap` takes no compiler options.
         devices: all by default.
     """
 
@@ -58,7 +68,9 @@ class DataParallel:
             mapped = jax.shard_map(
                 function, mesh=self.mesh, in_specs=arguments, out_specs=result, check_vma=False
             )
-            return jax.jit(mapped, donate_argnums=donate)
+            several_tpus = self.devices[0].platform == "tpu" and len(self.devices) > 1
+            options = TPU_COMPILER_OPTIONS if several_tpus else None
+            return jax.jit(mapped, donate_argnums=donate, compiler_options=options)
         mapped = jax.pmap(
             function,
             axis_name=AXIS,

@@ -6,7 +6,16 @@ from typing import NamedTuple
 
 from chips import Chip
 from common import table_header, table_row
-from hlo import Execution, Program, is_collective, type_bytes, without_layouts
+from hlo import (
+    Execution,
+    Instruction,
+    Program,
+    collective_end,
+    is_collective,
+    is_collective_opcode,
+    type_bytes,
+    without_layouts,
+)
 from llo import Schedule
 
 # Steps of a kernel's grid of which one computes: static schedules count them all.
@@ -37,7 +46,13 @@ def describe(
         lines = time_tables(program, executions, chip, schedules, flop, number)
     else:
         lines = custom_call_table(executions)
-    return [*lines, "", *float32_products(program, executions), "", *collectives(executions)]
+    return [
+        *lines,
+        "",
+        *float32_products(program, executions),
+        "",
+        *collectives(program, executions),
+    ]
 
 
 class Op(NamedTuple):
@@ -110,7 +125,8 @@ def predict_times(
         scheduled /= chip.cores * (idle[0] if idle else 1)
     cycles = instruction.estimated_cycles
     estimate = scheduled if cycles is None else cycles / chip.clock
-    traffic = 0.0 if is_collective(execution) else program.hbm_bytes(execution) / chip.bandwidth
+    exchanges = is_collective(execution) or "async-collective" in instruction.name
+    traffic = 0.0 if exchanges else program.hbm_bytes(execution) / chip.bandwidth
     return Op(
         execution,
         group_of(program, execution),
@@ -149,27 +165,41 @@ def float32_products(program: Program, executions: list[Execution]) -> list[str]
     for execution in executions:
         for part in program.fused(execution.instruction):
             types = program.operand_types(part)[:2]
-            multiplies = part.opcode in ("dot", "convolution") or "$matmul" in part.text
-            if multiplies and any(each.startswith("f32") for each in types):
+            if _multiplies(part) and any(each.startswith("f32") for each in types):
                 found[f"{' · '.join(types)} → {without_layouts(part.result)}"] += execution.times
     lines = table_header("float32 products", "a step")
     return lines + [table_row([name, str(number)]) for name, number in found.most_common()]
 
 
-def collectives(executions: list[Execution]) -> list[str]:
-    """Returns a table of the exchanges between chips."""
+def _multiplies(instruction: Instruction) -> bool:
+    return instruction.opcode in ("dot", "convolution") or "$matmul" in instruction.text
+
+
+def collectives(program: Program, executions: list[Execution]) -> list[str]:
+    """Returns a table of the exchanges between chips and of what overlaps them."""
     lines = table_header("exchange", "MB", "times", "how", "where")
-    for execution in filter(is_collective, executions):
-        instruction = execution.instruction
-        asynchronous = instruction.opcode.endswith("-start") or "async" in instruction.name
+    for index, execution in enumerate(executions):
+        if not is_collective(execution):
+            continue
+        # The exchange of a fusion, which also returns the semaphores of those that go on with it.
+        first = next(
+            p for p in program.fused(execution.instruction) if is_collective_opcode(p.opcode)
+        )
+        following = executions[index + 1 :]
+        end = collective_end(execution, following)
+        how = "synchronous"
+        if end is not None:
+            beside = [program.fused(each.instruction) for each in following[:end]]
+            products = sum(any(map(_multiplies, parts)) for parts in beside)
+            how = f"asynchronous, beside {products} products and {end - products} other ops"
         lines.append(
             table_row(
                 [
-                    instruction.opcode.removesuffix("-start"),
-                    f"{type_bytes(instruction.result) / 1e6:.1f}",
+                    first.opcode.removesuffix("-start"),
+                    f"{type_bytes(first.result) / 1e6:.1f}",
                     str(execution.times),
-                    "asynchronous" if asynchronous else "synchronous",
-                    "in a loop" if execution.loops else "after the loops",
+                    how,
+                    "in a loop" if execution.loops else "outside loops",
                 ]
             )
         )

@@ -1,4 +1,4 @@
-"""Reads XLA's optimized programs: how often each op runs, what it moves, and what it computes.
+"""Reads XLA's programs: how often each op runs, what it moves, and what it computes.
 
 XLA's text of a program is a list of computations, each a list of instructions. Loops and calls name
 the computations that they run.
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from math import prod
 from typing import NamedTuple
 
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .* )?\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 _COLLECTIVE = re.compile(r"(all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)")
@@ -70,10 +70,10 @@ class Execution(NamedTuple):
 
 
 class Program:
-    """A program that XLA optimized.
+    """A program in XLA's text format.
 
     Args:
-        text: `compiled.as_text()`.
+        text: `compiled.as_text()`, or `lowered.as_text(dialect="hlo")`, which lacks operands.
     """
 
     def __init__(self, text: str):
@@ -166,9 +166,30 @@ class Program:
 
 
 def is_collective(execution: Execution) -> bool:
-    """Returns whether an execution begins an exchange between devices."""
-    opcode = execution.instruction.opcode
+    """Returns whether an execution begins an exchange between devices.
+
+    An asynchronous one begins with a fusion on TPUs; others then contain its steps beside their own
+    work.
+    """
+    instruction = execution.instruction
+    is_fusion = instruction.name.startswith("async-collective-start")
+    return is_fusion or is_collective_opcode(instruction.opcode)
+
+
+def is_collective_opcode(opcode: str) -> bool:
+    """Returns whether an instruction with this opcode begins an exchange between devices."""
     return bool(_COLLECTIVE.match(opcode)) and not opcode.endswith("-done")
+
+
+def collective_end(start: Execution, executions: list[Execution]) -> int | None:
+    """Returns the index of the execution that an asynchronous exchange ends with, if it is one."""
+    end_of_fusion = start.instruction.name.replace("-start", "-done")
+    for index, each in enumerate(executions):
+        name, operands = each.instruction.name, each.instruction.operands
+        ends = each.instruction.opcode.endswith("-done") and start.instruction.name in operands
+        if ends or (name == end_of_fusion != start.instruction.name):
+            return index
+    return None
 
 
 def type_bytes(result: str) -> float:

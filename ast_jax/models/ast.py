@@ -7,7 +7,7 @@ and the distillation token (`ASTForAudioClassification`).
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,7 +124,11 @@ class Encoder(nnx.Module):
         self.layers = nnx.merge(graphdef, stacked)
 
     def __call__(
-        self, x: Tokens, num_output_tokens: int | None = None, remat: str = "none"
+        self,
+        x: Tokens,
+        num_output_tokens: int | None = None,
+        remat: str = "none",
+        map_layer_params: Callable[[Any], Any] = lambda params: params,
     ) -> Outputs:
         """Runs the layers.
 
@@ -133,6 +137,7 @@ class Encoder(nnx.Module):
             num_output_tokens: how many of the first tokens to return; None for all. The last layer
                 computes these alone, which saves a twelfth of the work of twelve layers.
             remat: what the backward pass recomputes, see `rematerialize`.
+            map_layer_params: applied to one layer's parameters where the layer uses them.
         """
         graphdef, stacked = nnx.split(self.layers)
         num_tokens = x.shape[1]
@@ -140,10 +145,11 @@ class Encoder(nnx.Module):
         x = jnp.pad(x, ((0, 0), (0, padding), (0, 0)))
 
         def layer(x: jax.Array, params: nnx.State) -> jax.Array:
-            return nnx.merge(graphdef, params)(x, None, num_tokens)[0]
+            return nnx.merge(graphdef, map_layer_params(params))(x, None, num_tokens)[0]
 
         def last_layer(x: jax.Array, params: nnx.State) -> jax.Array:
-            return nnx.merge(graphdef, params)(x, num_output_tokens, num_tokens)[0]
+            model = nnx.merge(graphdef, map_layer_params(params))
+            return model(x, num_output_tokens, num_tokens)[0]
 
         x = scan_all_but_last(rematerialize(layer, remat), x, stacked)
         x = rematerialize(last_layer, remat)(x, jax.tree.map(lambda p: p[-1], stacked))
@@ -222,6 +228,7 @@ class ASTModel(nnx.Module):
         input_values: InputValues,
         keep_indices: KeepIndices | None = None,
         remat: str = "none",
+        map_layer_params: Callable[[Any], Any] = lambda params: params,
     ) -> Float[Array, "batch hidden"]:
         """Computes `pooler_output` alone, for which the last layer need not compute the patches.
 
@@ -229,9 +236,10 @@ class ASTModel(nnx.Module):
             input_values: normalized log-mels.
             keep_indices: the patches of each clip to use, counted from 0; None for all.
             remat: what the backward pass recomputes, see `rematerialize`.
+            map_layer_params: applied to one layer's parameters where the layer uses them.
         """
         x = self.embeddings(input_values, keep_indices)
-        x = self.encoder(x, NUM_PREFIX_TOKENS, remat)
+        x = self.encoder(x, NUM_PREFIX_TOKENS, remat, map_layer_params)
         return self.layernorm(x).mean(axis=1)
 
 
@@ -278,9 +286,10 @@ class ASTForAudioClassification(nnx.Module):
         keep_indices: KeepIndices | None = None,
         *,
         remat: str = "none",
+        map_layer_params: Callable[[Any], Any] = lambda params: params,
     ) -> Float[Array, "batch labels"]:
         """Computes float32 logits; arguments are those of `ASTModel.pooled`."""
-        return self.classifier(self.ast.pooled(input_values, keep_indices, remat))
+        return self.classifier(self.ast.pooled(input_values, keep_indices, remat, map_layer_params))
 
     @classmethod
     def from_pretrained(

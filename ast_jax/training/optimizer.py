@@ -69,6 +69,8 @@ def _last_warmup_update(config: OptimizerConfig, step: jax.Array) -> jax.Array:
 def make_optimizer(config: OptimizerConfig, devices: int = 1) -> optax.GradientTransformation:
     """Returns the optimizer chain without the learning rate: gradients → updates to subtract.
 
+    `update` takes the parameters as well.
+
     'adam' is PyTorch's `Adam(weight_decay=…)`: L2 is added to the gradient *before* the moments.
     The original's settings (src/traintest.py) are betas (.95, .999), weight decay 5e-7 on every
     parameter, no clipping. 'adamw' decouples the weight decay, and applies it to matrices only:
@@ -88,7 +90,7 @@ def make_optimizer(config: OptimizerConfig, devices: int = 1) -> optax.GradientT
         moments = shard_over_devices(moments, devices)
     parts = [moments]
     if config.grad_clip_norm:
-        parts.insert(0, optax.clip_by_global_norm(config.grad_clip_norm))
+        parts.insert(0, clip_by_global_norm(config.grad_clip_norm))
     if config.layer_decay != 1:
         parts.append(scale_by_depth(config.layer_decay))
     return optax.chain(*parts)
@@ -120,6 +122,29 @@ def scale_by_depth(decay: float) -> optax.GradientTransformation:
     return optax.stateless(scale)
 
 
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """Returns optax's `clip_by_global_norm`, for gradients that may be shards as well."""
+
+    def clip(gradients: Any, params: Any) -> Any:
+        norm = global_norm(gradients, params)
+        return jax.tree.map(lambda g: jnp.where(norm < max_norm, g, g / norm * max_norm), gradients)
+
+    return optax.stateless(clip)
+
+
+def global_norm(gradients: Any, params: Any) -> jax.Array:
+    """Returns the norm of all gradients; those smaller than their parameter are a device's shards.
+
+    Shards are summed over the axis 'data', so that all devices return the same.
+    """
+    pairs = list(zip(jax.tree.leaves(gradients), jax.tree.leaves(params), strict=True))
+    squared = optax.tree.norm([g for g, p in pairs if g.shape == p.shape], squared=True)
+    shards = [g for g, p in pairs if g.shape != p.shape]
+    if shards:
+        squared += jax.lax.psum(optax.tree.norm(shards, squared=True), AXIS)
+    return jnp.sqrt(squared)
+
+
 def shard_over_devices(
     inner: optax.GradientTransformation, devices: int
 ) -> optax.GradientTransformation:
@@ -127,41 +152,41 @@ def shard_over_devices(
 
     Each device updates its shard, and the updates are gathered. `inner` must be elementwise, as
     Adam is; results are then the same up to rounding. `update` runs under the axis 'data' and
-    takes a device's shard of the state, as specified by `state_specs`; `init` makes the whole
-    state.
+    takes a device's shard of the gradients and the state, as specified by `state_specs`, and whole
+    parameters; `init` makes the whole state.
     """
 
     def shard(array: jax.Array) -> jax.Array:
-        axis = _shard_axis(array.shape, devices)
+        axis = shard_axis(array.shape, devices)
         if axis is None:
             return array
         size = array.shape[axis] // devices
         return jax.lax.dynamic_slice_in_dim(array, jax.lax.axis_index(AXIS) * size, size, axis)
 
     def gather(array: jax.Array, like: jax.Array) -> jax.Array:
-        axis = _shard_axis(like.shape, devices)
+        axis = shard_axis(like.shape, devices)
         return array if axis is None else jax.lax.all_gather(array, AXIS, axis=axis, tiled=True)
 
     def update(gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        shards, state = inner.update(
-            jax.tree.map(shard, gradients), state, jax.tree.map(shard, params)
-        )
-        return jax.tree.map(gather, shards, gradients), state
+        shards, state = inner.update(gradients, state, jax.tree.map(shard, params))
+        return jax.tree.map(gather, shards, params), state
 
     return optax.GradientTransformation(inner.init, update)
 
 
 def state_specs(opt_state: Any, devices: int) -> Any:
-    """Returns the `PartitionSpec` of each array of the state of `shard_over_devices`."""
+    """Returns the `PartitionSpec` of each array of a sharded state, or of sharded gradients."""
 
     def spec(array: jax.Array) -> P:
-        axis = _shard_axis(array.shape, devices)
+        axis = shard_axis(array.shape, devices)
         return P() if axis is None else P(*[None] * axis, AXIS)
 
     return jax.tree.map(spec, opt_state)
 
 
-def _shard_axis(shape: tuple[int, ...], devices: int) -> int | None:
-    """Returns the longest axis that the devices divide evenly, if any."""
+def shard_axis(shape: tuple[int, ...], devices: int) -> int | None:
+    """Returns the longest axis that several devices divide evenly, if any."""
+    if devices == 1:
+        return None
     divisible = [axis for axis, size in enumerate(shape) if size and size % devices == 0]
     return max(divisible, key=lambda axis: shape[axis], default=None)

@@ -221,6 +221,7 @@ def map_step_functions(
         augment=make_augment(config.augment, extractor),
         patchout=make_patchout(config.augment, model.grid),
         grad_accum_steps=config.grad_accum_steps,
+        num_shards=shards,
         remat=config.remat,
         ema_decay=config.optimizer.ema_decay,
     )

@@ -1,7 +1,7 @@
 """The training step, written for one device.
 
-`ast_jax.sharding` maps it over all devices under the axis name 'data'. What devices share goes
-through `lax.pmean` here, in plain sight.
+`ast_jax.sharding` maps it over all devices under the axis name 'data'. Gradients are exchanged by
+the collectives in `loss_and_gradients` and `pmean_gradient`, and updates by the optimizer's.
 """
 
 from collections.abc import Callable
@@ -21,6 +21,7 @@ from ast_jax.losses import Loss
 from ast_jax.models.ast import Params
 from ast_jax.models.patchout import sample_patchout
 from ast_jax.sharding import AXIS
+from ast_jax.training.optimizer import global_norm, shard_axis
 
 Batch = dict[str, jax.Array]  # `targets`, and what `batch_input_values` takes
 
@@ -79,6 +80,8 @@ class StepSpec(NamedTuple):
         augment: (keys (clips,), input_values) → input_values.
         patchout: keys (clips,) → the patches kept of each clip; None keeps all.
         grad_accum_steps: microbatches that a device splits its batch into.
+        num_shards: devices that gradients and the optimizer's state are sharded over (ZeRO-1); 1
+            replicates both.
         remat: what the backward pass recomputes, see `ast_jax.models.remat`.
         ema_decay: decay of `TrainState.ema`.
     """
@@ -92,6 +95,7 @@ class StepSpec(NamedTuple):
     augment: Augment = lambda keys, input_values: input_values
     patchout: Patchout | None = None
     grad_accum_steps: int = 1
+    num_shards: int = 1
     remat: str = "norms_and_activations"
     ema_decay: float = 0.0
 
@@ -103,14 +107,13 @@ def train_step(spec: StepSpec, state: TrainState, batch: Batch) -> tuple[TrainSt
     """
     key = jax.random.fold_in(spec.key, state.step)
     loss, grads = loss_and_gradients(spec, state.params, batch, key)
-    loss, grads = jax.lax.pmean((loss, grads), AXIS)
 
     learning_rate = jnp.asarray(spec.schedule(state.step), jnp.float32)
     updates, opt_state = spec.optimizer.update(grads, state.opt_state, state.params)
     params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
     ema = update_ema(state.ema, params, spec.ema_decay)
 
-    grad_norm = optax.tree.norm(grads)
+    grad_norm = global_norm(grads, state.params)
     new = state._replace(params=params, opt_state=opt_state, ema=ema)
     new = apply_if_finite(jnp.isfinite(loss) & jnp.isfinite(grad_norm), new, state)
     return new._replace(step=state.step + 1), StepMetrics(loss, grad_norm, learning_rate)
@@ -119,17 +122,45 @@ def train_step(spec: StepSpec, state: TrainState, batch: Batch) -> tuple[TrainSt
 def loss_and_gradients(
     spec: StepSpec, params: Params, batch: Batch, key: PRNGKeyArray
 ) -> tuple[Float[Array, ""], Params]:
-    """Computes a device's mean loss and its gradients, in `grad_accum_steps` microbatches."""
+    """Computes the mean loss over all devices and its gradients, with ZeRO-1 a device's shards.
+
+    The backward pass exchanges each layer's gradients while it computes those of the layer before.
+    Microbatches exchange once, after the last; ZeRO-1 reduces and scatters whole stacks of layers.
+    """
     clips = len(batch["targets"])
     keys = clip_keys(key, jax.lax.axis_index(AXIS) * clips, clips)
+    by_layer = spec.grad_accum_steps == spec.num_shards == 1
 
     def loss_of(params: Params, batch: Batch, keys: ClipKeys) -> jax.Array:
         inputs = spec.augment(keys, batch_input_values(batch, spec.extractor))
         keep_indices = spec.patchout(keys) if spec.patchout else None
-        logits = nnx.merge(spec.graphdef, params)(inputs, keep_indices, remat=spec.remat)
+        options = {"map_layer_params": pmean_gradient} if by_layer else {}
+        model = nnx.merge(spec.graphdef, params)
+        logits = model(inputs, keep_indices, remat=spec.remat, **options)
         return spec.loss(logits, batch["targets"])
 
-    return accumulate_gradients(loss_of, params, (batch, keys), spec.grad_accum_steps)
+    def exchange(path: tuple, gradient: jax.Array) -> jax.Array:
+        if by_layer and jax.tree_util.DictKey("layers") in path:
+            return gradient  # averaged in the backward pass
+        axis = shard_axis(gradient.shape, spec.num_shards)
+        if axis is None:
+            return jax.lax.pmean(gradient, AXIS)
+        total = jax.lax.psum_scatter(gradient, AXIS, scatter_dimension=axis, tiled=True)
+        return total / spec.num_shards
+
+    loss, grads = accumulate_gradients(loss_of, params, (batch, keys), spec.grad_accum_steps)
+    return jax.lax.pmean(loss, AXIS), jax.tree.map_with_path(exchange, grads)
+
+
+@jax.custom_vjp
+def pmean_gradient(params: Params) -> Params:
+    """Returns parameters unchanged, and averages their gradients over the devices."""
+    return params
+
+
+pmean_gradient.defvjp(
+    lambda params: (params, None), lambda _, gradients: (jax.lax.pmean(gradients, AXIS),)
+)
 
 
 def accumulate_gradients(

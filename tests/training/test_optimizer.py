@@ -165,7 +165,8 @@ def test_a_sharded_state_gives_the_same_updates(kind):
 
     expected_state = whole.init(params)
     state = parallel.device_put(split.init(params), specs)
-    sharded = parallel.map(split.update, (REPLICATED, specs, REPLICATED), (REPLICATED, specs))
+    shards = state_specs(params, 8)  # of the gradients
+    sharded = parallel.map(split.update, (shards, specs, REPLICATED), (REPLICATED, specs))
     plain = parallel.map(whole.update, (REPLICATED,) * 3, (REPLICATED, REPLICATED))
     for number in range(3):
         gradients = jax.tree.map(lambda p, n=number: jnp.sin(p * 50 + n), params)

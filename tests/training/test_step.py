@@ -7,12 +7,12 @@ import pytest
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.audio.pcm import to_float, to_int16
-from ast_jax.config import AugmentConfig
+from ast_jax.config import AugmentConfig, OptimizerConfig
 from ast_jax.losses import cross_entropy
 from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.config import ASTConfig
 from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
-from ast_jax.training.optimizer import shard_over_devices, state_specs
+from ast_jax.training.optimizer import make_optimizer, shard_over_devices, state_specs
 from ast_jax.training.step import (
     StepSpec,
     init_state,
@@ -122,7 +122,8 @@ def test_a_nonfinite_step_only_advances_the_count(bad, split):
         replicated = jax.tree.map(lambda _: REPLICATED, state)
         of_state = replicated._replace(opt_state=state_specs(state.opt_state, 2))
         state = parallel.device_put(state, of_state)
-    take_step = map_step(parallel, make_spec(optimizer=optimizer, ema_decay=0.5), of_state)
+    spec = make_spec(optimizer=optimizer, ema_decay=0.5, num_shards=1 + split)
+    take_step = map_step(parallel, spec, of_state)
     state, metrics = take_step(state, small_batch())
     assert np.isfinite(metrics.loss)
     broken = small_batch()
@@ -135,6 +136,34 @@ def test_a_nonfinite_step_only_advances_the_count(bad, split):
     assert float(metrics.learning_rate) == pytest.approx(3e-2)  # skipped steps advance the schedule
     kernels = [s.params["classifier"]["dense"]["kernel"] for s in (after, moved)]
     assert np.abs(np.subtract(*kernels)).max() > 1e-3
+
+
+@pytest.mark.parametrize("grad_accum_steps", [1, 2])
+def test_sharded_steps_match_replicated_steps_on_one_device(grad_accum_steps):
+    config = OptimizerConfig(kind="adamw", weight_decay=0.1, grad_clip_norm=0.5, layer_decay=0.75)
+
+    def losses_and_norms(devices, num_shards):
+        parallel = DataParallel(devices=jax.devices()[:devices])
+        optimizer = make_optimizer(config, num_shards)
+        state = init_state(init_params(CONFIG), optimizer, ema=False, average=False)
+        specs = jax.tree.map(lambda _: REPLICATED, state)
+        if num_shards > 1:
+            specs = specs._replace(opt_state=state_specs(state.opt_state, num_shards))
+        state = parallel.device_put(state, specs)
+        spec = make_spec(
+            optimizer=optimizer, num_shards=num_shards, grad_accum_steps=grad_accum_steps
+        )
+        take_step = map_step(parallel, spec, specs)
+        found = []
+        for _ in range(3):
+            state, metrics = take_step(state, parallel.shard_batch(small_batch(16)))
+            found.append((float(metrics.loss), float(metrics.grad_norm)))
+        return found
+
+    expected = losses_and_norms(devices=1, num_shards=1)
+    assert expected[0][1] > 2 * config.grad_clip_norm
+    np.testing.assert_allclose(losses_and_norms(8, num_shards=8), expected, rtol=1e-4)
+    np.testing.assert_allclose(losses_and_norms(8, num_shards=1), expected, rtol=1e-4)
 
 
 def test_the_moving_average_follows_the_parameters():
