@@ -89,21 +89,19 @@ def time_tables(
     lines.append(table_row(["all", *_milliseconds(ops)]))
     lines += ["", f"by the estimate {flop / total / chip.peak:.0%} of the peak", ""]
     lines += table_header("largest ops", "estimate, ms", "floor, ms", "times", "group", "computes")
-    for op in sorted(ops, key=lambda op: -op.estimate)[:number]:
-        instruction = op.execution.instruction
-        computes = "/".join(instruction.op_name.split("/")[-2:])
-        lines.append(
-            table_row(
-                [
-                    instruction.name,
-                    *_milliseconds([op]),
-                    str(op.execution.times),
-                    op.group,
-                    f"{computes} {without_layouts(instruction.result)[:60]}",
-                ]
-            )
-        )
+    alike: dict[tuple[str, str], list[Op]] = {}  # those of unrolled layers
+    for op in ops:
+        alike.setdefault((op.group, _computes(op.execution.instruction)), []).append(op)
+    largest = sorted(alike.items(), key=lambda item: -sum(op.estimate for op in item[1]))
+    for (group, computes), own in largest[:number]:
+        name, times = own[0].execution.instruction.name, sum(op.execution.times for op in own)
+        lines.append(table_row([name, *_milliseconds(own), str(times), group, computes]))
     return lines
+
+
+def _computes(instruction: Instruction) -> str:
+    names = "/".join(instruction.op_name.split("/")[-2:])
+    return f"{names} {without_layouts(instruction.result)[:60]}"
 
 
 def _milliseconds(ops: list[Op]) -> list[str]:
@@ -145,7 +143,9 @@ def group_of(program: Program, execution: Execution) -> str:
         return "products"
     if opcodes <= MOVES or instruction.opcode.startswith("copy"):
         return "copies"
-    return "norms and activations" if execution.loops else "other"
+    # JAX's name for what is inside of a layer, which need not be in a loop.
+    in_a_layer = execution.loops or re.search("checkpoint|closed_call", instruction.op_name)
+    return "norms and activations" if in_a_layer else "other"
 
 
 def custom_call_table(executions: list[Execution]) -> list[str]:
@@ -178,6 +178,7 @@ def _multiplies(instruction: Instruction) -> bool:
 def collectives(program: Program, executions: list[Execution]) -> list[str]:
     """Returns a table of the exchanges between chips and of what overlaps them."""
     lines = table_header("exchange", "MB", "times", "how", "where")
+    rows = Counter()
     for index, execution in enumerate(executions):
         if not is_collective(execution):
             continue
@@ -191,16 +192,11 @@ def collectives(program: Program, executions: list[Execution]) -> list[str]:
         if end is not None:
             beside = [program.fused(each.instruction) for each in following[:end]]
             products = sum(any(map(_multiplies, parts)) for parts in beside)
-            how = f"asynchronous, beside {products} products and {end - products} other ops"
-        lines.append(
-            table_row(
-                [
-                    first.opcode.removesuffix("-start"),
-                    f"{type_bytes(first.result) / 1e6:.1f}",
-                    str(execution.times),
-                    how,
-                    "in a loop" if execution.loops else "outside loops",
-                ]
-            )
-        )
-    return lines
+            how = f"asynchronous, beside {products or 'no'} products"
+        kind, size = first.opcode.removesuffix("-start"), f"{type_bytes(first.result) / 1e6:.1f}"
+        where = "in a loop" if execution.loops else "outside loops"
+        rows[kind, size, how, where] += execution.times
+    return lines + [
+        table_row([kind, size, str(times), how, where])
+        for (kind, size, how, where), times in rows.items()
+    ]

@@ -110,8 +110,8 @@ class Layer(nnx.Module):
 class Encoder(nnx.Module):
     """`num_hidden_layers` layers as one `Layer` with stacked parameters, without a final norm.
 
-    `jax.lax.scan` runs them: a layer is compiled once, and the optimizer and the gradient exchange
-    handle 12 arrays instead of 144.
+    `jax.lax.scan` runs them: a layer is compiled once, and the optimizer handles 12 arrays instead
+    of 144.
     """
 
     def __init__(self, config: ASTConfig, attn_implementation: str, *, rngs: nnx.Rngs):
@@ -129,6 +129,7 @@ class Encoder(nnx.Module):
         num_output_tokens: int | None = None,
         remat: str = "none",
         map_layer_params: Callable[[Any], Any] = lambda params: params,
+        unroll: bool = False,
     ) -> Outputs:
         """Runs the layers.
 
@@ -138,6 +139,7 @@ class Encoder(nnx.Module):
                 computes these alone, which saves a twelfth of the work of twelve layers.
             remat: what the backward pass recomputes, see `rematerialize`.
             map_layer_params: applied to one layer's parameters where the layer uses them.
+            unroll: whether to unroll the loop over layers where gradients are taken.
         """
         graphdef, stacked = nnx.split(self.layers)
         num_tokens = x.shape[1]
@@ -151,7 +153,7 @@ class Encoder(nnx.Module):
             model = nnx.merge(graphdef, map_layer_params(params))
             return model(x, num_output_tokens, num_tokens)[0]
 
-        x = scan_all_but_last(rematerialize(layer, remat), x, stacked)
+        x = scan_all_but_last(rematerialize(layer, remat), x, stacked, unroll)
         x = rematerialize(last_layer, remat)(x, jax.tree.map(lambda p: p[-1], stacked))
         return x[:, :num_tokens]
 
@@ -229,6 +231,7 @@ class ASTModel(nnx.Module):
         keep_indices: KeepIndices | None = None,
         remat: str = "none",
         map_layer_params: Callable[[Any], Any] = lambda params: params,
+        unroll: bool = False,
     ) -> Float[Array, "batch hidden"]:
         """Computes `pooler_output` alone, for which the last layer need not compute the patches.
 
@@ -237,9 +240,10 @@ class ASTModel(nnx.Module):
             keep_indices: the patches of each clip to use, counted from 0; None for all.
             remat: what the backward pass recomputes, see `rematerialize`.
             map_layer_params: applied to one layer's parameters where the layer uses them.
+            unroll: whether to unroll the loop over layers where gradients are taken.
         """
         x = self.embeddings(input_values, keep_indices)
-        x = self.encoder(x, NUM_PREFIX_TOKENS, remat, map_layer_params)
+        x = self.encoder(x, NUM_PREFIX_TOKENS, remat, map_layer_params, unroll)
         return self.layernorm(x).mean(axis=1)
 
 
@@ -287,9 +291,12 @@ class ASTForAudioClassification(nnx.Module):
         *,
         remat: str = "none",
         map_layer_params: Callable[[Any], Any] = lambda params: params,
+        unroll: bool = False,
     ) -> Float[Array, "batch labels"]:
         """Computes float32 logits; arguments are those of `ASTModel.pooled`."""
-        return self.classifier(self.ast.pooled(input_values, keep_indices, remat, map_layer_params))
+        return self.classifier(
+            self.ast.pooled(input_values, keep_indices, remat, map_layer_params, unroll)
+        )
 
     @classmethod
     def from_pretrained(

@@ -64,7 +64,9 @@ def _save_residuals(primitive: Any, *arguments: Any, **params: Any) -> Any:
     return _save_names(primitive, *arguments, **params)
 
 
-def scan_all_but_last(layer: Callable, x: jax.Array, stacked: Any) -> jax.Array:
+def scan_all_but_last(
+    layer: Callable, x: jax.Array, stacked: Any, unroll: bool = False
+) -> jax.Array:
     """Applies a layer once for each of a stack of parameters but the last.
 
     Slicing off the last layer's parameters copies those of all others: 300 MB of base384, and 5 to
@@ -75,11 +77,16 @@ def scan_all_but_last(layer: Callable, x: jax.Array, stacked: Any) -> jax.Array:
         layer: a function of `x` and one layer's parameters.
         x: the first layer's input.
         stacked: a tree of parameters with a leading axis of layers.
+        unroll: whether to unroll the loop where gradients are taken.
     """
 
     def sliced(x: jax.Array, stacked: Any) -> jax.Array:
         below = jax.tree.map(lambda p: p[:-1], stacked)
-        return jax.lax.scan(lambda x, params: (layer(x, params), None), x, below)[0]
+
+        def step(x: jax.Array, params: Any) -> tuple[jax.Array, None]:
+            return layer(x, params), None
+
+        return jax.lax.scan(step, x, below, unroll=unroll)[0]
 
     @jax.custom_vjp
     def indexed(x: jax.Array, stacked: Any) -> jax.Array:

@@ -223,6 +223,7 @@ def map_step_functions(
         grad_accum_steps=config.grad_accum_steps,
         num_shards=shards,
         remat=config.remat,
+        unroll=should_unroll(config, parallel),
         ema_decay=config.optimizer.ema_decay,
     )
     initialize = partial(
@@ -245,6 +246,17 @@ def map_step_functions(
         init_state=initialize,
         state_specs=specs,
     )
+
+
+def should_unroll(config: TrainConfig, parallel: DataParallel) -> bool:
+    """Returns whether the training step's loop over layers is unrolled: on a single TPU.
+
+    An eighth of its step is copies into and out of the loop's stacks of residuals and gradients.
+    Unrolled, base384 compiles in 224 instead of 46 s, for 16 chips in 7 minutes of CPU time. With
+    remat 'everything' XLA would merge a layer's two computations, which a loop prevents.
+    """
+    single_tpu = [device.platform for device in parallel.devices] == ["tpu"]
+    return single_tpu and config.remat != "everything"
 
 
 def update_average(average: Any, params: Any, count: jax.Array) -> Any:

@@ -83,6 +83,7 @@ class StepSpec(NamedTuple):
         num_shards: devices that gradients and the optimizer's state are sharded over (ZeRO-1); 1
             replicates both.
         remat: what the backward pass recomputes, see `ast_jax.models.remat`.
+        unroll: whether to unroll the loop over layers.
         ema_decay: decay of `TrainState.ema`.
     """
 
@@ -97,6 +98,7 @@ class StepSpec(NamedTuple):
     grad_accum_steps: int = 1
     num_shards: int = 1
     remat: str = "norms_and_activations"
+    unroll: bool = False
     ema_decay: float = 0.0
 
 
@@ -134,9 +136,10 @@ def loss_and_gradients(
     def loss_of(params: Params, batch: Batch, keys: ClipKeys) -> jax.Array:
         inputs = spec.augment(keys, batch_input_values(batch, spec.extractor))
         keep_indices = spec.patchout(keys) if spec.patchout else None
-        options = {"map_layer_params": pmean_gradient} if by_layer else {}
-        model = nnx.merge(spec.graphdef, params)
-        logits = model(inputs, keep_indices, remat=spec.remat, **options)
+        options: dict[str, Any] = {"remat": spec.remat, "unroll": spec.unroll}
+        if by_layer:
+            options["map_layer_params"] = pmean_gradient
+        logits = nnx.merge(spec.graphdef, params)(inputs, keep_indices, **options)
         return spec.loss(logits, batch["targets"])
 
     def exchange(path: tuple, gradient: jax.Array) -> jax.Array:

@@ -28,20 +28,21 @@ def peak_memory(printed):
     return float(re.search(r"peak memory: ([\d.]+) of", printed)[1])
 
 
-def check(tables, float32_products, collectives):
-    assert sum(int(row[-1]) for row in tables["float32 products"]) == float32_products
-    assert len(tables["exchange"]) <= collectives
-    assert bool(tables["exchange"]) == bool(collectives)
+def float32_products(tables):
+    return sum(int(row[-1]) for row in tables["float32 products"])
 
 
 @pytest.mark.skipif(not find_spec("libtpu"), reason="needs the extra tpu")
-@pytest.mark.parametrize(("target", "collectives"), [("v5e:1x1", 0), ("v5e:2x2", 5)])
-def test_a_step_for_tpus_uses_the_kernel_and_little_memory(run_python, target, collectives):
+@pytest.mark.parametrize("target", ["v5e:1x1", "v5e:2x2"])
+def test_a_step_for_tpus_uses_the_kernel_and_little_memory(run_python, target):
     printed = run_python(SCRIPT, target, *SMALL)
     tables = sections(printed)
     # The classifier's, and those of the last layer's two queries, whose weights' gradients are
     # float32.
-    check(tables, 3 + 2, collectives)
+    assert float32_products(tables) == 3 + 2
+    # Of several chips all-reduces overlap products.
+    overlapped = [row for row in tables["exchange"] if re.search(r"beside \d+ products", row[3])]
+    assert bool(overlapped) == bool(tables["exchange"]) == (target == "v5e:2x2")
     kernels = [row[0].split(".")[0] for row in tables["largest ops"] if "attention_" in row[0]]
     assert sorted(kernels) == ["attention_backward", "attention_forward"]
     assert f"{TOKENS},{TOKENS}]" not in printed
@@ -53,7 +54,9 @@ def test_a_step_for_tpus_uses_the_kernel_and_little_memory(run_python, target, c
 def test_a_step_for_gpus_calls_cudnn_once_a_direction(run_python):
     printed = run_python(SCRIPT, "h100:8", *SMALL)
     tables = sections(printed)
-    check(tables, 3, 5)  # the classifier's; those of two queries are no calls of cuBLAS
+    # The classifier's; those of two queries are no calls of cuBLAS.
+    assert float32_products(tables) == 3
+    assert {row[0] for row in tables["exchange"]} == {"all-reduce"}
     calls = {row[0]: int(row[1]) for row in tables["library calls"]}
     attention = {name: number for name, number in calls.items() if "fmha" in name}
     assert attention == {"__cudnn$fmhaSoftmax": 1, "__cudnn$fmhaSoftmaxBackward": 1}

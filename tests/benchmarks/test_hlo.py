@@ -88,3 +88,39 @@ def test_a_program_compiled_here_is_read(hlo):
 def test_sizes_of_types(hlo):
     assert hlo.type_bytes("(bf16[12,2]{1,0:T(8,128)(2,1)}, pred[3], u4[4])") == 48 + 3 + 2
     assert hlo.type_bytes("f32[]") == 4
+
+
+ASYNCHRONOUS = """
+%start (p: f32[8]) -> (f32[8], u32[]) {
+  %p = f32[8]{0} parameter(0)
+  ROOT %sum = f32[8]{0} all-reduce(%p), to_apply=%add
+}
+
+%both (a: f32[8], b: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  %b = f32[8]{0} parameter(1)
+  ROOT %product = f32[8]{0} convolution(%a, %b), dim_labels=bf_io->bf
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  %async-collective-start.1 = (f32[8]{0}, u32[]{:S(2)}) fusion(%x), kind=kCustom, calls=%start
+  %fusion.2 = f32[8]{0} fusion(%x, %x), kind=kOutput, calls=%both
+  %async-collective-done.1 = f32[8]{0} fusion(%fusion.2), kind=kCustom, calls=%start
+  ROOT %all-reduce = f32[8]{0} all-reduce(%async-collective-done.1), to_apply=%add
+}
+"""
+
+
+def test_an_asynchronous_exchange_on_tpus_is_fusions(hlo, load_script):
+    program = hlo.Program(ASYNCHRONOUS)
+    start, *following = program.executions()
+    assert hlo.is_collective(start)
+    assert [hlo.is_collective(each) for each in following] == [False, False, True]
+    assert hlo.collective_end(start, following) == 1
+    assert hlo.collective_end(following[-1], []) is None
+    report = load_script(SCRIPT.parent / "compiled_report.py")
+    assert report.collectives(program, [start, *following])[-2:] == [
+        "| all-reduce | 0.0 | 1 | asynchronous, beside 1 products | outside loops |",
+        "| all-reduce | 0.0 | 1 | synchronous | outside loops |",
+    ]

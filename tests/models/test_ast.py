@@ -13,7 +13,7 @@ from ast_jax.errors import InputError
 from ast_jax.models.ast import ASTForAudioClassification, graphdef, init_params, param_shapes
 from ast_jax.models.config import ASTConfig
 from ast_jax.models.patchout import sample_patchout
-from ast_jax.models.remat import REMAT
+from ast_jax.models.remat import REMAT, scan_all_but_last
 from tests.programs import equations
 
 TINY = ASTConfig(
@@ -302,6 +302,21 @@ def test_all_layers_except_the_last_are_one_loop(clips, remat):
     loops = [x for x, _ in equations(program) if x.primitive.name == "scan"]
     (loop,) = (x for x in loops if x.params["length"] == 3)
     assert loop.params["unroll"] == 1
+
+
+def test_unrolled_layers_match_the_loop():
+    def layer(x, params):
+        return jnp.tanh(x @ params["kernel"])
+
+    x, stacked = jnp.ones((2, 4)), {"kernel": jax.random.normal(jax.random.key(0), (3, 4, 4))}
+
+    def value_and_gradients(unroll):
+        def loss(x, stacked):
+            return scan_all_but_last(layer, x, stacked, unroll).sum()
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(x, stacked)
+
+    assert_equal(value_and_gradients(True), value_and_gradients(False))
 
 
 @pytest.mark.parametrize("num_output_tokens", [1, 2, 5])
