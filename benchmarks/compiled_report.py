@@ -80,7 +80,18 @@ def time_tables(
     number: int,
 ) -> list[str]:
     """Returns tables of predicted times by group and of the largest ops."""
-    ops = [predict_times(program, each, chip, schedules) for each in executions]
+    # Of equal ops, as unrolled layers have them, the compiler schedules one.
+    by_kind = {
+        _computes(each.instruction): schedules[each.instruction.name]
+        for each in executions
+        if each.instruction.name in schedules
+    }
+
+    def schedule_of(instruction: Instruction) -> Schedule:
+        kind = by_kind.get(_computes(instruction), Schedule(0, 0))
+        return schedules.get(instruction.name, kind)
+
+    ops = [predict_times(program, each, chip, schedule_of(each.instruction)) for each in executions]
     total = sum(op.estimate for op in ops)
     lines = table_header("group", "estimate, ms", "floor, ms")
     for group in GROUPS:
@@ -111,12 +122,9 @@ def _milliseconds(ops: list[Op]) -> list[str]:
     ]
 
 
-def predict_times(
-    program: Program, execution: Execution, chip: Chip, schedules: dict[str, Schedule]
-) -> Op:
+def predict_times(program: Program, execution: Execution, chip: Chip, schedule: Schedule) -> Op:
     """Predicts how long an op takes on a TPU."""
     instruction = execution.instruction
-    schedule = schedules.get(instruction.name, Schedule(0, 0))
     scheduled = max(schedule.bundles, chip.matmul_clocks * schedule.matmuls) / chip.clock
     if instruction.opcode == "custom-call":  # a kernel of ours, on all cores
         idle = [n for name, n in IDLE_STEPS.items() if name in instruction.name]
