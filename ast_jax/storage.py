@@ -43,7 +43,7 @@ class RemoteFile(NamedTuple):
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
     """Returns whether a path is a URL, also with the slashes merged by `Path`."""
-    return re.match(r"[A-Za-z][\w.+-]+:/", os.fspath(path)) is not None
+    return re.match(r"[A-Za-z][\w.+:-]+:/", os.fspath(path)) is not None
 
 
 def check_local(path: str | os.PathLike[str]) -> None:
@@ -60,7 +60,8 @@ def normalize(url: str | os.PathLike[str]) -> str:
     Raises:
         InputError: its scheme is not supported, or it names nothing.
     """
-    scheme, rest = os.fspath(url).split(":", 1)
+    scheme, rest = os.fspath(url).split(":/", 1)
+    scheme = scheme.lower()
     if scheme not in SCHEMES:
         raise InputError(f"{url}: is a {scheme}: URL; give a path, or a gs:// or s3:// URL")
     if not rest.strip("/"):
@@ -129,10 +130,14 @@ def fetch(path: str | os.PathLike[str]) -> Path:
         if not listing:
             raise InputError(f"{url}: no such file or folder")
         versions_file = target.parent / "versions.json"
-        versions = read_json(versions_file) if versions_file.exists() else {}
-        unchanged = {name for name in listing if versions.get(name) == listing[name].version}
+        versions = _read_versions(versions_file)
+        sizes = {name: status.st_size for name, status in local_files(target).items()}
+        unchanged = {
+            name
+            for name, file in listing.items()
+            if versions.get(name) == file.version and sizes.get(name) == file.size
+        }
         _remove_all_but(target, unchanged)
-        unchanged &= local_files(target).keys()
         downloaded = {name: listing[name].version for name in unchanged}
         try:
             download(
@@ -144,6 +149,15 @@ def fetch(path: str | os.PathLike[str]) -> Path:
         finally:
             write_json(versions_file, downloaded)
     return target
+
+
+def _read_versions(file: Path) -> dict[str, str]:
+    """Returns the versions of a copy's files; nothing if damaged: then all is downloaded again."""
+    try:
+        versions = read_json(file)
+    except InputError:
+        return {}
+    return versions if isinstance(versions, dict) else {}
 
 
 def list_files(url: str) -> dict[str, RemoteFile]:

@@ -48,10 +48,12 @@ def batch():
     }
 
 
-def gradients(how, devices, batch):
+def gradients(how, devices, batch, **changes):
     parallel = DataParallel(how, jax.devices()[:devices])
     assert len(parallel.devices) == devices
-    return steps.map_loss_and_gradients(parallel, SPEC)(init_params(CONFIG), batch)
+    return steps.map_loss_and_gradients(parallel, SPEC._replace(**changes))(
+        init_params(CONFIG), batch
+    )
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +61,13 @@ def on_one_device(batch):
     return gradients("shard_map", 1, batch)
 
 
+@pytest.mark.parametrize("exchange_by_layer", [False, True])
 @pytest.mark.parametrize("how", ["shard_map", "pmap"])
-def test_loss_and_gradients_on_eight_devices_match_one(how, batch, on_one_device, within):
+def test_loss_and_gradients_on_eight_devices_match_one(
+    how, exchange_by_layer, batch, on_one_device, within
+):
     loss, expected = on_one_device
-    loss_8, ours = gradients(how, 8, batch)
+    loss_8, ours = gradients(how, 8, batch, exchange_by_layer=exchange_by_layer)
     assert float(loss_8) == pytest.approx(float(loss), rel=1e-6)
     norm = float(optax.tree.norm(expected))
     difference = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), ours, expected)

@@ -68,6 +68,8 @@ def fetch_checkpoint(path: str | os.PathLike[str]) -> Path:
     steps = [name for name in complete if re.fullmatch(STEP, name)]
     if "model" in complete:
         url += "/model"
+    elif any(name.startswith("model/") for name in listing):
+        raise InputError(f"{url}: its model is incomplete; wait, or run its command again")
     elif steps:
         url += "/" + max(steps, key=lambda name: int(name.rpartition("/")[2]))
     elif "run.json" in listing:

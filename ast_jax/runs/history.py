@@ -46,7 +46,7 @@ def read_history(workdir: Path, step: int, steps_per_epoch: int) -> History:
 
 def best_epoch(history: History, metric: str) -> int | None:
     """Returns the first epoch with the best value of a metric; None before any evaluation."""
-    scored = [row for row in history if row[metric] is not None]
+    scored = [row for row in history if row.get(metric) is not None]
     return max(scored, key=lambda row: row[metric])["epoch"] if scored else None
 
 

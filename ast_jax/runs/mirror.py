@@ -8,16 +8,19 @@ Object stores cannot rename. Therefore the innermost files are uploaded first an
 checkpoint is complete once the file `LAST_FILE` at its top is there.
 """
 
+import json
+import re
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 from rich.console import Console
 
-from ast_jax.checkpoint.load import complete_names
+from ast_jax.checkpoint.load import LAST_FILE, STEP, complete_names
 from ast_jax.errors import InputError
 from ast_jax.io import read_json, write_json
 from ast_jax.storage import (
@@ -47,23 +50,31 @@ def run_folder(workdir: str) -> Path:
 def pull(url: str, folder: Path) -> None:
     """Downloads a remote run into its local folder, without incomplete checkpoints.
 
-    If the run's last session was on this machine the folder is left as it is, as it may have more.
+    The folder is left as it is where the run's last session was on this machine, as it may have
+    more than the storage.
 
     Raises:
-        InputError: the storage cannot be read, or has something else there.
+        InputError: the storage cannot be read or has something else there, or only this machine
+            has the run.
     """
     url = normalize(url)
-    sessions = folder / SESSIONS_FILE
-    if sessions.is_file() and sessions.read_bytes() == read_bytes(url, SESSIONS_FILE):
-        return
     listing = list_files(url)
     if listing and RUN_FILE not in listing:
         raise InputError(f"{url}: exists and is not a run of ast_jax; choose another folder")
+    if _is_newer(folder, url, listing):
+        return
+    if not listing and _newest_step(local_files(folder)):
+        raise InputError(
+            f"{url}: has no run any more, and this machine has its copy in {folder}; move that "
+            f"away to start again, or copy it to the URL to resume"
+        )
     make_cache_folder(folder.parent)
     if folder.exists():
+        if _newest_step(local_files(folder)):
+            print_note(f"{url} was continued on another machine; downloading it again")
         shutil.rmtree(folder)
     # The next upload deletes what is not complete: a killed run left it.
-    state = dict.fromkeys(listing)
+    state = dict.fromkeys(name for name in listing if _is_content(name))
     write_json(_state_file(folder), state)
     files = {name: listing[name] for name in complete_names(listing)}
     last = files.pop(SESSIONS_FILE, None)  # without it an interrupted download starts again
@@ -73,41 +84,81 @@ def pull(url: str, folder: Path) -> None:
         download(url, folder, {SESSIONS_FILE: last})
 
 
-def push(url: str, folder: Path) -> None:
+def _is_newer(folder: Path, url: str, listing: Collection[str]) -> bool:
+    """Returns whether the local folder has all sessions and steps of the storage, or more."""
+    if SESSIONS_FILE not in listing:
+        return False
+    ours, theirs = _sessions(folder), read_bytes(url, SESSIONS_FILE)
+    if ours is None or theirs is None:
+        return False
+    try:
+        before = json.loads(theirs)
+    except ValueError:
+        return False
+    return (
+        isinstance(before, list)
+        and ours[: len(before)] == before
+        and _newest_step(local_files(folder)) >= _newest_step(complete_names(listing))
+    )
+
+
+def _sessions(folder: Path) -> list[Any] | None:
+    """Returns the sessions of a local folder, None where it has none."""
+    try:
+        sessions = json.loads((folder / SESSIONS_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return sessions if isinstance(sessions, list) else None
+
+
+def _newest_step(names: Collection[str]) -> int:
+    """Returns the step of the newest checkpoint among the files of a run, 0 for none."""
+    steps = [re.match(rf"({STEP})/{LAST_FILE}$", name) for name in names]
+    return max((int(step[1].rpartition("/")[2]) for step in steps if step), default=0)
+
+
+def push(url: str, folder: Path, owner: bytes | None = None) -> None:
     """Uploads what has changed in the folder since the last time, and deletes what is gone.
 
+    Args:
+        url: of the run.
+        folder: its local folder.
+        owner: the content that `SESSIONS_FILE` must have at the URL; None for any.
+
     Raises:
-        InputError: the storage cannot be written.
+        InputError: the storage cannot be written, or another run writes there.
     """
     url = normalize(url)
-    state_file = _state_file(folder)
-    uploaded = read_json(state_file) if state_file.exists() else {}
-    if not isinstance(uploaded, dict):
-        raise InputError(f"{state_file}: is damaged; delete it, and all files are uploaded again")
+    uploaded = _read_state(folder)
     files = _sizes_and_times(folder)
     changed = {name for name, file in files.items() if uploaded.get(name) != file}
     removed = uploaded.keys() - files.keys()
+    if owner is not None and read_bytes(url, SESSIONS_FILE) != owner:
+        raise InputError(
+            f"{url}: its {SESSIONS_FILE} is not that of this run: another run writes there, or it "
+            f"was deleted; give each run its own --config.workdir"
+        )
     if not changed and not removed:
         return
     uploaded |= dict.fromkeys(changed)
-    write_json(state_file, uploaded)  # an upload that is killed may have written some
+    write_json(_state_file(folder), uploaded)  # an upload that is killed may have written some
     try:
         for names in _by_depth(changed):
             upload(url, folder, names, lambda name: uploaded.update({name: files[name]}))
         for names in reversed(_by_depth(removed)):
             delete(url, names, uploaded.pop)
     finally:
-        write_json(state_file, uploaded)
+        write_json(_state_file(folder), uploaded)
 
 
-def push_last(url: str, folder: Path) -> None:
-    """Uploads what has changed at the end of a run.
+def push_last(url: str, folder: Path, owner: bytes | None = None) -> None:
+    """Uploads what has changed at the end of a run; arguments are those of `push`.
 
     Raises:
-        InputError: the storage cannot be written; the message says where everything is.
+        InputError: as `push`; the message says where everything is.
     """
     try:
-        push(url, folder)
+        push(url, folder, owner)
     except InputError as error:
         if not folder.exists():  # a new run that had no checkpoint
             raise
@@ -116,15 +167,18 @@ def push_last(url: str, folder: Path) -> None:
 
 
 @contextmanager
-def uploading(url: str, folder: Path) -> Iterator[None]:
-    """Uploads what has changed every `UPLOAD_INTERVAL` while the block runs, in a thread."""
+def uploading(url: str, folder: Path, owner: bytes | None = None) -> Iterator[None]:
+    """Uploads what has changed every `UPLOAD_INTERVAL` while the block runs, in a thread.
+
+    Arguments are those of `push`.
+    """
     ended = Event()
 
     def keep_uploading() -> None:
         failed = False
         while not ended.wait(UPLOAD_INTERVAL):
             try:
-                push(url, folder)
+                push(url, folder, owner)
                 failed = False
             except InputError as error:
                 if not failed:
@@ -151,15 +205,29 @@ def _state_file(folder: Path) -> Path:
     return folder.parent / "uploaded.json"
 
 
+def _read_state(folder: Path) -> dict[str, Any]:
+    """Returns the content of the state file; nothing if it is damaged: then all is uploaded."""
+    try:
+        state = read_json(_state_file(folder))
+    except InputError:
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
 def _sizes_and_times(folder: Path) -> dict[str, list[int]]:
     """Lists the files of a run but temporary ones, with their sizes and times of modification."""
     return {
         name: [status.st_size, status.st_mtime_ns]
         for name, status in local_files(folder).items()
-        if not any(
-            part.startswith(".") or ".orbax-checkpoint-tmp" in part for part in name.split("/")
-        )
+        if _is_content(name)
     }
+
+
+def _is_content(name: str) -> bool:
+    """Returns whether a file of a run's folder is neither temporary nor hidden."""
+    return not any(
+        part.startswith(".") or ".orbax-checkpoint-tmp" in part for part in name.split("/")
+    )
 
 
 def _by_depth(names: Collection[str]) -> list[list[str]]:

@@ -118,13 +118,15 @@ def acquire_workdir(
     remote = is_remote(config.workdir)
     new_folder = first and not workdir.exists()
     session = describe_run() | {"seed": config.seed}
-    started = False
+    owner: bytes | None = None  # the remote SESSIONS_FILE of this run
 
     def start_session() -> None:
         if saved_run is None:
             create_workdir(workdir, config, data, extractor)
         sessions = workdir / SESSIONS_FILE
         before = read_json(sessions) if sessions.exists() else []
+        if not isinstance(before, list):
+            raise InputError(f"{sessions}: is not a list of sessions; delete it to go on")
         try:
             write_json(sessions, [*before, session])
             _remove(workdir.glob(".*.tmp*"))  # of runs that were killed
@@ -135,8 +137,9 @@ def acquire_workdir(
 
     try:
         call_on_first(start_session)
-        started = True
-        with uploading(config.workdir, workdir) if first and remote else nullcontext():
+        if first and remote:
+            owner = (workdir / SESSIONS_FILE).read_bytes()
+        with uploading(config.workdir, workdir, owner) if owner else nullcontext():
             yield
     except BaseException:
         if first:
@@ -146,13 +149,13 @@ def acquire_workdir(
                     workdir.rmdir()
             if remote:
                 try:
-                    push_last(config.workdir, workdir)
+                    push_last(config.workdir, workdir, owner)
                 except InputError as error:
-                    if started:  # otherwise the error is the same
+                    if owner:  # otherwise it is the error that is raised already
                         print_note(str(error))
         raise
     if remote:  # collective, as JAX ends processes that wait for the others at their exit
-        call_on_first(lambda: push_last(config.workdir, workdir))
+        call_on_first(lambda: push_last(config.workdir, workdir, owner))
 
 
 def _remove(paths: Iterable[Path]) -> None:

@@ -22,7 +22,7 @@ from ast_jax.errors import InputError
 from ast_jax.io import read_json, write_csv, write_json
 from ast_jax.multihost import call_on_first
 from ast_jax.runs.history import HISTORY_FILE
-from ast_jax.runs.mirror import run_folder
+from ast_jax.runs.mirror import push_last, run_folder
 from ast_jax.runs.plots import draw_folds
 from ast_jax.runs.workdir import check_data, open_workdir
 from ast_jax.storage import fetch, is_remote, list_files, normalize, upload
@@ -103,6 +103,8 @@ def is_finished(run: TrainConfig) -> bool:
     workdir, saved_run = open_workdir(run)
     if saved_run is None or not call_on_first((workdir / "model").exists):
         return False
+    if is_remote(run.workdir):  # its last upload may have failed
+        call_on_first(lambda: push_last(run.workdir, workdir))
     check_data(workdir, saved_run, load_data(run))
     return True
 

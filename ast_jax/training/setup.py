@@ -223,6 +223,7 @@ def map_step_functions(
         grad_accum_steps=config.grad_accum_steps,
         num_shards=shards,
         remat=config.remat,
+        exchange_by_layer=should_exchange_by_layer(config, parallel),
         unroll=should_unroll(config, parallel),
         ema_decay=config.optimizer.ema_decay,
     )
@@ -246,6 +247,16 @@ def map_step_functions(
         init_state=initialize,
         state_specs=specs,
     )
+
+
+def should_exchange_by_layer(config: TrainConfig, parallel: DataParallel) -> bool:
+    """Returns whether gradients are exchanged in the backward pass: on several TPUs.
+
+    XLA's GPU compiler overlaps nothing with an exchange in the loop over layers, and microbatches
+    would exchange once each.
+    """
+    several_tpus = len(parallel.devices) > 1 and parallel.devices[0].platform == "tpu"
+    return several_tpus and config.grad_accum_steps == 1 and not config.shard_optimizer
 
 
 def should_unroll(config: TrainConfig, parallel: DataParallel) -> bool:

@@ -83,6 +83,7 @@ class StepSpec(NamedTuple):
         num_shards: devices that gradients and the optimizer's state are sharded over (ZeRO-1); 1
             replicates both.
         remat: what the backward pass recomputes, see `ast_jax.models.remat`.
+        exchange_by_layer: whether each layer's gradients are exchanged in the backward pass.
         unroll: whether to unroll the loop over layers.
         ema_decay: decay of `TrainState.ema`.
     """
@@ -98,6 +99,7 @@ class StepSpec(NamedTuple):
     grad_accum_steps: int = 1
     num_shards: int = 1
     remat: str = "norms_and_activations"
+    exchange_by_layer: bool = False
     unroll: bool = False
     ema_decay: float = 0.0
 
@@ -126,24 +128,24 @@ def loss_and_gradients(
 ) -> tuple[Float[Array, ""], Params]:
     """Computes the mean loss over all devices and its gradients, with ZeRO-1 a device's shards.
 
-    The backward pass exchanges each layer's gradients while it computes those of the layer before.
-    Microbatches exchange once, after the last; ZeRO-1 reduces and scatters whole stacks of layers.
+    With `exchange_by_layer` the backward pass exchanges each layer's gradients while it computes
+    those of the layer before. Otherwise they are exchanged after it, with microbatches after the
+    last, and with ZeRO-1 each device gets a shard.
     """
     clips = len(batch["targets"])
     keys = clip_keys(key, jax.lax.axis_index(AXIS) * clips, clips)
-    by_layer = spec.grad_accum_steps == spec.num_shards == 1
 
     def loss_of(params: Params, batch: Batch, keys: ClipKeys) -> jax.Array:
         inputs = spec.augment(keys, batch_input_values(batch, spec.extractor))
         keep_indices = spec.patchout(keys) if spec.patchout else None
         options: dict[str, Any] = {"remat": spec.remat, "unroll": spec.unroll}
-        if by_layer:
+        if spec.exchange_by_layer:
             options["map_layer_params"] = pmean_gradient
         logits = nnx.merge(spec.graphdef, params)(inputs, keep_indices, **options)
         return spec.loss(logits, batch["targets"])
 
     def exchange(path: tuple, gradient: jax.Array) -> jax.Array:
-        if by_layer and jax.tree_util.DictKey("layers") in path:
+        if spec.exchange_by_layer and jax.tree_util.DictKey("layers") in path:
             return gradient  # averaged in the backward pass
         axis = shard_axis(gradient.shape, spec.num_shards)
         if axis is None:

@@ -61,9 +61,8 @@ def checkpoint(step):
 
 def new_run(*steps):
     folder = run_folder(URL)
-    write(
-        folder, "run.json", "sessions.json", *(name for step in steps for name in checkpoint(step))
-    )
+    write(folder, "run.json", *(name for step in steps for name in checkpoint(step)))
+    write(folder, "sessions.json", content='["one"]')
     return folder
 
 
@@ -127,7 +126,7 @@ def test_the_machine_of_the_last_session_keeps_what_it_has(monkeypatch, tmp_path
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
     pull(URL, run_folder(URL))
-    write(run_folder(URL), "sessions.json", content="one more")
+    write(run_folder(URL), "sessions.json", content='["one", "two"]')
     write(run_folder(URL), *checkpoint(12))
     push(URL, run_folder(URL))
 
@@ -138,11 +137,71 @@ def test_the_machine_of_the_last_session_keeps_what_it_has(monkeypatch, tmp_path
     assert not (run_folder(URL) / "checkpoints" / "9").exists()
 
 
-def test_a_run_that_was_deleted_starts_again():
-    push(URL, new_run(4))
+def test_a_run_that_was_deleted_without_a_checkpoint_here_starts_again():
+    push(URL, new_run())
     fsspec.filesystem("memory").store.clear()
     pull(URL, run_folder(URL))
     assert local_files(run_folder(URL)) == {}
+
+
+def test_the_only_copy_of_a_checkpoint_is_not_removed():
+    push(URL, new_run(4))
+    fsspec.filesystem("memory").store.clear()
+    with pytest.raises(InputError, match=f"has no run any more, .* copy in {run_folder(URL)}"):
+        pull(URL, run_folder(URL))
+    assert set(checkpoint(4)) <= local_files(run_folder(URL)).keys()
+
+
+def test_a_session_whose_first_upload_failed_keeps_its_checkpoints():
+    push(URL, new_run(4))
+    write(run_folder(URL), *checkpoint(8))
+    write(run_folder(URL), "sessions.json", content='["one", "two"]')
+    pull(URL, run_folder(URL))
+    assert set(checkpoint(8)) <= local_files(run_folder(URL)).keys()
+
+
+def test_a_copy_that_lost_its_checkpoints_is_downloaded_again():
+    push(URL, new_run(4, 8))
+    everything = set(list_files(URL))
+    shutil.rmtree(run_folder(URL) / "checkpoints")
+    pull(URL, run_folder(URL))
+    assert set(local_files(run_folder(URL))) == everything
+    push(URL, run_folder(URL))
+    assert set(list_files(URL)) == everything
+
+
+def test_a_run_does_not_write_where_another_has_started():
+    folder = new_run(4)
+    push(URL, folder)
+    owner = (folder / "sessions.json").read_bytes()
+    write(folder, "history.json")
+    push(URL, folder, owner)
+    fsspec.filesystem("memory").pipe_file("/bucket/run/sessions.json", b'["of another"]')
+    shutil.rmtree(folder)
+    with pytest.raises(InputError, match=r"sessions.json is not that of this run: another run"):
+        push(URL, folder, owner)
+    assert "run.json" in list_files(URL)
+
+
+def test_hidden_files_of_the_user_stay():
+    push(URL, new_run(4))
+    fsspec.filesystem("memory").pipe_file("/bucket/run/.git/config", b"")
+    pull(URL, run_folder(URL))
+    shutil.rmtree(run_folder(URL))
+    pull(URL, run_folder(URL))
+    write(run_folder(URL), "history.json")
+    push(URL, run_folder(URL))
+    assert ".git/config" in list_files(URL)
+
+
+@pytest.mark.parametrize("state", ["[]", "5", "{", '{"run.json": 3}'])
+def test_a_damaged_state_uploads_everything_again(requests, state):
+    folder = new_run(4)
+    push(URL, folder)
+    (folder.parent / "uploaded.json").write_text(state)
+    requests.made.clear()
+    push(URL, folder)
+    assert {name for _, name in requests.made} == set(local_files(folder))
 
 
 def test_a_folder_of_something_else_is_refused_before_it_is_downloaded():
@@ -160,7 +219,7 @@ def test_an_interrupted_download_of_a_run_starts_again_and_deletes_nothing(
     push(URL, new_run(4))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
     pull(URL, run_folder(URL))
-    write(run_folder(URL), "sessions.json", content="one more")
+    write(run_folder(URL), "sessions.json", content='["one", "two"]')
     write(run_folder(URL), *checkpoint(8))
     push(URL, run_folder(URL))
     everything = set(list_files(URL))
