@@ -48,7 +48,7 @@ from models import forward_flop, make_extractor, training_flop
 
 from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.config import TrainConfig, load_config
-from ast_jax.models.ast import param_shapes
+from ast_jax.models.ast import param_shapes, round_kernels
 from ast_jax.models.config import NUM_PREFIX_TOKENS, SIZES, ASTConfig
 from ast_jax.models.remat import REMAT
 from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
@@ -193,7 +193,8 @@ def compile_program(config: TrainConfig, parallel: DataParallel, program: str, c
         function = functions.train_step
         first = jax.eval_shape(functions.init_state, params), functions.state_specs
     else:
-        function, first = functions.predict, (params, REPLICATED)
+        rounded = jax.eval_shape(partial(round_kernels, model), params)
+        function, first = functions.predict, (rounded, REPLICATED)
     shapes = {name: jax.ShapeDtypeStruct(*each) for name, each in batch.items()}
     arguments = [
         jax.tree.map(lambda x, s: x.update(sharding=s), tree, parallel.shardings(tree, specs))

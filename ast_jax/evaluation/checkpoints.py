@@ -23,7 +23,7 @@ from ast_jax.evaluation.evaluation_set import EvaluationSet, read_evaluation_set
 from ast_jax.evaluation.metrics import ClassMetrics, Metrics, compute_metrics, per_class_metrics
 from ast_jax.evaluation.predict import make_predict, predict_batches
 from ast_jax.losses import LOSSES, probabilities
-from ast_jax.models.ast import graphdef
+from ast_jax.models.ast import graphdef, round_kernels
 from ast_jax.models.attention import resolve_attn_implementation
 from ast_jax.models.config import ASTConfig
 from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
@@ -184,7 +184,7 @@ def predict_checkpoint(
         config, attn_implementation=resolve_attn_implementation(config, parallel.devices)
     )
     mapped = parallel.map(make_predict(graph, extractor), (REPLICATED, SPLIT), result=SPLIT)
-    params = parallel.device_put(params)
+    params = parallel.device_put(round_kernels(config, params))
     batches = EvaluationBatches(clips, InputBuilder(extractor, on_device), batch_size)
     console = Console(stderr=True)
     with closing(stream(batches, range(len(batches)), workers)) as stream_of_batches:

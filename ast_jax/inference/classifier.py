@@ -14,7 +14,7 @@ from ast_jax.audio import fbank_jax
 from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.checkpoint.load import read_checkpoint
 from ast_jax.errors import InputError
-from ast_jax.models.ast import ASTForAudioClassification
+from ast_jax.models.ast import ASTForAudioClassification, round_kernels
 
 
 class AudioClassifier:
@@ -31,7 +31,8 @@ class AudioClassifier:
         self.config = checkpoint.config
         self.feature_extractor = checkpoint.feature_extractor
         self.labels = checkpoint.config.labels
-        self.model = ASTForAudioClassification.from_params(checkpoint.config, checkpoint.params)
+        params = round_kernels(checkpoint.config, checkpoint.params)
+        self.model = ASTForAudioClassification.from_params(checkpoint.config, params)
         graphdef, self._params = nnx.split(self.model)
         multi_label = self.config.problem_type == "multi_label_classification"
 

@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ast_jax.errors import InputError
-from ast_jax.models.ast import ASTForAudioClassification, graphdef, init_params, param_shapes
+from ast_jax.models.ast import (
+    ASTForAudioClassification,
+    graphdef,
+    init_params,
+    param_shapes,
+    round_kernels,
+)
 from ast_jax.models.config import ASTConfig
 from ast_jax.models.patchout import sample_patchout
 from ast_jax.models.remat import REMAT, scan_all_but_last
@@ -364,3 +370,23 @@ def test_dropped_patches_have_no_effect_and_others_keep_their_positions():
     assert (
         np.abs(logits_of(CLIPS, kept[:, ::-1]) - logits).max() < 1e-5
     )  # positions matter, not the order
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rounded_kernels_give_the_same_logits_in_less_memory(dtype):
+    config = TINY.replace(dtype=dtype)
+    params = init_params(config)
+    rounded = round_kernels(config, params)
+    layer = rounded["ast"]["encoder"]["layers"]
+    assert layer["mlp"]["fc1"]["kernel"].dtype == dtype
+    assert layer["mlp"]["fc1"]["bias"].dtype == jnp.float32
+    assert rounded["classifier"] is params["classifier"]
+    inputs = np.random.default_rng(0).standard_normal(
+        (2, config.max_length, config.num_mel_bins), dtype=np.float32
+    )
+
+    def logits(params):
+        model = ASTForAudioClassification.from_params(config, params)
+        return nnx.jit(lambda model, inputs: model(inputs))(model, inputs)
+
+    np.testing.assert_array_equal(logits(rounded), logits(params))

@@ -443,7 +443,7 @@ def test_the_feature_extractor_loads_from_a_run(finished):
         ("seed", -1, "seed is -1"),
         ("frontend", FrontendConfig(std=0.0), "frontend.std is 0.0"),
         ("frontend", FrontendConfig(sampling_rate=8000), "frontend.sampling_rate is 8000"),
-        ("workdir", "gs://bucket/run", "is remote"),
+        ("workdir", "http://bucket/run", "is a http: URL"),
     ],
 )
 def test_an_invalid_field_is_named(tmp_path, field, value, message):
