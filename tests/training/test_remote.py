@@ -21,12 +21,14 @@ from ast_jax.checkpoint.format import load_checkpoint
 from ast_jax.checkpoint.load import LAST_FILE
 from ast_jax.config import DataConfig, OptimizerConfig, TrainConfig
 from ast_jax.data.prepare.run_builder import prepare
+from ast_jax.data.training_data import load_data
 from ast_jax.errors import InputError
 from ast_jax.models.config import ASTConfig
 from ast_jax.runs.mirror import run_folder
+from ast_jax.runs.workdir import describe_data
 from ast_jax.storage import delete, list_files, local_files, upload
 from ast_jax.training import loop
-from ast_jax.training.loop import fit
+from ast_jax.training.loop import fit, set_up
 
 pytestmark = pytest.mark.usefixtures("no_plots", "share_functions")
 ROOT = Path(__file__).parents[2]
@@ -167,9 +169,7 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_nothing(bucket, mon
     assert list_files(f"{bucket}/run") == {}
 
 
-def test_training_starts_from_a_remote_checkpoint_and_a_remote_prepared_set(
-    bucket, local, tmp_path
-):
+def test_a_remote_prepared_set_and_a_remote_checkpoint_are_the_local_ones(bucket, local, tmp_path):
     generator = np.random.default_rng(0)
     for index in range(16):
         split, label = ("train", "test")[index % 2], f"{index // 2 % 2}"
@@ -180,13 +180,18 @@ def test_training_starts_from_a_remote_checkpoint_and_a_remote_prepared_set(
     copy_to(f"{bucket}/set", tmp_path / "prepared")
     copy_to(f"{bucket}/run", local)
 
-    def train(workdir, checkpoint, prepared):
+    def data_and_start(checkpoint, prepared):
         data = DataConfig(kind="prepared", dir=str(prepared), train="train", evaluation="test")
-        fit(small(workdir, init_from=str(checkpoint), data=data))
+        config = small(tmp_path / "run", init_from=str(checkpoint), data=data)
+        return load_data(config), set_up(config)[0].initial
 
-    train(tmp_path / "local", local, tmp_path / "prepared")
-    train(tmp_path / "remote", f"{bucket}/run", f"{bucket}/set")
-    assert_same(tmp_path / "remote", tmp_path / "local")
+    ours, start = data_and_start(f"{bucket}/run", f"{bucket}/set")
+    theirs, expected = data_and_start(local, tmp_path / "prepared")
+    assert describe_data(ours) == describe_data(theirs)
+    for one, another in zip(ours.train.waveforms, theirs.train.waveforms, strict=True):
+        np.testing.assert_array_equal(one, another)
+    assert start.config == expected.config
+    jax.tree.map(np.testing.assert_array_equal, start.params, expected.params)
 
 
 @pytest.mark.slow

@@ -138,7 +138,7 @@ def test_a_nonfinite_step_only_advances_the_count(bad, split):
     assert np.abs(np.subtract(*kernels)).max() > 1e-3
 
 
-@pytest.mark.parametrize("grad_accum_steps", [1, 2])
+@pytest.mark.parametrize("grad_accum_steps", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_sharded_steps_match_replicated_steps_on_one_device(grad_accum_steps):
     config = OptimizerConfig(kind="adamw", weight_decay=0.1, grad_clip_norm=0.5, layer_decay=0.75)
 
