@@ -219,9 +219,11 @@ def download(
     system, root = _open(url)
     stopped = threading.Event()
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    hidden = not console.is_terminal or not files
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         total = sum(file.size for file in files.values())
-        task = progress.add_task(f"downloading {url}", total=total, visible=bool(files))
+        task = progress.add_task(f"downloading {url}", total=total)
 
         class Report(Callback):
             def relative_update(self, inc: int = 1) -> None:
