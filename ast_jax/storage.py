@@ -130,7 +130,7 @@ def fetch(path: str | os.PathLike[str]) -> Path:
         if not listing:
             raise InputError(f"{url}: no such file or folder")
         versions_file = target.parent / "versions.json"
-        versions = _read_versions(versions_file)
+        versions = read_record(versions_file)
         sizes = {name: status.st_size for name, status in local_files(target).items()}
         unchanged = {
             name
@@ -151,13 +151,13 @@ def fetch(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _read_versions(file: Path) -> dict[str, str]:
-    """Returns the versions of a copy's files; nothing if damaged: then all is downloaded again."""
+def read_record(file: Path) -> dict[str, Any]:
+    """Returns what was recorded of files copied; nothing if it is damaged: all is copied again."""
     try:
-        versions = read_json(file)
+        record = read_json(file)
     except InputError:
         return {}
-    return versions if isinstance(versions, dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
 def list_files(url: str) -> dict[str, RemoteFile]:
@@ -360,9 +360,10 @@ def _storage_errors(url: str, participle: str) -> Iterator[None]:
     except (InputError, AttributeError, TypeError, NameError, AssertionError):
         raise
     except Exception as error:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        if isinstance(error, OSError) and error.errno in full:
             raise InputError(
-                f"{url}: cannot be {participle} ({error.strerror}); free some space in "  # type: ignore[attr-defined]
+                f"{url}: cannot be {participle} ({error.strerror}); free some space in "
                 f"{cache_folder()}, or set XDG_CACHE_HOME to another folder"
             ) from None
         missing = isinstance(error, FileNotFoundError)  # with the message of gcsfs, a path

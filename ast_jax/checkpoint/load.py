@@ -13,7 +13,6 @@ from ast_jax.errors import InputError
 from ast_jax.storage import fetch, is_remote, list_files, normalize
 
 LAST_FILE = "_CHECKPOINT_METADATA"  # of a checkpoint: Orbax's, at its top
-STEP = r"checkpoints/\d+"
 
 
 def read_checkpoint(
@@ -63,28 +62,31 @@ def fetch_checkpoint(path: str | os.PathLike[str]) -> Path:
         return path
     url = normalize(path)
     listing = list_files(url)
-    names = {name: name.rpartition("/")[2] for name in listing}
-    complete = {name.removesuffix(f"/{LAST_FILE}") for name in listing if names[name] == LAST_FILE}
-    steps = [name for name in complete if re.fullmatch(STEP, name)]
-    if "model" in complete:
+    if f"model/{LAST_FILE}" in listing:
         url += "/model"
     elif any(name.startswith("model/") for name in listing):
         raise InputError(f"{url}: its model is incomplete; wait, or run its command again")
-    elif steps:
-        url += "/" + max(steps, key=lambda name: int(name.rpartition("/")[2]))
+    elif step := newest_step(listing):
+        url += f"/checkpoints/{step}"
     elif "run.json" in listing:
         raise InputError(f"{url}: has no complete checkpoint yet; wait for the run's first")
     elif listing and not any(
-        not name or file in (LAST_FILE, CONFIG_FILE) or file.endswith((".safetensors", ".bin"))
-        for name, file in names.items()
+        re.search(rf"^$|(^|/)({LAST_FILE}|{CONFIG_FILE})$|\.(safetensors|bin)$", name)
+        for name in listing
     ):
         raise InputError(f"{url}: is not a checkpoint; give the URL of one, or of a run")
     return fetch(url)
 
 
+def newest_step(names: Collection[str]) -> int:
+    """Returns the step of the newest complete checkpoint among a run's files, 0 for none."""
+    steps = [re.fullmatch(rf"checkpoints/(\d+)/{LAST_FILE}", name) for name in names]
+    return max((int(step[1]) for step in steps if step), default=0)
+
+
 def complete_names(listing: Collection[str]) -> list[str]:
     """Returns the names of a run's files, without those of incomplete checkpoints."""
-    folders = {name: re.match(rf"(model|{STEP})/", name) for name in listing}
+    folders = {name: re.match(r"(model|checkpoints/\d+)/", name) for name in listing}
     return [
         name
         for name, folder in folders.items()

@@ -367,7 +367,9 @@ def round_kernels(config: ASTConfig, params: Params) -> Params:
 
     def rounded(path: tuple, array: Any) -> Any:
         is_kernel = path[-1] == jax.tree_util.DictKey("kernel")
-        return jnp.asarray(array).astype(config.dtype) if is_kernel else array
+        if not is_kernel or array.dtype == config.dtype:
+            return array
+        return jnp.asarray(array).astype(config.dtype)
 
     layers = jax.tree.map_with_path(rounded, params["ast"]["encoder"]["layers"])
     return params | {"ast": params["ast"] | {"encoder": {"layers": layers}}}

@@ -9,7 +9,6 @@ checkpoint is complete once the file `LAST_FILE` at its top is there.
 """
 
 import json
-import re
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -20,9 +19,9 @@ from typing import Any
 
 from rich.console import Console
 
-from ast_jax.checkpoint.load import LAST_FILE, STEP, complete_names
+from ast_jax.checkpoint.load import complete_names, newest_step
 from ast_jax.errors import InputError
-from ast_jax.io import read_json, write_json
+from ast_jax.io import write_json
 from ast_jax.storage import (
     delete,
     download,
@@ -33,6 +32,7 @@ from ast_jax.storage import (
     make_cache_folder,
     normalize,
     read_bytes,
+    read_record,
     upload,
 )
 
@@ -63,14 +63,14 @@ def pull(url: str, folder: Path) -> None:
         raise InputError(f"{url}: exists and is not a run of ast_jax; choose another folder")
     if _is_newer(folder, url, listing):
         return
-    if not listing and _newest_step(local_files(folder)):
+    if not listing and newest_step(local_files(folder)):
         raise InputError(
             f"{url}: has no run any more, and this machine has its copy in {folder}; move that "
             f"away to start again, or copy it to the URL to resume"
         )
     make_cache_folder(folder.parent)
     if folder.exists():
-        if _newest_step(local_files(folder)):
+        if newest_step(local_files(folder)):
             print_note(f"{url} was continued on another machine; downloading it again")
         shutil.rmtree(folder)
     # The next upload deletes what is not complete: a killed run left it.
@@ -86,35 +86,24 @@ def pull(url: str, folder: Path) -> None:
 
 def _is_newer(folder: Path, url: str, listing: Collection[str]) -> bool:
     """Returns whether the local folder has all sessions and steps of the storage, or more."""
-    if SESSIONS_FILE not in listing:
-        return False
-    ours, theirs = _sessions(folder), read_bytes(url, SESSIONS_FILE)
-    if ours is None or theirs is None:
-        return False
-    try:
-        before = json.loads(theirs)
-    except ValueError:
-        return False
+    file = folder / SESSIONS_FILE
+    ours = _parse_sessions(file.read_bytes() if file.is_file() else None)
+    theirs = _parse_sessions(read_bytes(url, SESSIONS_FILE))
     return (
-        isinstance(before, list)
-        and ours[: len(before)] == before
-        and _newest_step(local_files(folder)) >= _newest_step(complete_names(listing))
+        ours is not None
+        and theirs is not None
+        and ours[: len(theirs)] == theirs
+        and newest_step(local_files(folder)) >= newest_step(listing)
     )
 
 
-def _sessions(folder: Path) -> list[Any] | None:
-    """Returns the sessions of a local folder, None where it has none."""
+def _parse_sessions(content: bytes | None) -> list[Any] | None:
+    """Returns the sessions in a `SESSIONS_FILE`, None if it is missing or damaged."""
     try:
-        sessions = json.loads((folder / SESSIONS_FILE).read_bytes())
-    except (OSError, ValueError):
+        sessions = json.loads(content or b"")
+    except ValueError:
         return None
     return sessions if isinstance(sessions, list) else None
-
-
-def _newest_step(names: Collection[str]) -> int:
-    """Returns the step of the newest checkpoint among the files of a run, 0 for none."""
-    steps = [re.match(rf"({STEP})/{LAST_FILE}$", name) for name in names]
-    return max((int(step[1].rpartition("/")[2]) for step in steps if step), default=0)
 
 
 def push(url: str, folder: Path, owner: bytes | None = None) -> None:
@@ -129,7 +118,7 @@ def push(url: str, folder: Path, owner: bytes | None = None) -> None:
         InputError: the storage cannot be written, or another run writes there.
     """
     url = normalize(url)
-    uploaded = _read_state(folder)
+    uploaded = read_record(_state_file(folder))
     files = _sizes_and_times(folder)
     changed = {name for name, file in files.items() if uploaded.get(name) != file}
     removed = uploaded.keys() - files.keys()
@@ -203,15 +192,6 @@ def print_note(note: str) -> None:
 def _state_file(folder: Path) -> Path:
     """Returns the file that has size and time of each file at its upload, null if unfinished."""
     return folder.parent / "uploaded.json"
-
-
-def _read_state(folder: Path) -> dict[str, Any]:
-    """Returns the content of the state file; nothing if it is damaged: then all is uploaded."""
-    try:
-        state = read_json(_state_file(folder))
-    except InputError:
-        return {}
-    return state if isinstance(state, dict) else {}
 
 
 def _sizes_and_times(folder: Path) -> dict[str, list[int]]:
