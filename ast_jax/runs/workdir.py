@@ -121,13 +121,13 @@ def acquire_workdir(
     owner: bytes | None = None  # the remote SESSIONS_FILE of this run
 
     def start_session() -> None:
-        if saved_run is None:
-            create_workdir(workdir, config, data, extractor)
-        sessions = workdir / SESSIONS_FILE
-        before = read_json(sessions) if sessions.exists() else []
-        if not isinstance(before, list):
-            raise InputError(f"{sessions}: is not a list of sessions; delete it to go on")
         try:
+            if saved_run is None:
+                create_workdir(workdir, config, data, extractor)
+            sessions = workdir / SESSIONS_FILE
+            before = read_json(sessions) if sessions.exists() else []
+            if not isinstance(before, list):
+                raise InputError(f"{sessions}: is not a list of sessions; delete it to go on")
             write_json(sessions, [*before, session])
             _remove(workdir.glob(".*.tmp*"))  # of runs that were killed
         except OSError as error:
@@ -184,18 +184,16 @@ def create_workdir(
     """Creates the run's folder and writes `run.json`.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the file cannot be written.
+        OSError: the folder cannot be created.
     """
     run = {
         "config": _fields(config),
         "data": describe_data(data),
         "feature_extractor": extractor.to_dict(),
     }
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / RUN_FILE, run)
-    except OSError as error:
-        raise InputError(f"{workdir}: cannot be written ({error.strerror})") from None
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / RUN_FILE, run)
 
 
 def check_data(workdir: Path, run: dict[str, Any], data: DataSet) -> None:

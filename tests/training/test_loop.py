@@ -21,12 +21,10 @@ from ast_jax.config import (
     DataConfig,
     FrontendConfig,
     OptimizerConfig,
-    TrainConfig,
 )
 from ast_jax.data.synthetic import SOUNDS, make_synthetic
 from ast_jax.errors import InputError
 from ast_jax.io import read_json
-from ast_jax.models.config import ASTConfig
 from ast_jax.runs.progress import EpochBar
 from ast_jax.runs.workdir import check_data, open_workdir
 from ast_jax.training import held_out, loop
@@ -34,31 +32,7 @@ from ast_jax.training.loop import fit, set_up
 from ast_jax.training.preemption import PreemptionHandler
 from ast_jax.training.setup import build_step_functions, make_extractor, make_train_batches
 from ast_jax.training.step import StepMetrics
-
-
-def small(workdir, **changes):
-    """Returns the configuration of a run that takes seconds: three epochs of two batches."""
-    config = TrainConfig(
-        workdir=str(workdir),
-        model=ASTConfig(
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=64,
-            frequency_stride=16,
-            time_stride=16,
-            max_length=64,
-            num_mel_bins=32,
-        ),
-        data=DataConfig(kind="synthetic", train_clips=2, evaluation_clips=1),
-        augment=AugmentConfig(frequency_mask=8, time_mask=16),
-        optimizer=OptimizerConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=2),
-        batch_size=8,
-        num_epochs=3,
-    )
-    for name, value in changes.items():
-        setattr(config, name, value)
-    return config
+from tests.small_run import small
 
 
 @pytest.fixture(scope="module")

@@ -19,16 +19,16 @@ import ast_jax
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import load_checkpoint
 from ast_jax.checkpoint.load import LAST_FILE
-from ast_jax.config import DataConfig, OptimizerConfig, TrainConfig
+from ast_jax.config import DataConfig
 from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.data.training_data import load_data
 from ast_jax.errors import InputError
-from ast_jax.models.config import ASTConfig
 from ast_jax.runs.mirror import run_folder
 from ast_jax.runs.workdir import describe_data
 from ast_jax.storage import delete, list_files, local_files, upload
 from ast_jax.training import loop
 from ast_jax.training.loop import fit, set_up
+from tests import small_run
 
 pytestmark = pytest.mark.usefixtures("no_plots", "share_functions")
 ROOT = Path(__file__).parents[2]
@@ -36,26 +36,7 @@ ROOT = Path(__file__).parents[2]
 
 def small(workdir, **changes):
     """Returns the configuration of a run of two epochs of two batches."""
-    config = TrainConfig(
-        workdir=str(workdir),
-        model=ASTConfig(
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=64,
-            frequency_stride=16,
-            time_stride=16,
-            max_length=64,
-            num_mel_bins=32,
-        ),
-        data=DataConfig(kind="synthetic", train_clips=2, evaluation_clips=1),
-        optimizer=OptimizerConfig(learning_rate=1e-3),
-        batch_size=8,
-        num_epochs=2,
-    )
-    for name, value in changes.items():
-        setattr(config, name, value)
-    return config
+    return small_run.small(workdir, **{"num_epochs": 2, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +163,7 @@ def test_a_remote_prepared_set_and_a_remote_checkpoint_are_the_local_ones(bucket
 
     def data_and_start(checkpoint, prepared):
         data = DataConfig(kind="prepared", dir=str(prepared), train="train", evaluation="test")
-        config = small(tmp_path / "run", init_from=str(checkpoint), data=data)
+        config = small(tmp_path / "run", init_from=str(checkpoint), data=data, num_epochs=3)
         return load_data(config), set_up(config)[0].initial
 
     ours, start = data_and_start(f"{bucket}/run", f"{bucket}/set")

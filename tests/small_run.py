@@ -1,0 +1,29 @@
+"""The configuration of a run that takes seconds."""
+
+from ast_jax.config import AugmentConfig, DataConfig, OptimizerConfig, TrainConfig
+from ast_jax.models.config import ASTConfig
+
+
+def small(workdir, **changes):
+    """Returns the configuration of a run that takes seconds: three epochs of two batches."""
+    config = TrainConfig(
+        workdir=str(workdir),
+        model=ASTConfig(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            frequency_stride=16,
+            time_stride=16,
+            max_length=64,
+            num_mel_bins=32,
+        ),
+        data=DataConfig(kind="synthetic", train_clips=2, evaluation_clips=1),
+        augment=AugmentConfig(frequency_mask=8, time_mask=16),
+        optimizer=OptimizerConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=2),
+        batch_size=8,
+        num_epochs=3,
+    )
+    for name, value in changes.items():
+        setattr(config, name, value)
+    return config
