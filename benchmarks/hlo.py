@@ -142,9 +142,16 @@ class Program:
         """Returns the bytes that an execution reads and writes in main memory.
 
         Arrays in a TPU's vector memory have an S(1) in their layout. Of an array stacked over a
-        loop's iterations each takes one slice.
+        loop's iterations each takes one slice. The start of an asynchronous copy of an array, or
+        of a slice of it, counts all that the copy moves.
         """
         instruction = execution.instruction
+        if instruction.opcode in ("copy-done", "slice-done"):
+            return 0.0
+        if instruction.opcode in ("copy-start", "slice-start"):
+            ends = ARRAY.findall(instruction.result)[:2]  # source and destination
+            in_hbm = sum("S(" not in layout for _, _, layout in ends)
+            return in_hbm * min(array_bytes(dtype, shape) for dtype, shape, _ in ends)
         types = [
             instruction.result,
             *(self._results.get(name, "") for name in instruction.operands),

@@ -70,6 +70,20 @@ def test_loops_multiply_what_they_contain(hlo):
     assert hlo.type_bytes(reduce.instruction.result) == 32
 
 
+def test_an_asynchronous_copy_moves_its_slice_once(hlo):
+    text = """HloModule step
+ENTRY %main (x: f32[64,8]) -> f32[2,8] {
+  %x = f32[64,8]{1,0} parameter(0)
+  %s = ((f32[64,8]{1,0}), f32[2,8]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[0:2], [0:8]}
+  %slice = f32[2,8]{1,0:S(1)} slice-done(%s)
+  %c = (f32[2,8]{1,0}, f32[2,8]{1,0:S(1)}, u32[]{:S(2)}) copy-start(%slice)
+  ROOT %copy = f32[2,8]{1,0} copy-done(%c)
+}
+"""
+    program = hlo.Program(text)
+    assert [program.hbm_bytes(each) for each in program.executions()] == [64, 0, 64, 0]
+
+
 def test_a_program_compiled_here_is_read(hlo):
     def step(x, stack):
         return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, stack)[0]
