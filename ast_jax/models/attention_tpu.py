@@ -224,6 +224,9 @@ def _backward_kernel(
 
         for start, outputs in _by_block(weigh, differentiate, q_ref.shape[1], LANES // lanes):
             dq[start : start + BLOCK] = (jnp.concatenate(outputs).T * scale).astype(dtype)
+        if keys < q_ref.shape[1]:  # padding that nothing was added to
+            for sums in (dk_t, dv_t):
+                sums[:, keys:] = jnp.zeros_like(sums[:, keys:])
         d_ref[0] = dq[...]
 
     @pl.when(step == 1)

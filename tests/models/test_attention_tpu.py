@@ -69,6 +69,7 @@ def error(found, exact):
         ("float32", 133, 11, 4, 32),  # four heads a group
         ("float32", BLOCK + 45, 0, 2, 64),
         ("float32", 146, 0, 1, 128),
+        ("float32", 100, 100, 2, 64),  # more padding than a tile
         ("bfloat16", 20, 12, 3, 40),  # heads that are padded, and a group that is not full
         ("bfloat16", 1214, 2, 2, 64),
     ],
