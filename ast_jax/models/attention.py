@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -196,27 +195,23 @@ def _attention_by_xla(query: jax.Array, key: jax.Array, value: jax.Array) -> jax
     return jax.nn.dot_product_attention(query, key, value, implementation="xla")
 
 
-def _attention_by_cudnn(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    implementation: Literal["cudnn", "xla"] = "cudnn",  # "xla" tests the padding without a GPU
-) -> jax.Array:
-    """Computes attention by cuDNN, which takes even numbers of tokens only.
+def _attention_by_cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Computes attention by cuDNN, which takes even numbers of queries and keys only.
 
-    An odd number is padded by one token, which is masked.
+    Odd numbers are padded by one token, which is masked.
     """
-    batch, tokens = query.shape[:2]
-    if tokens % 2 == 0:
-        return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
-    query, key, value = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (query, key, value))
-    lengths = jnp.full(batch, tokens, jnp.int32)
+    batch, queries, keys = *query.shape[:2], key.shape[1]
+    if queries % 2 == keys % 2 == 0:
+        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+    query, key, value = (
+        jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value)
+    )
     padded = jax.nn.dot_product_attention(
         query,
         key,
         value,
-        query_seq_lengths=lengths,
-        key_value_seq_lengths=lengths,
-        implementation=implementation,
+        query_seq_lengths=jnp.full(batch, queries, jnp.int32),
+        key_value_seq_lengths=jnp.full(batch, keys, jnp.int32),
+        implementation="cudnn",
     )
-    return padded[:, :tokens]
+    return padded[:, :queries]

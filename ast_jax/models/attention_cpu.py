@@ -27,8 +27,9 @@ class Residuals(NamedTuple):
     """The arrays that the backward pass needs.
 
     Attributes:
-        query, key, value, output: (batch, tokens, heads, width).
-        log_sum: float32 (batch * heads, tokens, 1), logarithms of the rows' sums of exponentials.
+        query, output: (batch, queries, heads, width).
+        key, value: (batch, tokens, heads, width).
+        log_sum: float32 (batch * heads, queries, 1), logarithms of the rows' sums of exponentials.
     """
 
     query: jax.Array
@@ -40,20 +41,21 @@ class Residuals(NamedTuple):
 
 @jax.custom_vjp
 def attention_by_head(
-    query: Float[Array, "batch tokens heads width"],
+    query: Float[Array, "batch queries heads width"],
     key: Float[Array, "batch tokens heads width"],
     value: Float[Array, "batch tokens heads width"],
-) -> Float[Array, "batch tokens heads width"]:
+) -> Float[Array, "batch queries heads width"]:
     """Computes softmax(q·k/√width)·v. Supports reverse-mode differentiation only."""
     return _forward(query, key, value)[0]
 
 
 def _forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, Residuals]:
-    batch, tokens, _, width = query.shape
-    padding = -tokens % LANES
+    batch, _, _, width = query.shape
+    padding = -key.shape[1] % LANES
 
     def one_head(qkv: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        q, k, v = qkv  # (tokens, width), (width, tokens + padding), (tokens + padding, width + 1)
+        # (queries, width), (width, tokens + padding), (tokens + padding, width + 1)
+        q, k, v = qkv
         scores = _product(q * width**-0.5, k)
         largest = scores.max(axis=1, keepdims=True)
         y = _product(jnp.exp(scores - largest).astype(v.dtype), v)
