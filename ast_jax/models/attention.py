@@ -77,12 +77,14 @@ def attention(
 
     | implementation | runs on | takes                           | how                             |
     | -------------- | ------- | ------------------------------- | ------------------------------- |
-    | "cudnn"        | GPUs    | bfloat16, head widths that are  | cuDNN's fused kernel; an odd    |
-    |                |         | multiples of 8 up to 128        | number of tokens is padded      |
+    | "cudnn"        | NVIDIA  | bfloat16, head widths that are  | cuDNN's fused kernel; an odd    |
+    |                | GPUs    | multiples of 8 up to 128        | number of tokens is padded      |
     | "tpu"          | TPUs    | bfloat16, head widths up to     | a Pallas kernel with the keys   |
     |                |         | 128; above 1,536 tokens is XLA  | of some heads in vector memory  |
     | "cpu"          | CPUs    | everything                      | two heads at a time, in cache   |
     | "xla"          | all     | everything                      | `jax.nn.dot_product_attention`  |
+
+    cuDNN's kernel needs Ampere or newer GPUs, compute capability 8.0.
 
     With `num_output_tokens`, as in the last layer, XLA computes attention, whatever the
     implementation. XLA's partitioner cannot split the TPU kernel: on several chips call the model
@@ -150,11 +152,17 @@ def attention_weights(
 def resolve_attn_implementation(config: ASTConfig, devices: Sequence[jax.Device]) -> str:
     """Returns the fastest attention implementation for a model on the devices of a program."""
     platform = devices[0].platform
-    if platform == "gpu" and not _cudnn_limit(config):
+    if platform == "gpu" and not _cudnn_limit(config) and _is_ampere_or_newer(devices[0]):
         return "cudnn"
     if platform == "tpu" and not _tpu_limit(config):
         return "tpu"
     return "cpu" if platform == "cpu" else "xla"
+
+
+def _is_ampere_or_newer(gpu: jax.Device) -> bool:
+    """Returns whether a GPU is NVIDIA's, with compute capability 8.0; an AMD GPU has 'gfx90a'."""
+    major = gpu.compute_capability.partition(".")[0]
+    return major.isdigit() and int(major) >= 8
 
 
 def check_attn_implementation(config: ASTConfig, implementation: str) -> None:

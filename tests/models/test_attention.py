@@ -99,22 +99,28 @@ def test_no_implementation_saves_the_weights_for_the_backward_pass(qkv, implemen
 
 
 @pytest.mark.parametrize(
-    ("platform", "changes", "expected"),
+    ("platform", "capability", "changes", "expected"),
     [
-        ("cpu", {}, "cpu"),
-        ("cpu", {"dtype": "bfloat16"}, "cpu"),
-        ("tpu", {"dtype": "bfloat16"}, "tpu"),
-        ("tpu", {"dtype": "float32"}, "xla"),
-        ("tpu", {"dtype": "bfloat16", "hidden_size": 272}, "xla"),  # heads of width 136
-        ("gpu", {"dtype": "bfloat16"}, "cudnn"),
-        ("gpu", {"dtype": "float32"}, "xla"),
-        ("gpu", {"dtype": "bfloat16", "hidden_size": 40}, "xla"),  # heads of width 20
-        ("gpu", {"dtype": "bfloat16", "hidden_size": 272}, "xla"),  # heads of width 136
+        ("cpu", None, {}, "cpu"),
+        ("cpu", None, {"dtype": "bfloat16"}, "cpu"),
+        ("tpu", None, {"dtype": "bfloat16"}, "tpu"),
+        ("tpu", None, {"dtype": "float32"}, "xla"),
+        ("tpu", None, {"dtype": "bfloat16", "hidden_size": 272}, "xla"),  # heads of width 136
+        ("gpu", "8.0", {"dtype": "bfloat16"}, "cudnn"),
+        ("gpu", "10.0", {"dtype": "bfloat16"}, "cudnn"),
+        ("gpu", "7.5", {"dtype": "bfloat16"}, "xla"),
+        ("gpu", "gfx90a", {"dtype": "bfloat16"}, "xla"),  # AMD's
+        ("gpu", "9.0", {"dtype": "float32"}, "xla"),
+        ("gpu", "9.0", {"dtype": "bfloat16", "hidden_size": 40}, "xla"),  # heads of width 20
+        ("gpu", "9.0", {"dtype": "bfloat16", "hidden_size": 272}, "xla"),  # heads of width 136
     ],
 )
-def test_the_implementation_depends_on_the_programs_devices(platform, changes, expected):
+def test_the_implementation_depends_on_the_programs_devices(
+    platform, capability, changes, expected
+):
     config = CONFIG.replace(**changes)
-    found = attention.resolve_attn_implementation(config, [Mock(jax.Device, platform=platform)] * 2)
+    device = Mock(jax.Device, platform=platform, compute_capability=capability)
+    found = attention.resolve_attn_implementation(config, [device] * 2)
     assert found == expected
     attention.check_attn_implementation(config, found)
 

@@ -97,7 +97,7 @@ def for_cuda(function):
 @pytest.fixture
 def gpu(monkeypatch):
     """Selects attention as on a GPU with cuDNN."""
-    devices = [SimpleNamespace(platform="gpu")]
+    devices = [SimpleNamespace(platform="gpu", compute_capability="9.0")]
     for module in ("training.setup", "models.ast"):
         monkeypatch.setattr(
             f"ast_jax.{module}.resolve_attn_implementation",
