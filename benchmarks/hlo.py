@@ -13,11 +13,12 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .* )?\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 _COLLECTIVE = re.compile(r"(all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)")
-# Instructions that take no time.
+# Instructions that take no time, and custom calls of a TPU that only give memory a name.
 _FREE = {
     *("parameter", "bitcast", "tuple", "get-tuple-element", "constant", "after-all", "iota"),
     *("partition-id", "replica-id", "add-dependency", "opt-barrier"),
 }
+_FREE_TARGETS = {"AllocateBuffer", "ConcatBitcast"}
 
 
 class Instruction(NamedTuple):
@@ -39,6 +40,11 @@ class Instruction(NamedTuple):
     def op_name(self) -> str:
         """The path of names that JAX gave it, or ''."""
         return _first(r'op_name="([^"]*)"', self.text)
+
+    @property
+    def call_target(self) -> str:
+        """The library function or kernel that a custom call runs, or ''."""
+        return _first(r'custom_call_target="([^"]*)"', self.text)
 
     @property
     def operands(self) -> list[str]:
@@ -105,7 +111,7 @@ class Program:
     ) -> Iterator[Execution]:
         for instruction in self.computations[computation]:
             text = instruction.text
-            if instruction.opcode in _FREE:
+            if instruction.opcode in _FREE or instruction.call_target in _FREE_TARGETS:
                 continue
             if instruction.opcode == "while":
                 n = self._trips(instruction)
@@ -156,13 +162,18 @@ class Program:
             instruction.result,
             *(self._results.get(name, "") for name in instruction.operands),
         ]
-        sliced = any("dynamic-" in part.opcode for part in self.fused(instruction))
+        sliced = {
+            each
+            for part in self.fused(instruction)
+            if "dynamic-" in part.opcode
+            for each in (without_layouts(part.result), *self.operand_types(part))
+        }
         total = 0.0
         for dtype, shape, layout in ARRAY.findall(" ".join(types)):
             if "S(" in layout:
                 continue
             size = array_bytes(dtype, shape)
-            stacked = sliced and execution.trips > 1 and shape.startswith(f"{execution.trips},")
+            stacked = f"{dtype}[{shape}]" in sliced and shape.startswith(f"{execution.trips},")
             total += size / execution.trips if stacked else size
         return total
 

@@ -8,14 +8,16 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "hlo.py"
 
-# A loop of 11 turns over a fusion that adds one slice of a stack to an array in vector memory.
+# A loop of 11 turns over a fusion that adds one slice of a stack to an array in vector memory, and
+# another array, with as many rows as the loop has turns, that is no stack.
 TEXT = """
 HloModule jit_step
 
-%fused (p0: f32[11,8], p1: s32[], p2: f32[8]) -> f32[8] {
+%fused (p0: f32[11,8], p1: s32[], p2: f32[8], p3: f32[11,4]) -> f32[8] {
   %p0 = f32[11,8]{1,0:T(8,128)} parameter(0)
   %p1 = s32[] parameter(1)
   %p2 = f32[8]{0:T(256)S(1)} parameter(2)
+  %p3 = f32[11,4]{1,0:T(8,128)} parameter(3)
   %slice = f32[1,8]{1,0} dynamic-slice(%p0, %p1), dynamic_slice_sizes={1,8}
   %flat = f32[8]{0} bitcast(%slice)
   ROOT %sum = f32[8]{0:T(256)S(1)} add(%flat, %p2)
@@ -26,7 +28,8 @@ HloModule jit_step
   %i = s32[] get-tuple-element(%state), index=0
   %x = f32[8]{0:T(256)S(1)} get-tuple-element(%state), index=1
   %stack = f32[11,8]{1,0:T(8,128)} get-tuple-element(%state), index=2
-  %added = f32[8]{0:T(256)S(1)} fusion(%stack, %i, %x), calls=%fused, METADATA
+  %whole = f32[11,4]{1,0:T(8,128)} custom-call(), custom_call_target="AllocateBuffer"
+  %added = f32[8]{0:T(256)S(1)} fusion(%stack, %i, %x, %whole), calls=%fused, METADATA
   ROOT %next = (s32[], f32[8]{0}, f32[11,8]{1,0}) tuple(%i, %added, %stack)
 }
 
@@ -63,8 +66,8 @@ def test_loops_multiply_what_they_contain(hlo):
     assert loop.instruction.estimated_cycles == 100
     assert loop.instruction.op_name == "jit(step)/add"
     assert [part.opcode for part in program.fused(loop.instruction)][-1] == "add"
-    # Of the stack one slice, 32 bytes; the index; nothing that is in vector memory.
-    assert program.hbm_bytes(loop) == 8 * 4 + 4
+    # One slice of the stack, the other array, the index; nothing that is in vector memory.
+    assert program.hbm_bytes(loop) == 8 * 4 + 11 * 4 * 4 + 4
     assert (reduce.times, reduce.loops, hlo.is_collective(reduce)) == (1, (), True)
     assert not hlo.is_collective(loop)
     assert hlo.type_bytes(reduce.instruction.result) == 32
