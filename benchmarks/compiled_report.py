@@ -80,16 +80,16 @@ def time_tables(
     number: int,
 ) -> list[str]:
     """Returns tables of predicted times by group and of the largest ops."""
-    # Of equal ops, as unrolled layers have them, the compiler schedules one.
+    # The compiler schedules one of equal ops, which unrolled layers have.
     by_kind = {
-        _computes(each.instruction): schedules[each.instruction.name]
+        _kind(program, each.instruction): schedules[each.instruction.name]
         for each in executions
         if each.instruction.name in schedules
     }
 
     def schedule_of(instruction: Instruction) -> Schedule:
-        kind = by_kind.get(_computes(instruction), Schedule(0, 0))
-        return schedules.get(instruction.name, kind)
+        equal = by_kind.get(_kind(program, instruction), Schedule(0, 0))
+        return schedules.get(instruction.name, equal)
 
     ops = [predict_times(program, each, chip, schedule_of(each.instruction)) for each in executions]
     total = sum(op.estimate for op in ops)
@@ -100,19 +100,30 @@ def time_tables(
     lines.append(table_row(["all", *_milliseconds(ops)]))
     lines += ["", f"by the estimate {flop / total / chip.peak:.0%} of the peak", ""]
     lines += table_header("largest ops", "estimate, ms", "floor, ms", "times", "group", "computes")
-    alike: dict[tuple[str, str], list[Op]] = {}  # those of unrolled layers
+    equal_ops: dict[tuple[str, ...], list[Op]] = {}
     for op in ops:
-        alike.setdefault((op.group, _computes(op.execution.instruction)), []).append(op)
-    largest = sorted(alike.items(), key=lambda item: -sum(op.estimate for op in item[1]))
-    for (group, computes), own in largest[:number]:
-        name, times = own[0].execution.instruction.name, sum(op.execution.times for op in own)
-        lines.append(table_row([name, *_milliseconds(own), str(times), group, computes]))
+        kind = _kind(program, op.execution.instruction)
+        equal_ops.setdefault((op.group, *kind), []).append(op)
+    largest = sorted(equal_ops.values(), key=lambda own: -sum(op.estimate for op in own))
+    for own in largest[:number]:
+        instruction, times = own[0].execution.instruction, sum(op.execution.times for op in own)
+        cells = [str(times), own[0].group, _description(instruction)]
+        lines.append(table_row([instruction.name, *_milliseconds(own), *cells]))
     return lines
 
 
-def _computes(instruction: Instruction) -> str:
-    names = "/".join(instruction.op_name.split("/")[-2:])
-    return f"{names} {without_layouts(instruction.result)[:60]}"
+def _kind(program: Program, instruction: Instruction) -> tuple[str, ...]:
+    """Returns what equal ops have in common, of which each unrolled layer contains one."""
+    types = without_layouts(instruction.result), *program.operand_types(instruction)
+    return instruction.opcode, _last_names(instruction), *types
+
+
+def _description(instruction: Instruction) -> str:
+    return f"{_last_names(instruction)} {without_layouts(instruction.result)[:60]}"
+
+
+def _last_names(instruction: Instruction) -> str:
+    return "/".join(instruction.op_name.split("/")[-2:])
 
 
 def _milliseconds(ops: list[Op]) -> list[str]:
@@ -126,7 +137,7 @@ def predict_times(program: Program, execution: Execution, chip: Chip, schedule: 
     """Predicts how long an op takes on a TPU."""
     instruction = execution.instruction
     scheduled = max(schedule.bundles, chip.matmul_clocks * schedule.matmuls) / chip.clock
-    if instruction.opcode == "custom-call":  # a kernel of ours, on all cores
+    if instruction.call_target == "tpu_custom_call":  # a kernel of ours, on all cores
         idle = [n for name, n in IDLE_STEPS.items() if name in instruction.name]
         scheduled /= chip.cores * (idle[0] if idle else 1)
     cycles = instruction.estimated_cycles
@@ -160,9 +171,8 @@ def custom_call_table(executions: list[Execution]) -> list[str]:
     """Returns a table of the calls into libraries."""
     calls = Counter()
     for execution in executions:
-        text = execution.instruction.text
-        if found := re.search(r'custom_call_target="([^"]*)"', text):
-            calls[found[1]] += execution.times
+        if target := execution.instruction.call_target:
+            calls[target] += execution.times
     lines = table_header("library calls", "a step")
     return lines + [table_row([name, str(number)]) for name, number in calls.most_common()]
 
@@ -184,7 +194,10 @@ def _multiplies(instruction: Instruction) -> bool:
 
 
 def collectives(program: Program, executions: list[Execution]) -> list[str]:
-    """Returns a table of the exchanges between chips and of what overlaps them."""
+    """Returns a table of the exchanges between chips and of what overlaps them.
+
+    MB are of the whole arrays on a chip, before they are scattered or after they are gathered.
+    """
     lines = table_header("exchange", "MB", "times", "how", "where")
     rows = Counter()
     for index, execution in enumerate(executions):
@@ -201,10 +214,20 @@ def collectives(program: Program, executions: list[Execution]) -> list[str]:
             beside = [program.fused(each.instruction) for each in following[:end]]
             products = sum(any(map(_multiplies, parts)) for parts in beside)
             how = f"asynchronous, beside {products or 'no'} products"
-        kind, size = first.opcode.removesuffix("-start"), f"{type_bytes(first.result) / 1e6:.1f}"
+        kind = first.opcode.removesuffix("-start")
+        size = f"{_exchanged_bytes(program, first) / 1e6:.1f}"
         where = "in a loop" if execution.loops else "outside loops"
         rows[kind, size, how, where] += execution.times
     return lines + [
         table_row([kind, size, str(times), how, where])
         for (kind, size, how, where), times in rows.items()
     ]
+
+
+def _exchanged_bytes(program: Program, exchange: Instruction) -> float:
+    """Returns the larger size of what an exchange takes and what it returns."""
+    taken = sum(map(type_bytes, program.operand_types(exchange)))
+    returned = type_bytes(exchange.result)
+    if exchange.opcode.endswith("-start") and exchange.opcode != "all-reduce-start":
+        returned -= taken  # their result begins with their operands
+    return max(taken, returned)
