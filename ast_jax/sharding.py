@@ -46,6 +46,12 @@ class DataParallel:
         self.devices = list(devices or jax.devices())
         self.mesh = Mesh(self.devices, (AXIS,), axis_types=(AxisType.Auto,))
 
+    @property
+    def overlaps_exchange(self) -> bool:
+        """Whether programs exchange arrays while they compute: by shard_map on several TPUs."""
+        several_tpus = self.devices[0].platform == "tpu" and len(self.devices) > 1
+        return several_tpus and self.how == "shard_map"
+
     def map(
         self,
         function: Callable,
@@ -68,8 +74,7 @@ class DataParallel:
             mapped = jax.shard_map(
                 function, mesh=self.mesh, in_specs=arguments, out_specs=result, check_vma=False
             )
-            several_tpus = self.devices[0].platform == "tpu" and len(self.devices) > 1
-            options = TPU_COMPILER_OPTIONS if several_tpus else None
+            options = TPU_COMPILER_OPTIONS if self.overlaps_exchange else None
             return jax.jit(mapped, donate_argnums=donate, compiler_options=options)
         mapped = jax.pmap(
             function,

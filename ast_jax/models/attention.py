@@ -197,6 +197,7 @@ def _cudnn_limit(config: ASTConfig) -> str:
     return ""
 
 
+# prevent_cse keeps XLA from merging the two computations. The loop over layers does that.
 @partial(jax.checkpoint, prevent_cse=False)
 def _attention_by_xla(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """Computes attention by XLA, which recomputes the weights in the backward pass."""

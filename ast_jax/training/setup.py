@@ -22,7 +22,7 @@ from ast_jax.errors import InputError
 from ast_jax.evaluation.predict import make_predict
 from ast_jax.losses import LOSSES, with_label_smoothing
 from ast_jax.models.ast import graphdef, init_params
-from ast_jax.models.attention import resolve_attn_implementation
+from ast_jax.models.attention import TPU_MAX_TOKENS, resolve_attn_implementation
 from ast_jax.models.config import GEOMETRY
 from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
 from ast_jax.training.optimizer import make_optimizer, make_schedule, state_specs
@@ -255,8 +255,9 @@ def should_exchange_by_layer(config: TrainConfig, parallel: DataParallel) -> boo
     XLA's GPU compiler overlaps nothing with an exchange in the loop over layers, and microbatches
     would exchange once each.
     """
-    several_tpus = len(parallel.devices) > 1 and parallel.devices[0].platform == "tpu"
-    return several_tpus and config.grad_accum_steps == 1 and not config.shard_optimizer
+    return (
+        parallel.overlaps_exchange and config.grad_accum_steps == 1 and not config.shard_optimizer
+    )
 
 
 def should_unroll(config: TrainConfig, parallel: DataParallel) -> bool:
@@ -264,10 +265,14 @@ def should_unroll(config: TrainConfig, parallel: DataParallel) -> bool:
 
     An eighth of its step is copies into and out of the loop's stacks of residuals and gradients.
     Unrolled, base384 compiles in 224 instead of 46 s, for 16 chips in 7 minutes of CPU time. With
-    remat 'everything' XLA would merge a layer's two computations, which a loop prevents.
+    remat 'everything', or without the TPU kernel for attention, XLA would merge what the forward
+    and the backward pass both compute, and save it; a loop prevents that.
     """
-    single_tpu = [device.platform for device in parallel.devices] == ["tpu"]
-    return single_tpu and config.remat != "everything"
+    uses_kernel = (
+        resolve_attn_implementation(config.model, parallel.devices) == "tpu"
+        and config.model.num_tokens <= TPU_MAX_TOKENS
+    )
+    return uses_kernel and len(parallel.devices) == 1 and config.remat != "everything"
 
 
 def update_average(average: Any, params: Any, count: jax.Array) -> Any:
