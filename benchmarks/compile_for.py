@@ -81,7 +81,9 @@ def main() -> None:
             half = clips // 2
             each = (memory - peak_memory(compile_step(half))) / (clips - half)
             fits = int(clips + (chip.memory - memory) / each)
-            print(f"largest batch: {fits} clips a chip, {1e3 * each:.0f} MB each (extrapolated)")
+            size = f"{1e3 * each:.0f} MB each (extrapolated)"
+            lines += ["", f"largest batch: {fits} clips a chip, {size}"]
+            print(lines[-1])
     if arguments.append:
         title = f"Compiled for {arguments.target}: {arguments.program}, {clips} clips a chip"
         packages = ["jax", "libtpu" if chip.platform == "tpu" else "jax-cuda12-plugin"]
