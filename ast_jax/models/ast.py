@@ -146,15 +146,14 @@ class Encoder(nnx.Module):
         padding = token_padding(self.layers.attention.attn_implementation, num_tokens)
         x = jnp.pad(x, ((0, 0), (0, padding), (0, 0)))
 
-        def layer(x: jax.Array, params: nnx.State) -> jax.Array:
-            return nnx.merge(graphdef, map_layer_params(params))(x, None, num_tokens)[0]
-
-        def last_layer(x: jax.Array, params: nnx.State) -> jax.Array:
+        def layer(num_output_tokens: int | None, x: jax.Array, params: nnx.State) -> jax.Array:
             model = nnx.merge(graphdef, map_layer_params(params))
             return model(x, num_output_tokens, num_tokens)[0]
 
-        x = scan_all_but_last(rematerialize(layer, remat), x, stacked, unroll)
-        x = rematerialize(last_layer, remat)(x, jax.tree.map(lambda p: p[-1], stacked))
+        layers = rematerialize(functools.partial(layer, None), remat)
+        last_layer = rematerialize(functools.partial(layer, num_output_tokens), remat)
+        x = scan_all_but_last(layers, x, stacked, unroll)
+        x = last_layer(x, jax.tree.map(lambda p: p[-1], stacked))
         return x[:, :num_tokens]
 
     def intermediates(
