@@ -18,7 +18,7 @@ TPUs need the extra `tpu`. H100s need an environment without it, with the compil
 
     pip install -e . && pip install --no-deps jax-cuda12-pjrt==VERSION jax-cuda12-plugin==VERSION
 
-where VERSION is that of jax. A training step of base384 takes 2 to 3 minutes to compile for TPUs,
+where VERSION is that of jax. A training step of base384 takes 5 minutes to compile for one TPU
 and 20 seconds for GPUs.
 """
 
@@ -60,7 +60,7 @@ LENGTH = RunLength(steps_per_epoch=10**5, num_steps=10**6)  # changes constants 
 
 
 def main() -> None:
-    """Compiles as the command line says, and prints."""
+    """Compiles a program and prints its report."""
     arguments = parse(sys.argv[1:])
     generation, topology = arguments.target.split(":")
     chip, clips = CHIPS[generation], arguments.clips
@@ -137,7 +137,7 @@ def make_devices(generation: str, topology: str) -> list[Any]:
 
 
 def make_gpus(number: int) -> list[Any]:
-    """Returns H100s, and has JAX's checks of cuDNN and of the GPU look at these."""
+    """Returns H100s. Replaces JAX's checks of the local GPU and cuDNN by those of an H100."""
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
     cudnn.check_cudnn_version = lambda: 91000
@@ -176,10 +176,10 @@ def compile_program(config: TrainConfig, parallel: DataParallel, program: str, c
     """Compiles a program from the shapes of its arguments; the devices need not be there.
 
     Args:
-        config: of the run.
+        config: the run's configuration.
         parallel: the devices.
         program: 'train' for the training step, 'predict' for logits.
-        clips: that each device takes.
+        clips: the number of clips a device.
     """
     model, rows = config.model, clips * len(parallel.devices)
     params = param_shapes(model)
