@@ -18,7 +18,7 @@ from hlo import (
 )
 from llo import Schedule
 
-# Steps of a kernel's grid of which one computes: static schedules count them all.
+# Kernels that compute in one of so many steps of a grid; static schedules count all steps.
 IDLE_STEPS = {"attention_backward": 3}
 
 MOVES = {"copy", "transpose", "reshape", "pad", "slice", "concatenate", "bitcast", "reverse"} | {
@@ -35,10 +35,10 @@ def describe(
 
     Args:
         text: the optimized program.
-        chip: that it is for.
-        schedules: of its ops, on TPUs.
-        flop: of its products.
-        number: of the largest ops to list.
+        chip: the device's published figures.
+        schedules: the schedules of its ops, on TPUs.
+        flop: the FLOP of its products.
+        number: how many of the largest ops to list.
     """
     program = Program(text)
     executions = list(program.executions())
@@ -59,8 +59,8 @@ class Op(NamedTuple):
     """An execution with its predicted times over a whole step, in seconds.
 
     Attributes:
-        execution: of the op.
-        group: of `GROUPS`.
+        execution: the op.
+        group: one of `GROUPS`.
         estimate: the compiler's, or the schedule's for a Pallas kernel.
         floor: the larger of schedule and memory traffic.
     """

@@ -48,7 +48,7 @@ class Instruction(NamedTuple):
 
     @property
     def operands(self) -> list[str]:
-        """Names of the instructions whose results it takes."""
+        """The names of its operands."""
         arguments = re.match(r"[\w\-]+\(([^()]*)\)", self.text[len(self.result) :].lstrip())
         return re.findall(r"%([\w.\-]+)", arguments[1]) if arguments else []
 
@@ -63,7 +63,7 @@ class Execution(NamedTuple):
     """An instruction and how often a program runs it.
 
     Attributes:
-        instruction: that is run.
+        instruction: the instruction.
         times: the product of the trip counts of the loops around it.
         trips: of the innermost loop; 1 outside.
         loops: the names of the loops around it, outermost first.

@@ -51,7 +51,7 @@ def read_schedules(folder: Path) -> dict[str, Schedule]:
 
 
 def parse_schedule(text: str) -> Schedule:
-    """Counts the bundles of a schedule, those in loops as often as the loops' exit tests say."""
+    """Counts the bundles of a schedule. Those in a loop count once for each of its iterations."""
     stack = [_Loop()]
 
     def leave_loops(depth: int) -> None:

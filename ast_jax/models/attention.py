@@ -92,7 +92,7 @@ def attention(
 
     Args:
         qkv: the queries of all heads, then their keys, then their values.
-        num_heads: that the columns are divided into.
+        num_heads: the number of heads.
         implementation: as in the table; `resolve_attn_implementation` chooses it.
         num_output_tokens: how many of the first tokens attend; None for all.
         num_tokens: how many of the first tokens are attended to, before padding; None for all.

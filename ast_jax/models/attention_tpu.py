@@ -1,4 +1,4 @@
-"""Attention on a TPU: a Pallas kernel for sequences whose keys all fit in a core's vector memory.
+"""Attention on a TPU: a Pallas kernel for sequences that fit in a core's vector memory.
 
 All keys of a group of heads are in VMEM, so that the softmax is exact and takes one pass, and the
 scores never leave the core. The kernels read queries, keys and values where the projection wrote
@@ -30,18 +30,18 @@ from ast_jax.models.remat import name_residual
 
 LANES = 128  # of a register
 ROWS = 16  # sublanes of a register of bfloat16, which arrays are padded to
-BLOCK = 256  # queries whose scores are computed at a time
-VMEM_BYTES = 48 * 2**20  # that a kernel may take where the core has more than 16 MB
+BLOCK = 256  # queries in a block of scores
+VMEM_BYTES = 48 * 2**20  # a kernel's limit where the core has more than 16 MB
 
 
 class Layout(NamedTuple):
     """The place of heads in arrays that the kernels take.
 
     Attributes:
-        width: of a head.
-        lanes: that a head takes: its width, padded to a divisor of 128.
-        groups: of heads that fill 128 lanes, the last with padding.
-        rows: the tokens, padded to whole blocks.
+        width: the columns of a head.
+        lanes: the lanes of a head: its width, padded to a divisor of 128.
+        groups: the number of groups of heads that fill 128 lanes, the last with padding.
+        rows: the number of tokens, padded to whole blocks.
     """
 
     width: int
@@ -61,7 +61,7 @@ def attention_by_group(
 
     Args:
         qkv: the queries of all heads, then their keys, then their values.
-        num_heads: that the columns are divided into.
+        num_heads: the number of heads.
         num_tokens: how many of the first tokens are attended to, before padding; None for all.
         interpret: whether to run slowly on any device instead of a TPU.
     """
@@ -111,7 +111,7 @@ def _backward(
     packed, dy = (_pack(x, num_heads, layout) for x in (qkv, dy))
 
     def group_of(b: Any, g: Any, step: Any) -> tuple[Any, Any]:
-        """Returns the group whose inputs a step holds: after the first, already the next one's."""
+        """Returns the group of a step's inputs: after the first step, already the next group."""
         n = jnp.minimum(b * groups + g + (step > 0), batch * groups - 1)
         return lax.div(n, groups), lax.rem(n, groups)
 
