@@ -29,7 +29,7 @@ def run_python():
             [sys.executable, *arguments],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
             **options,
         )
