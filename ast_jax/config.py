@@ -1,77 +1,109 @@
 """The dataclasses that make up an experiment's configuration.
 
 A file in `configs/` returns a `TrainConfig` from `get_config()`. The command line changes its
-fields: `--config.optimizer.learning_rate=2e-5`.
+fields: `ast-jax train demo --optimizer.learning-rate 2e-5`.
 """
 
-import ast
 import dataclasses
-import math
-import runpy
-from collections.abc import Sequence
-from dataclasses import dataclass, field, is_dataclass
-from pathlib import Path
-from types import NoneType
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
 
-from ast_jax.errors import InputError, nearest
+from ast_jax.errors import InputError
+from ast_jax.fields import Range, check_fields
 from ast_jax.models.config import ASTConfig
 
-DATA_KINDS = ("synthetic", "esc50", "folder", "prepared")
-OPTIMIZERS = ("adam", "adamw")
-SCHEDULES = ("constant", "cosine", "multi_step")
-PARALLEL = ("shard_map", "pmap")
-METRICS = ("mean_average_precision", "accuracy")
-FINAL_PARAMS = ("last", "best", "average")
 BELOW_ONE = 1 - 1e-9
-
-# Fields that had other names in runs and configuration files of earlier versions.
-RENAMED = {
-    "accumulate": "grad_accum_steps",
-    "keep": "max_to_keep",
-    "save_every": "checkpoint_every_steps",
-    "result": "final_params",
-    "clip_norm": "grad_clip_norm",
-}
 
 
 @dataclass(slots=True)  # a misspelled field raises
-class DataConfig:
-    """The clips to train and evaluate on.
+class Data:
+    """What all kinds of data have.
 
     Attributes:
-        kind: 'prepared' reads what `ast-jax prepare` wrote, clip by clip. The others are held in
-            memory: 'esc50' (the ESC-50 repository's layout), 'folder' (one folder of sound
-            files per class), 'synthetic' (generated).
-        dir: folder of the recordings, or its URL, which is downloaded; unused by 'synthetic'.
-        name: source of the prepared set, where `dir` holds several sets.
-        digest: digest that the prepared set's source must have; '' accepts any.
-        train: splits of the prepared set to train on, such as 'balanced+unbalanced'; '' for the
-            benchmark's own.
-        evaluation: split of the prepared set to evaluate on; '' for the benchmark's own.
-        test: split of the prepared set on which the final parameters are tested; '' for none.
-        fold: ESC-50 fold to hold out, 1 to 5; 0 trains once per fold.
-        holdout: average share of the files that 'folder' holds out.
-        train_clips: training clips per class of 'synthetic'.
-        evaluation_clips: held-out clips per class of 'synthetic'.
         balanced: sample training clips with replacement, clips of rare classes more often.
         workers: processes that make batches; 0 uses threads. Use them with prepared sets: data
             in memory is copied to each worker.
     """
 
-    kind: str = "folder"
+    kind: ClassVar[str]
+
+    balanced: bool = False
+    workers: Annotated[int, Range(0, 1024)] = 0
+
+
+@dataclass(slots=True)
+class SyntheticData(Data):
+    """Ten classes of generated sounds, held in memory.
+
+    Attributes:
+        train_clips: training clips per class.
+        evaluation_clips: held-out clips per class.
+    """
+
+    kind: ClassVar[str] = "synthetic"
+
+    train_clips: Annotated[int, Range(1, 10**6)] = 100
+    evaluation_clips: Annotated[int, Range(1, 10**6)] = 20
+
+
+@dataclass(slots=True)
+class FolderData(Data):
+    """A folder of sound files per class, held in memory.
+
+    Attributes:
+        dir: the folder, or its URL, which is downloaded.
+        holdout: average share of the files that is held out, by file name.
+    """
+
+    kind: ClassVar[str] = "folder"
+
+    dir: str = ""
+    holdout: Annotated[float, Range(1e-6, BELOW_ONE)] = 0.2
+
+
+@dataclass(slots=True)
+class ESC50Data(Data):
+    """Recordings in the layout of the ESC-50 repository, held in memory.
+
+    Attributes:
+        dir: the folder, or its URL, which is downloaded.
+        fold: fold to hold out, 1 to 5; 0 trains once per fold.
+    """
+
+    kind: ClassVar[str] = "esc50"
+
+    dir: str = ""
+    fold: Annotated[int, Range(0, 5)] = 1
+
+
+@dataclass(slots=True)
+class PreparedData(Data):
+    """A set that `ast-jax prepare` wrote, read clip by clip.
+
+    Attributes:
+        dir: the set's folder, or one that holds several sets, or its URL, which is downloaded.
+        name: source of the set, where `dir` holds several.
+        digest: digest that the set's source must have; '' accepts any.
+        train: splits to train on, such as 'balanced+unbalanced'; '' for the benchmark's own.
+        evaluation: split to evaluate on; '' for the benchmark's own.
+        test: split on which the final parameters are tested; '' for none.
+        fold: ESC-50 fold to hold out, 1 to 5; 0 trains once per fold. Other sets have no folds.
+    """
+
+    kind: ClassVar[str] = "prepared"
+
     dir: str = ""
     name: str = ""
     digest: str = ""
     train: str = ""
     evaluation: str = ""
     test: str = ""
-    fold: int = 1
-    holdout: float = 0.2
-    train_clips: int = 100
-    evaluation_clips: int = 20
-    balanced: bool = False
-    workers: int = 0
+    fold: Annotated[int, Range(0, 5)] = 1
+
+
+DATA_KINDS: dict[str, type[Data]] = {
+    kind.kind: kind for kind in (SyntheticData, FolderData, ESC50Data, PreparedData)
+}
 
 
 @dataclass(slots=True)  # a misspelled field raises
@@ -87,9 +119,9 @@ class FrontendConfig:
             resampled waveforms are rounded to 16 bits first.
     """
 
-    sampling_rate: int = 16000
-    mean: float | None = None
-    std: float | None = None
+    sampling_rate: Annotated[int, Range(1000, 10**6)] = 16000
+    mean: Annotated[float | None, Range(-1e6, 1e6)] = None
+    std: Annotated[float | None, Range(1e-6, 1e6)] = None
     on_device: bool = False
 
 
@@ -108,13 +140,13 @@ class AugmentConfig:
         patchout_time: columns of patches dropped.
     """
 
-    frequency_mask: int = 0
-    time_mask: int = 0
+    frequency_mask: Annotated[int, Range(0)] = 0
+    time_mask: Annotated[int, Range(0)] = 0
     noise: bool = False
-    roll: int = 0
-    mixup: float = 0.0
-    patchout_frequency: int = 0
-    patchout_time: int = 0
+    roll: Annotated[int, Range(0)] = 0
+    mixup: Annotated[float, Range(0, 1)] = 0.0
+    patchout_frequency: Annotated[int, Range(0)] = 0
+    patchout_time: Annotated[int, Range(0)] = 0
 
 
 @dataclass(slots=True)  # a misspelled field raises
@@ -141,21 +173,21 @@ class OptimizerConfig:
             saved instead of them; 0 for none.
     """
 
-    kind: str = "adam"
-    learning_rate: float = 1e-4
-    schedule: str = "constant"
-    decay_start: int = 1
-    decay_every: int = 1
-    decay: float = 0.5
-    warmup_steps: int = 0
-    warmup_interval: int = 1
-    b1: float = 0.95
-    b2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 5e-7
-    grad_clip_norm: float = 0.0
-    layer_decay: float = 1.0
-    ema_decay: float = 0.0
+    kind: Literal["adam", "adamw"] = "adam"
+    learning_rate: Annotated[float, Range(0, 1e3)] = 1e-4
+    schedule: Literal["constant", "cosine", "multi_step"] = "constant"
+    decay_start: Annotated[int, Range(1)] = 1
+    decay_every: Annotated[int, Range(1)] = 1
+    decay: Annotated[float, Range(0, 1)] = 0.5
+    warmup_steps: Annotated[int, Range(0)] = 0
+    warmup_interval: Annotated[int, Range(1)] = 1
+    b1: Annotated[float, Range(0, BELOW_ONE)] = 0.95
+    b2: Annotated[float, Range(0, BELOW_ONE)] = 0.999
+    eps: Annotated[float, Range(1e-30, 1)] = 1e-8
+    weight_decay: Annotated[float, Range(0, 1e3)] = 5e-7
+    grad_clip_norm: Annotated[float, Range(0, 1e6)] = 0.0
+    layer_decay: Annotated[float, Range(1e-6, 1)] = 1.0
+    ema_decay: Annotated[float, Range(0, BELOW_ONE)] = 0.0
 
 
 @dataclass(slots=True)  # a misspelled field raises
@@ -197,171 +229,78 @@ class TrainConfig:
     init_from: str = ""
     model: ASTConfig = field(default_factory=ASTConfig)
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
-    data: DataConfig = field(default_factory=DataConfig)
+    data: SyntheticData | FolderData | ESC50Data | PreparedData = field(default_factory=FolderData)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    loss: str = "cross_entropy"
-    label_smoothing: float = 0.0
-    batch_size: int = 32
-    grad_accum_steps: int = 1
-    remat: str = "norms_and_activations"
-    num_epochs: int = 10
-    evaluate_every: int = 1
-    checkpoint_every_steps: int = 0
-    max_to_keep: int = 1
-    metric: str = "mean_average_precision"
-    average_from: int = 0
-    average_to: int = 0
+    loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
+    label_smoothing: Annotated[float, Range(0, BELOW_ONE)] = 0.0
+    batch_size: Annotated[int, Range(1)] = 32
+    grad_accum_steps: Annotated[int, Range(1)] = 1
+    remat: Literal["none", "norms_and_activations", "everything"] = "norms_and_activations"
+    num_epochs: Annotated[int, Range(1)] = 10
+    evaluate_every: Annotated[int, Range(1)] = 1
+    checkpoint_every_steps: Annotated[int, Range(0)] = 0
+    max_to_keep: Annotated[int, Range(1)] = 1
+    metric: Literal["mean_average_precision", "accuracy"] = "mean_average_precision"
+    average_from: Annotated[int, Range(0)] = 0
+    average_to: Annotated[int, Range(0)] = 0
     cumulative: bool = False
-    final_params: str = "last"
-    skip_nonfinite: int = 0
-    parallel: str = "shard_map"
+    final_params: Literal["last", "best", "average"] = "last"
+    skip_nonfinite: Annotated[int, Range(0)] = 0
+    parallel: Literal["shard_map", "pmap"] = "shard_map"
     shard_optimizer: bool = False
-    profile_steps: int = 0
-    seed: int = 0
+    profile_steps: Annotated[int, Range(0, 1000)] = 0
+    seed: Annotated[int, Range(0)] = 0
 
     def validate(self) -> None:
         """Raises `InputError` for the first field that cannot be trained with."""
-        # These import JAX, which reading and changing a configuration does not need.
-        from ast_jax.losses import LOSSES
-        from ast_jax.models.remat import REMAT
-
-        self.model.validate()
+        check_fields(self)
         if not self.workdir:
-            raise InputError("workdir is not set; say where the run goes with --config.workdir")
-        for name, choice, allowed in (
-            ("data.kind", self.data.kind, DATA_KINDS),
-            ("loss", self.loss, tuple(LOSSES)),
-            ("optimizer.kind", self.optimizer.kind, OPTIMIZERS),
-            ("optimizer.schedule", self.optimizer.schedule, SCHEDULES),
-            ("parallel", self.parallel, PARALLEL),
-            ("metric", self.metric, METRICS),
-            ("final_params", self.final_params, FINAL_PARAMS),
-            ("remat", self.remat, REMAT),
-        ):
-            if choice not in allowed:
-                raise InputError(f"{name} is {choice!r}; it must be one of {', '.join(allowed)}")
+            raise InputError("workdir is not set; say where the run goes")
+        if not isinstance(self.data, SyntheticData) and not self.data.dir:
+            raise InputError("data.dir is not set; say where the recordings are")
         rows, columns = self.model.grid
-        for name, value, low, high in (
-            ("batch_size", self.batch_size, 1, math.inf),
-            ("num_epochs", self.num_epochs, 1, math.inf),
-            ("evaluate_every", self.evaluate_every, 1, math.inf),
-            ("label_smoothing", self.label_smoothing, 0, BELOW_ONE),
-            ("grad_accum_steps", self.grad_accum_steps, 1, self.batch_size),
-            ("checkpoint_every_steps", self.checkpoint_every_steps, 0, math.inf),
-            ("max_to_keep", self.max_to_keep, 1, math.inf),
-            ("average_to", self.average_to, 0, self.num_epochs),
-            ("average_from", self.average_from, 0, self.average_to or self.num_epochs),
-            ("skip_nonfinite", self.skip_nonfinite, 0, math.inf),
-            ("frontend.sampling_rate", self.frontend.sampling_rate, 1000, math.inf),
-            ("data.workers", self.data.workers, 0, 1024),
-            ("data.fold", self.data.fold, 0, 5),
-            ("data.train_clips", self.data.train_clips, 1, math.inf),
-            ("data.evaluation_clips", self.data.evaluation_clips, 1, math.inf),
-            ("optimizer.learning_rate", self.optimizer.learning_rate, 0, math.inf),
-            ("optimizer.decay_start", self.optimizer.decay_start, 1, math.inf),
-            ("optimizer.decay_every", self.optimizer.decay_every, 1, math.inf),
-            ("optimizer.decay", self.optimizer.decay, 0, 1),
-            ("optimizer.warmup_steps", self.optimizer.warmup_steps, 0, math.inf),
-            ("optimizer.warmup_interval", self.optimizer.warmup_interval, 1, math.inf),
-            ("optimizer.weight_decay", self.optimizer.weight_decay, 0, math.inf),
-            ("optimizer.grad_clip_norm", self.optimizer.grad_clip_norm, 0, math.inf),
-            ("optimizer.layer_decay", self.optimizer.layer_decay, 1e-6, 1),
-            ("optimizer.ema_decay", self.optimizer.ema_decay, 0, BELOW_ONE),
-            ("optimizer.b1", self.optimizer.b1, 0, BELOW_ONE),
-            ("optimizer.b2", self.optimizer.b2, 0, BELOW_ONE),
-            ("optimizer.eps", self.optimizer.eps, 1e-30, 1),
-            ("frontend.std", 1 if self.frontend.std is None else self.frontend.std, 1e-6, 1e6),
-            ("frontend.mean", self.frontend.mean or 0, -1e6, 1e6),
-            ("data.holdout", self.data.holdout, 1e-6, BELOW_ONE),
-            ("profile_steps", self.profile_steps, 0, 1000),
-            ("seed", self.seed, 0, 2**31 - 1),
-            ("augment.frequency_mask", self.augment.frequency_mask, 0, self.model.num_mel_bins),
-            ("augment.time_mask", self.augment.time_mask, 0, self.model.max_length),
-            ("augment.roll", self.augment.roll, 0, self.model.max_length),
-            ("augment.mixup", self.augment.mixup, 0, 1),
-            ("augment.patchout_frequency", self.augment.patchout_frequency, 0, rows - 1),
-            ("augment.patchout_time", self.augment.patchout_time, 0, columns - 1),
+        for name, value, limit_name, limit in (
+            ("grad_accum_steps", self.grad_accum_steps, "batch_size", self.batch_size),
+            ("average_to", self.average_to, "num_epochs", self.num_epochs),
+            ("average_from", self.average_from, "average_to", self.average_to or self.num_epochs),
+            (
+                "augment.frequency_mask",
+                self.augment.frequency_mask,
+                "mel bins",
+                self.model.num_mel_bins,
+            ),
+            ("augment.time_mask", self.augment.time_mask, "frames", self.model.max_length),
+            ("augment.roll", self.augment.roll, "frames", self.model.max_length),
+            (
+                "augment.patchout_frequency",
+                self.augment.patchout_frequency,
+                "rows of patches but one",
+                rows - 1,
+            ),
+            (
+                "augment.patchout_time",
+                self.augment.patchout_time,
+                "columns of patches but one",
+                columns - 1,
+            ),
         ):
-            if not low <= value <= high or value == math.inf:
-                limits = (
-                    f"between {low} and {high}" if high < math.inf else f"{low} or more, and finite"
-                )
-                raise InputError(f"{name} is {value}; it must be {limits}")
+            if value > limit:
+                raise InputError(f"{name} is {value}; it must be at most {limit}, the {limit_name}")
         if self.final_params == "average" and not self.average_from:
             raise InputError(
-                "final_params is 'average' and average_from is 0; set --config.average_from to an "
-                "epoch"
+                "final_params is 'average' and average_from is 0; set average_from to an epoch"
             )
         if self.shard_optimizer and self.parallel == "pmap":
             raise InputError("shard_optimizer needs parallel to be 'shard_map', which is faster")
-        for name in ("name", "digest", "train", "evaluation", "test"):
-            if self.data.kind != "prepared" and getattr(self.data, name):
-                raise InputError(
-                    f"data.{name} is of prepared sets and data.kind is '{self.data.kind}'; leave "
-                    f"--config.data.{name} out, or prepare the set"
-                )
-        if self.data.kind != "synthetic" and not self.data.dir:
-            raise InputError("data.dir is not set; say where the recordings are, --config.data.dir")
 
-    def to_dict(self) -> dict:
-        """Returns the fields as nested dicts, for JSON."""
-        return dataclasses.asdict(self)
+    @property
+    def runs_all_folds(self) -> bool:
+        """Whether the experiment is a run per fold of ESC-50."""
+        return getattr(self.data, "fold", 1) == 0
 
-
-def load_config(file: str | Path, changes: Sequence[str] = ()) -> TrainConfig:
-    """Loads the configuration that a file's `get_config()` returns, with fields changed.
-
-    Args:
-        file: a Python file such as those in `configs/`; it is executed.
-        changes: such as `optimizer.learning_rate=2e-5`.
-
-    Raises:
-        InputError: the file cannot be executed, or a field does not exist or has another type.
-    """
-    try:
-        config = runpy.run_path(str(file))["get_config"]()
-    except (Exception, SystemExit) as error:  # the file is anyone's code
-        raise InputError(
-            f"{file}: cannot be used as a configuration ({type(error).__name__}: {error}"
-            f"{renamed_hint(str(error))}); its get_config() must return a TrainConfig"
-        ) from None
-    if not isinstance(config, TrainConfig):
-        raise InputError(f"{file}: get_config() returns {config!r}; return a TrainConfig")
-    for change in changes:
-        path, equals, text = change.partition("=")
-        *parents, name = path.split(".")
-        group: Any = config
-        for parent in parents:
-            group = getattr(group, parent, None)
-        types = {f.name: f.type for f in dataclasses.fields(group)} if is_dataclass(group) else {}
-        if equals and name and types and name not in types:
-            close = RENAMED.get(name) or nearest(name, types)
-            raise InputError(f"'{change}': no field '{name}'; did you mean {close}?")
-        if not equals or name not in types or is_dataclass(types[name]):
-            raise InputError(f"'{change}' is no change of a field; write it as FIELD=VALUE")
-        none = text == "None" and "None" in str(types[name])
-        setattr(group, name, None if none else _parse(text, getattr(group, name), path))
-    return config
-
-
-def _parse(text: str, current: Any, path: str) -> Any:
-    """Parses a field's new value, of the type of the current one; None becomes a number."""
-    if isinstance(current, str):
-        return text
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    wanted: Any = (int, float, NoneType) if current is None else type(current)
-    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(current, bool):
-        raise InputError(f"{path} is '{text}'; give a value like {current!r}")
-    return value
-
-
-def renamed_hint(message: str) -> str:
-    """Returns ", renamed to NEW" if an error's message quotes the former name of a field."""
-    found = [new for old, new in RENAMED.items() if f"'{old}'" in message]
-    return f", renamed to '{found[0]}'" if found else ""
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as nested dicts, for JSON; `data` has its kind, too."""
+        fields = dataclasses.asdict(self)
+        fields["data"] = {"kind": self.data.kind} | fields["data"]
+        return fields

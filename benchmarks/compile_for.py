@@ -47,7 +47,8 @@ from llo import dump_flags, read_schedules
 from models import forward_flop, make_extractor, training_flop
 
 from ast_jax.checkpoint.format import Checkpoint
-from ast_jax.config import TrainConfig, load_config
+from ast_jax.config import TrainConfig
+from ast_jax.config_files import load_config
 from ast_jax.models.ast import param_shapes, round_kernels
 from ast_jax.models.config import NUM_PREFIX_TOKENS, SIZES, ASTConfig
 from ast_jax.models.remat import REMAT

@@ -125,7 +125,7 @@ def compile_step(model: ASTConfig, devices: int, split: bool) -> Compilation:
     from jax.sharding import NamedSharding
 
     from ast_jax.audio.feature_extractor import ASTFeatureExtractor
-    from ast_jax.config import load_config
+    from ast_jax.config_files import load_config
     from ast_jax.losses import binary_cross_entropy
     from ast_jax.models.ast import graphdef, param_shapes
     from ast_jax.sharding import REPLICATED, SPLIT, DataParallel

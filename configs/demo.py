@@ -1,9 +1,9 @@
 """A first training run without data: ten kinds of synthetic sounds, two minutes on two cores.
 
-python train.py --config=configs/demo.py
+ast-jax train demo
 """
 
-from ast_jax.config import AugmentConfig, DataConfig, OptimizerConfig, TrainConfig
+from ast_jax.config import AugmentConfig, OptimizerConfig, SyntheticData, TrainConfig
 from ast_jax.models.config import ASTConfig
 
 
@@ -21,7 +21,7 @@ def get_config() -> TrainConfig:
             max_length=128,
             num_mel_bins=64,
         ),
-        data=DataConfig(kind="synthetic", train_clips=300, evaluation_clips=20),
+        data=SyntheticData(train_clips=300, evaluation_clips=20),
         augment=AugmentConfig(frequency_mask=8, time_mask=16),
         optimizer=OptimizerConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=100, b1=0.9),
         batch_size=25,

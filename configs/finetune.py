@@ -2,26 +2,27 @@ r"""Your own recordings, from a published AST; docs/finetuning.md is the guide.
 
     hf download MIT/ast-finetuned-audioset-10-10-0.4593 \
         --local-dir checkpoints/ast-finetuned-audioset-10-10-0.4593
-    python train.py --config=configs/finetune.py --config.data.dir=SOUNDS \
-        --config.workdir=runs/mine
+    ast-jax train finetune --data.dir SOUNDS \
+        --workdir runs/mine
 
 `SOUNDS/dog/*.wav`, `SOUNDS/rain/*.wav`, …, as in configs/folder.py; or a prepared set, with
-`--config.data.kind=prepared`. For clips shorter than 10 s set `--config.model.max_length` (100
-frames per second) and `--config.augment.time_mask` (a tenth of that).
+`--data.kind prepared`. For clips shorter than 10 s set `--model.max-length` (100
+frames per second) and `--augment.time-mask` (a tenth of that).
 
 Options that help some data sets and are off by default:
-- `--config.optimizer.layer_decay=0.75` keeps the lower layers near the published weights. Use it
+- `--optimizer.layer-decay 0.75` keeps the lower layers near the published weights. Use it
   with a learning rate of 1e-4: at 2e-5 the lowest layers hardly change.
-- `--config.label_smoothing=0.1` for noisy labels. Mixup already softens half of the targets.
-- `--config.data.balanced=True` for rare classes.
-- `--config.loss=binary_cross_entropy` for several classes per clip.
+- `--label-smoothing 0.1` for noisy labels. Mixup already softens half of the targets.
+- `--data.balanced` for rare classes.
+- `--loss binary_cross_entropy` for several classes per clip.
 
 Tested with small models only, not at full size.
 """
 
 from pathlib import Path
 
-from ast_jax.config import OptimizerConfig, TrainConfig, load_config
+from ast_jax.config import OptimizerConfig, TrainConfig
+from ast_jax.config_files import load_config
 
 
 def get_config() -> TrainConfig:

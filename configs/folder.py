@@ -1,17 +1,17 @@
 """Your own recordings, in a folder of sound files per class.
 
-    python train.py --config=configs/folder.py --config.data.dir=SOUNDS --config.workdir=runs/mine
+    ast-jax train folder --data.dir SOUNDS --workdir runs/mine
 
 `SOUNDS/dog/*.wav`, `SOUNDS/rain/*.wav`, …, in any format and rate. About a fifth of the files is
-held out, by file name (`data.holdout`). For clips shorter than 10 s set `--config.model.max_length`
-(100 frames per second, about a multiple of 16) and `--config.augment.time_mask` (a tenth of that).
+held out, by file name (`data.holdout`). For clips shorter than 10 s set `--model.max-length`
+(100 frames per second, about a multiple of 16) and `--augment.time-mask` (a tenth of that).
 
 Training starts from random weights, which needs thousands of clips. From a published AST
-(`--config.init_from=CHECKPOINT`) set `--config.optimizer.learning_rate=2e-5` and
-`--config.num_epochs=10`, or use configs/finetune.py.
+(`--init-from CHECKPOINT`) set `--optimizer.learning-rate 2e-5` and
+`--num-epochs 10`, or use configs/finetune.py.
 """
 
-from ast_jax.config import AugmentConfig, DataConfig, OptimizerConfig, TrainConfig
+from ast_jax.config import AugmentConfig, FolderData, OptimizerConfig, TrainConfig
 from ast_jax.models.config import ASTConfig
 
 
@@ -20,7 +20,7 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         workdir="runs/folder",
         model=ASTConfig.from_size("base384"),
-        data=DataConfig(kind="folder"),
+        data=FolderData(),
         augment=AugmentConfig(frequency_mask=24, time_mask=96),
         optimizer=OptimizerConfig(learning_rate=1e-4, schedule="cosine", warmup_steps=100),
         batch_size=16,

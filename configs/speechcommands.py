@@ -5,8 +5,8 @@ r"""Speech Commands V2, 35 words: the original's recipe (egs/speechcommands/run_
     mkdir SPEECH && curl -L http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz \
         | tar xz -C SPEECH
     ast-jax prepare speech_commands --source SPEECH --output prepared
-    python train.py --config=configs/speechcommands.py --config.data.dir=prepared \
-        --config.workdir=runs/speechcommands
+    ast-jax train speechcommands --data.dir prepared \
+        --workdir runs/speechcommands
 
 The epoch with the best validation accuracy is evaluated on the test split; the result is in
 `test/` of the run's folder. Reading the `.pth` needs PyTorch (`'.[convert]'`). Use it directly: a
@@ -15,15 +15,15 @@ converted copy has position embeddings for another length.
 Published: 98.1 % accuracy on the test split. Not run here at full size.
 
 Differences from the original (docs/recipes.md has those of all recipes):
-- The encoder computes in float32 (or `--config.model.dtype=bfloat16`), not under fp16 autocast.
+- The encoder computes in float32 (or `--model.dtype bfloat16`), not under fp16 autocast.
 - The last, incomplete batch of an epoch, fewer than 128 of 84,843 clips, is dropped.
 """
 
 from ast_jax.config import (
     AugmentConfig,
-    DataConfig,
     FrontendConfig,
     OptimizerConfig,
+    PreparedData,
     TrainConfig,
 )
 from ast_jax.models.config import ASTConfig
@@ -36,8 +36,7 @@ def get_config() -> TrainConfig:
         init_from="checkpoints/deit_base_distilled_patch16_384-d0272ac0.pth",
         model=ASTConfig.from_size("base384", max_length=128, num_mel_bins=128),
         frontend=FrontendConfig(mean=-6.845978, std=5.5654526),
-        data=DataConfig(
-            kind="prepared",
+        data=PreparedData(
             dir="prepared",
             name="speech_commands",
             train="train",

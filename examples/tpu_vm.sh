@@ -20,9 +20,7 @@ everywhere "sudo mkdir -p /mnt/ast &&
 everywhere "[ -d ast_jax ] || { git clone ${REPOSITORY:?} ast_jax &&
     curl -LsSf https://astral.sh/uv/install.sh | sh && cd ast_jax &&
     ~/.local/bin/uv venv --python 3.12 && ~/.local/bin/uv pip install -e '.[tpu,convert]'; }"
-everywhere "cd ast_jax && JAX_COMPILATION_CACHE_DIR=/mnt/ast/compiled .venv/bin/python train.py \
-    --config=configs/audioset_full.py --config.data.dir=/mnt/ast/prepared \
-    --config.init_from=/mnt/ast/deit_base_distilled_patch16_384-d0272ac0.pth \
-    --config.workdir=/mnt/ast/runs/audioset --config.batch_size=192 \
-    --config.model.dtype=bfloat16 --config.frontend.on_device=True --config.data.workers=4 \
-    --distributed"
+everywhere "cd ast_jax && JAX_COMPILATION_CACHE_DIR=/mnt/ast/compiled .venv/bin/ast-jax train audioset_full \
+    --data.dir /mnt/ast/prepared --workdir /mnt/ast/runs/audioset \
+    --init-from /mnt/ast/deit_base_distilled_patch16_384-d0272ac0.pth --batch-size 192 \
+    --model.dtype bfloat16 --frontend.on-device --data.workers 4 --distributed"

@@ -1,6 +1,6 @@
 """The configuration of a run that takes seconds."""
 
-from ast_jax.config import AugmentConfig, DataConfig, OptimizerConfig, TrainConfig
+from ast_jax.config import AugmentConfig, OptimizerConfig, SyntheticData, TrainConfig
 from ast_jax.models.config import ASTConfig
 
 
@@ -18,7 +18,7 @@ def small(workdir, **changes):
             max_length=64,
             num_mel_bins=32,
         ),
-        data=DataConfig(kind="synthetic", train_clips=2, evaluation_clips=1),
+        data=SyntheticData(train_clips=2, evaluation_clips=1),
         augment=AugmentConfig(frequency_mask=8, time_mask=16),
         optimizer=OptimizerConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=2),
         batch_size=8,

@@ -3,24 +3,23 @@
 import ast
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from absl import flags
-from ml_collections import config_flags
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
-from ast_jax.config import TrainConfig, load_config
+from ast_jax.config_files import load_config
 from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.data.sampler import steps_per_epoch
 from ast_jax.models.ast import init_params
 from ast_jax.models.config import ASTConfig
 from ast_jax.training.loop import fit
 from ast_jax.training.optimizer import make_schedule
+
+from .commands import parse_train, train_commands
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").glob("*.py"))
@@ -188,8 +187,8 @@ recipes = pytest.mark.parametrize("name", PUBLISHED)
 files = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 
 
-def load(name, *changes):
-    return load_config(ROOT / "configs" / f"{name}.py", changes)
+def load(name):
+    return load_config(ROOT / "configs" / f"{name}.py")
 
 
 def value(config, field):
@@ -199,36 +198,36 @@ def value(config, field):
 
 
 @files
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections' call
-def test_every_file_is_valid_from_any_working_directory(file, tmp_path, monkeypatch):
+def test_every_file_is_valid_from_any_working_directory(file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    config = load_config(file, ["data.dir=somewhere"])
+    config = load_config(file)
+    options = []
+    if file.stem != "demo":
+        config.data.dir, options = "somewhere", ["--data.dir", "somewhere"]
     config.validate()
     assert config.workdir.startswith("runs/")
-    by_flag = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=by_flag)
-    monkeypatch.setattr("sys.argv", ["train.py", f"--config={file}", "--config.data.dir=somewhere"])
-    by_flag(sys.argv)
-    assert holder.value == config
+    assert parse_train([file.stem, *options], capsys) == config
+    (tmp_path / "saved.json").write_text(json.dumps(config.to_dict()))
+    assert parse_train(["saved.json"], capsys) == config
 
 
 @files
-def test_docstrings_name_the_files_command_and_existing_fields(file):
+def test_docstrings_give_valid_commands(file, capsys):
     text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
-    assert f"python train.py --config=configs/{file.name}" in text
-    for field in re.findall(r"--config\.([\w.]+)", text):
-        value(TrainConfig(), field)
+    commands = train_commands(text)
+    assert commands[0][0] == file.stem
+    for command in commands:
+        parse_train(command, capsys)
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.name)
-def test_guides_name_existing_files_and_fields(guide):
+def test_guides_give_valid_commands_and_name_existing_files(guide, capsys):
     text = guide.read_text(encoding="utf-8")
-    fields = re.findall(r"--config\.([a-z_.0-9]*[a-z_0-9])", text)
-    for field in fields:
-        value(TrainConfig(), field)
-    named = re.findall(r"configs/\w+\.py", text)
-    assert named
-    for file in named:
+    commands = train_commands(text.replace("$seed", "1").replace("$stride", "12"))
+    assert commands
+    for command in commands:
+        parse_train(command, capsys)
+    for file in re.findall(r"configs/\w+\.py", text):
         assert (ROOT / file).exists(), file
 
 

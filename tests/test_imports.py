@@ -31,6 +31,7 @@ BASICS = ("errors", "io", "labels")
 # package's `__init__`, which has the version and may import everything.
 PERMITTED = {
     "errors": (),
+    "fields": ("errors",),
     "io": ("errors",),
     "labels": ("errors",),
     "losses": (),
@@ -39,15 +40,16 @@ PERMITTED = {
     "storage": ("errors", "io"),
     "audio": ("errors", "io"),
     "models": ("errors", "io"),
-    "config": ("errors", "labels", "losses", "models.config", "models.remat"),
+    "config": ("errors", "fields", "models.config"),
+    "config_files": ("errors", "io", "config"),
     "checkpoint": (*BASICS, "storage", "audio", "models"),
     "data": (*BASICS, "storage", "audio", "config"),
     "evaluation": (
         *BASICS, "losses", "sharding", "storage", "audio", "models", "checkpoint", "data",
     ),
     "runs": (
-        *BASICS, "ast_jax", "multihost", "storage", "audio", "config", "checkpoint", "data",
-        "evaluation",
+        *BASICS, "ast_jax", "multihost", "storage", "audio", "config", "config_files",
+        "checkpoint", "data", "evaluation",
     ),
     "training": (
         *BASICS, "losses", "sharding", "multihost", "storage", "audio", "models", "config",
@@ -56,8 +58,9 @@ PERMITTED = {
     "inference": (*BASICS, "audio", "models", "checkpoint"),
     "cli": (
         *BASICS, "ast_jax", "losses", "sharding", "storage", "audio", "models", "config",
-        "checkpoint", "data", "evaluation", "runs", "training", "inference",
+        "config_files", "checkpoint", "data", "evaluation", "runs", "training", "inference",
     ),
+    "__main__": ("cli",),
 }  # fmt: skip
 
 # (importer, function, imported room): `from_pretrained` of both classes reads a checkpoint, and

@@ -1,50 +1,50 @@
 """`ast-jax classify`: labels sound files."""
 
-import argparse
-import json
+import json as json_module
 import sys
 from pathlib import Path
+from typing import Annotated
 
-from ast_jax.cli.command import add_dtype, complain, dtype_change, positive, print_escaped
+import tyro
+
+from ast_jax.cli.command import Dtype, Positive, complain, dtype_change, print_escaped
 from ast_jax.errors import InputError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `ast-jax classify`."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="any sound file")
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="PATH",
-        help="a checkpoint or run folder, a Hugging Face folder, a .safetensors or a .pth",
-    )
-    parser.add_argument(
-        "--top-k", type=positive, default=5, metavar="K", help="number of labels per file (5)"
-    )
-    add_dtype(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run, subject=lambda arguments: arguments.checkpoint)
+def classify(
+    files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...")],
+    *,
+    checkpoint: str,
+    top_k: Positive = 5,
+    dtype: Dtype = None,
+    json: bool = False,
+) -> int:
+    """Label sound files.
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Classifies the files one by one, continuing after a file that cannot be used."""
+    Args:
+        files: any sound files
+        checkpoint: a checkpoint or run folder, a Hugging Face folder, a .safetensors or a .pth
+        top_k: number of labels per file
+        dtype: precision of the encoder; bfloat16 is faster on GPUs and TPUs (the checkpoint's)
+        json: print JSON
+    """
     from ast_jax.audio.decode import load_audio
     from ast_jax.checkpoint.load import read_checkpoint
     from ast_jax.cli.compilation_cache import enable_compilation_cache
     from ast_jax.inference.classifier import AudioClassifier
 
     enable_compilation_cache()
-    path = arguments.checkpoint
+    path = checkpoint
     guesses: list[str] = []
-    classifier = AudioClassifier(read_checkpoint(path, guesses=guesses, **dtype_change(arguments)))
+    classifier = AudioClassifier(read_checkpoint(path, guesses=guesses, **dtype_change(dtype)))
     for guess in guesses:
         print(f"note: {path}: {guess}", file=sys.stderr)
     rate = classifier.feature_extractor.sampling_rate
     status, results = 0, []
-    for file in arguments.files:
+    for file in files:
         try:
             waveform = load_audio(file, rate)
-            labels = classifier(waveform, top_k=arguments.top_k, sampling_rate=rate)
+            labels = classifier(waveform, top_k=top_k, sampling_rate=rate)
         except InputError as error:
             message = str(error)
             # The decoder names the file, the feature extractor does not.
@@ -57,12 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
                 f"{classifier.seconds:.1f} s",
                 file=sys.stderr,
             )
-        if arguments.json:
+        if json:
             results.append({"file": file, "labels": labels})
         else:
             print_escaped(file)
             for label in labels:
                 print_escaped(f"  {label['score']:6.1%}  {label['label']}")
-    if arguments.json:
-        print(json.dumps(results, indent=2), flush=True)
+    if json:
+        print(json_module.dumps(results, indent=2), flush=True)
     return status

@@ -1,16 +1,21 @@
-"""Code shared by the commands: exit statuses, error messages, arguments, printing."""
+"""Code shared by the commands: exit statuses, error messages, types of arguments, printing."""
 
-import argparse
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from ast_jax.errors import INTERRUPTED, InputError
-from ast_jax.models.config import DTYPES
+
+CORES = os.cpu_count() or 1
+Dtype = Literal["float32", "bfloat16"] | None
 
 
-def run_command(name: str, action: Callable[[], int | None], subject: object) -> int:
+def run_command(name: str, action: Callable[[], int | None]) -> int:
     """Runs a command and returns its exit status.
 
     A user's mistake prints one sentence and returns 1; a bug keeps its traceback.
@@ -18,7 +23,6 @@ def run_command(name: str, action: Callable[[], int | None], subject: object) ->
     Args:
         name: the name of the command, printed before its messages.
         action: the command; returns a status, or None for 0.
-        subject: the file or folder to name if a system error names none.
     """
     try:
         return action() or 0
@@ -28,9 +32,21 @@ def run_command(name: str, action: Callable[[], int | None], subject: object) ->
     except InputError as error:
         return complain(name, str(error))
     except OSError as error:  # no permission, a name too long, a full or failing disk
-        return complain(name, f"{error.filename or subject}: {error.strerror or error}")
+        file = f"{error.filename}: " if error.filename else ""
+        return complain(name, f"{file}{error.strerror or error}")
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Names a file or folder in system errors that name none, such as those of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename or isinstance(error, BrokenPipeError):
+            raise
+        raise InputError(f"{path}: {error.strerror or error}") from None
 
 
 def complain(name: str, message: str) -> int:
@@ -45,32 +61,26 @@ def print_escaped(text: str) -> None:
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
-def non_negative(text: str) -> int:
-    """Parses an integer argument of 0 or more."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is not 0 or more")
-    return value
+def _at_least(low: int) -> Any:
+    def parse(words: list[str]) -> int:
+        value = int(words[0])
+        if value < low:
+            raise ValueError(f"{value} is not {low} or more")
+        return value
 
-
-def positive(text: str) -> int:
-    """Parses an integer argument of 1 or more."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
-    return value
-
-
-def add_dtype(parser: argparse.ArgumentParser) -> None:
-    """Adds the argument `--dtype`."""
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default="",
-        help="precision of the encoder; bfloat16 is faster on GPUs and TPUs (the checkpoint's)",
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=parse,
+        is_instance=lambda value: isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
     )
 
 
-def dtype_change(arguments: argparse.Namespace) -> dict[str, Any]:
+NonNegative = Annotated[int, _at_least(0)]
+Positive = Annotated[int, _at_least(1)]
+
+
+def dtype_change(dtype: Dtype) -> dict[str, Any]:
     """Returns the change of a checkpoint's configuration that `--dtype` asks for."""
-    return {"dtype": arguments.dtype} if arguments.dtype else {}
+    return {"dtype": dtype} if dtype else {}

@@ -1,93 +1,114 @@
-"""Converts checkpoints from PyTorch, and back; the script convert_torch_weights.py runs it."""
+"""`ast-jax convert`: converts checkpoints from PyTorch, and back."""
 
-import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from absl import logging
+import tyro
 
-from ast_jax.checkpoint.adapt import adapt_checkpoint
-from ast_jax.checkpoint.format import Checkpoint, load_checkpoint, save_checkpoint
-from ast_jax.checkpoint.load import fetch_checkpoint, find_checkpoint
-from ast_jax.checkpoint.torch_read import read_torch_checkpoint
-from ast_jax.checkpoint.torch_write import not_in_original, write_huggingface, write_original
-from ast_jax.cli.command import positive
+from ast_jax.cli.command import Positive, naming
 from ast_jax.errors import InputError
 from ast_jax.io import check_free
-from ast_jax.models.config import GEOMETRY
 from ast_jax.storage import check_local
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the conversion."""
-    parser.add_argument("source", type=Path, help="a checkpoint of any kind, see above")
-    parser.add_argument("output", type=Path, help="a new folder, or file with --to-torch")
-    target = parser.add_mutually_exclusive_group()
-    target.add_argument("--to-torch", action="store_true", help="write an original .pth")
-    target.add_argument(
-        "--to-huggingface", action="store_true", help="write a folder for transformers"
-    )
-    for field in GEOMETRY:
-        parser.add_argument(
-            f"--{field.replace('_', '-')}",
-            type=positive,
-            help="of the source, if its tensors leave it ambiguous",
-        )
-    parser.add_argument(
-        "--num-attention-heads", type=positive, help="of the source (its width divided by 64)"
-    )
-    parser.add_argument("--num-labels", type=positive, help="add a new head with that many classes")
-    parser.add_argument("--mean", type=float, help="mean of the log-mels the model was trained on")
-    parser.add_argument("--std", type=float, help="their standard deviation")
+if TYPE_CHECKING:
+    from ast_jax.checkpoint.format import Checkpoint
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Reads the source, prints what was read, and writes the output."""
+def convert(
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")],
+    *,
+    to_torch: bool = False,
+    to_huggingface: bool = False,
+    frequency_stride: Positive | None = None,
+    time_stride: Positive | None = None,
+    max_length: Positive | None = None,
+    num_mel_bins: Positive | None = None,
+    num_attention_heads: Positive | None = None,
+    num_labels: Positive | None = None,
+    mean: float | None = None,
+    std: float | None = None,
+) -> int:
+    """Convert a checkpoint from PyTorch, or to it.
+
+    Args:
+        source: an original .pth, a distilled DeiT's .pth, a Hugging Face folder, a .safetensors,
+            or a checkpoint of ast_jax
+        output: a new folder, or a new file with --to-torch
+        to_torch: write an original .pth
+        to_huggingface: write a folder for transformers
+        frequency_stride: of the source, if its tensors leave it ambiguous
+        time_stride: of the source, if its tensors leave it ambiguous
+        max_length: of the source, if its tensors leave it ambiguous
+        num_mel_bins: of the source, if its tensors leave it ambiguous
+        num_attention_heads: of the source; its width divided by 64 if not given
+        num_labels: add a new head with that many classes
+        mean: mean of the log-mels the model was trained on
+        std: their standard deviation
+    """
+    from absl import logging
+
+    from ast_jax.checkpoint.adapt import adapt_checkpoint
+    from ast_jax.checkpoint.format import save_checkpoint
+    from ast_jax.checkpoint.torch_write import not_in_original, write_huggingface, write_original
+
     # Orbax logs a failed save with a traceback; the InputError is one sentence.
     logging.set_verbosity(logging.FATAL)
-    output = arguments.output
+    if to_torch and to_huggingface:
+        raise InputError("--to-torch and --to-huggingface exclude each other; give one of them")
     check_local(output)
     check_free(output)
-    checkpoint = read_source(arguments)
-    if arguments.to_torch:
-        write_original(output, checkpoint)
-        if missing := not_in_original(checkpoint):
-            print(
-                f"note: a .pth does not record {missing}; pass them on with the file, or "
-                f"use --to-huggingface, which records everything"
-            )
-    elif arguments.to_huggingface:
-        write_huggingface(output, checkpoint)
-    else:
-        save_checkpoint(output, checkpoint)
+    fields = _given(
+        frequency_stride=frequency_stride,
+        time_stride=time_stride,
+        max_length=max_length,
+        num_mel_bins=num_mel_bins,
+        num_attention_heads=num_attention_heads,
+    )
+    statistics = _given(mean=mean, std=std)
+    checkpoint = read_source(source, fields, statistics)
+    old_head = checkpoint.params.get("classifier")
+    checkpoint = adapt_checkpoint(checkpoint, _given(num_labels=num_labels))
+    if checkpoint.params.get("classifier") is not old_head:
+        print(f"a new classifier of {checkpoint.config.num_labels} classes, untrained")
+    extractor = dataclasses.replace(checkpoint.feature_extractor, **statistics)
+    checkpoint = checkpoint._replace(feature_extractor=extractor)
+    with naming(output):
+        if to_torch:
+            write_original(output, checkpoint)
+            if missing := not_in_original(checkpoint):
+                print(
+                    f"note: a .pth does not record {missing}; pass them on with the file, or "
+                    f"use --to-huggingface, which records everything"
+                )
+        elif to_huggingface:
+            write_huggingface(output, checkpoint)
+        else:
+            save_checkpoint(output, checkpoint)
     print(f"wrote {output}")
+    return 0
 
 
-def read_source(arguments: argparse.Namespace) -> Checkpoint:
-    """Reads the source; flags fill in what it does not record."""
-    source = fetch_checkpoint(arguments.source)
-    fields = _given(arguments, *GEOMETRY, "num_attention_heads")
-    statistics = _given(arguments, "mean", "std")
+def read_source(path: Path, fields: dict[str, Any], statistics: dict[str, float]) -> "Checkpoint":
+    """Reads the source and prints what was read; `fields` fill in what it does not record."""
+    from ast_jax.checkpoint.format import load_checkpoint
+    from ast_jax.checkpoint.load import fetch_checkpoint, find_checkpoint
+    from ast_jax.checkpoint.torch_read import read_torch_checkpoint
+
+    source = fetch_checkpoint(path)
     if folder := find_checkpoint(source):
         if fields:
             flags = " and ".join(f"--{field.replace('_', '-')}" for field in fields)
             raise InputError(f"{source}: records its input itself; leave {flags} out")
-        checkpoint = load_checkpoint(folder)
-    else:
-        checkpoint, notes, guesses = read_torch_checkpoint(source, fields, fields)
-        if len(statistics) == 2:
-            guesses = [guess for guess in guesses if "--mean" not in guess]
-        print("\n".join(notes + guesses))
-    old_head = checkpoint.params.get("classifier")
-    checkpoint = adapt_checkpoint(checkpoint, _given(arguments, "num_labels"))
-    if checkpoint.params.get("classifier") is not old_head:
-        print(f"a new classifier of {checkpoint.config.num_labels} classes, untrained")
-    extractor = dataclasses.replace(checkpoint.feature_extractor, **statistics)
-    return checkpoint._replace(feature_extractor=extractor)
+        return load_checkpoint(folder)
+    checkpoint, notes, guesses = read_torch_checkpoint(source, fields, fields)
+    if len(statistics) == 2:
+        guesses = [guess for guess in guesses if "--mean" not in guess]
+    print("\n".join(notes + guesses))
+    return checkpoint
 
 
-def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Returns those of the named arguments that were passed."""
-    values = {name: getattr(arguments, name) for name in names}
+def _given(**values: Any) -> dict[str, Any]:
+    """Returns the values that are not None."""
     return {name: value for name, value in values.items() if value is not None}

@@ -1,44 +1,59 @@
-"""The `ast-jax` command: classifies sounds, evaluates checkpoints, and prepares data sets."""
+"""The `ast-jax` command: trains, classifies, evaluates, converts and prepares."""
 
-import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import tyro
 
 import ast_jax
-from ast_jax.cli import classify, evaluate, prepare, show, stats
+from ast_jax.cli.classify import classify
 from ast_jax.cli.command import run_command
+from ast_jax.cli.configs import config_type
+from ast_jax.cli.convert import convert
+from ast_jax.cli.evaluate import evaluate
+from ast_jax.cli.prepare import prepare
+from ast_jax.cli.show import show_command
+from ast_jax.cli.stats import stats
+from ast_jax.cli.train import train_command
+from ast_jax.config import TrainConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, 1 for input that cannot be used."""
-    parser = build_parser()
-    arguments, rest = parser.parse_known_args(argv)
-    # argparse does not collect the positional arguments that follow a flag.
-    if arguments.command == "show" and not any(word.startswith("-") for word in rest):
-        arguments.changes += rest
-    elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return run_command("ast-jax", lambda: arguments.run(arguments), arguments.subject(arguments))
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv == ["--version"]:
+        print(ast_jax.__version__)
+        return 0
+    return run_command("ast-jax", lambda: parse_and_run(argv))
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Builds the parser of all commands; no command imports JAX or TensorFlow before it runs.
+def parse_and_run(argv: list[str]) -> int:
+    """Parses the arguments and runs the command; exits with status 2 if they are malformed."""
+    return tyro.extras.subcommand_cli_from_dict(
+        commands(argv),
+        prog="ast-jax",
+        description="The Audio Spectrogram Transformer in JAX.",
+        args=argv or ["--help"],
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.CascadeSubcommandArgs),
+    )
 
-    Each command sets the defaults `run(arguments)` and `subject(arguments)`, see `run_command`.
+
+def commands(argv: Sequence[str]) -> dict[str, Callable[..., int]]:
+    """Returns the commands; none imports JAX or TensorFlow before it runs.
+
+    Configurations are read for the commands that take one, and for shell completion.
     """
-    parser = argparse.ArgumentParser(prog="ast-jax", description=__doc__)
-    parser.add_argument("--version", action="version", version=ast_jax.__version__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    classify.add_arguments(commands.add_parser("classify", help="label sound files"))
-    evaluate.add_arguments(
-        commands.add_parser("evaluate", help="score checkpoints on labeled sounds")
-    )
-    prepare.add_arguments(
-        commands.add_parser("prepare", help="decode a data set once, for training")
-    )
-    stats.add_arguments(commands.add_parser("stats", help="measure a prepared set's log-mels"))
-    show.add_arguments(commands.add_parser("show", help="draw a training batch"))
-    return parser
+    takes_config = argv[:1] in (["train"], ["show"]) or any(a.startswith("--tyro-") for a in argv)
+    config = config_type(argv[1:]) if takes_config else TrainConfig
+    return {
+        "train": train_command(config),
+        "classify": classify,
+        "evaluate": evaluate,
+        "convert": convert,
+        "prepare": prepare,
+        "stats": stats,
+        "show": show_command(config),
+    }
 
 
 if __name__ == "__main__":

@@ -1,32 +1,42 @@
 """`ast-jax show`: draws a training batch as the model sees it."""
 
-import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Any
 
-from ast_jax.cli.command import non_negative
+import tyro
+
+from ast_jax.cli.command import NonNegative
+from ast_jax.cli.configs import DataKind
 from ast_jax.errors import InputError
 from ast_jax.storage import check_local
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `ast-jax show`."""
-    parser.add_argument("config", metavar="CONFIG", help="a file such as configs/esc10.py")
-    parser.add_argument(
-        "changes", nargs="*", metavar="FIELD=VALUE", help="such as data.dir=prepared"
-    )
-    parser.add_argument("--output", required=True, metavar="PNG", help="the file to write")
-    parser.add_argument("--step", type=non_negative, default=0, help="the training step (0)")
-    parser.set_defaults(run=run, subject=lambda arguments: arguments.output)
+def show_command(config_type: Any) -> Callable[..., int]:
+    """Returns the command; `config_type` is that of `ast_jax.cli.configs`."""
 
+    def show(
+        config: config_type,
+        *,
+        output: Annotated[Path, tyro.conf.arg(metavar="PNG")],
+        step: NonNegative = 0,
+        data_kind: DataKind = None,
+    ) -> int:
+        """Draw a training batch as the model sees it.
 
-def run(arguments: argparse.Namespace) -> None:
-    """Draws a batch of a configuration."""
-    from ast_jax.config import load_config
-    from ast_jax.training.plot_batch import plot_batch
+        Args:
+            config: what to draw: one of these, or a file, CONFIG.py or CONFIG.json
+            output: the file to write
+            step: the training step
+            data_kind: another kind of data; its fields replace those below
+        """
+        from ast_jax.training.plot_batch import plot_batch
 
-    check_local(arguments.output)
-    output = Path(arguments.output)
-    if output.suffix.lower() != ".png":
-        raise InputError(f"{output}: not a PNG file name; let it end in .png")
-    plot_batch(load_config(arguments.config, arguments.changes), output, arguments.step)
-    print(f"wrote {output}")
+        check_local(output)
+        if output.suffix.lower() != ".png":
+            raise InputError(f"{output}: not a PNG file name; let it end in .png")
+        plot_batch(config, output, step)
+        print(f"wrote {output}")
+        return 0
+
+    return show

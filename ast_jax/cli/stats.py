@@ -1,57 +1,54 @@
 """`ast-jax stats`: measures a prepared set's log-mels."""
 
-import argparse
-import os
+from typing import Annotated
 
-from ast_jax.cli.command import positive
+import tyro
+
+from ast_jax.cli.command import CORES, NonNegative, Positive, naming
 from ast_jax.storage import check_local
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `ast-jax stats`."""
-    cores = os.cpu_count() or 1
-    parser.add_argument("folder", metavar="DIR", help="a prepared set, or the --output of prepare")
-    parser.add_argument("--name", default="", help="the kind of source, if DIR holds several sets")
-    parser.add_argument(
-        "--splits", default="", help="such as balanced+unbalanced (the training splits)"
-    )
-    parser.add_argument("--num-mel-bins", type=positive, default=128, metavar="N", help="(128)")
-    parser.add_argument(
-        "--padded-to",
-        type=positive,
-        default=0,
-        metavar="FRAMES",
-        help="measure padded clips, as the original's script does",
-    )
-    parser.add_argument("--processes", type=positive, default=cores, metavar="N", help=f"({cores})")
-    parser.set_defaults(run=run, subject=lambda arguments: arguments.folder)
+def stats(
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    *,
+    name: str = "",
+    splits: str = "",
+    num_mel_bins: Positive = 128,
+    padded_to: NonNegative = 0,
+    processes: Positive = CORES,
+) -> int:
+    """Measure a prepared set's log-mels.
 
-
-def run(arguments: argparse.Namespace) -> None:
-    """Measures a prepared set, prints a table and writes the values for training."""
+    Args:
+        folder: a prepared set, or the --output of prepare
+        name: the kind of source, if DIR holds several sets
+        splits: such as balanced+unbalanced; the training splits if empty
+        num_mel_bins: of the log-mels
+        padded_to: frames to pad clips to, as the original's script does; 0 for none
+        processes: that measure
+    """
     from rich.console import Console
     from rich.table import Table
 
     from ast_jax.data.prepared import default_splits, normalize_splits, open_prepared
     from ast_jax.data.statistics import measure, write_statistics
 
-    check_local(arguments.folder)
-    prepared = open_prepared(arguments.folder, arguments.name)
-    if arguments.splits:
-        splits = arguments.splits
-    elif "train" in prepared.splits:
-        splits = "train"
-    elif len(prepared.splits) == 1:
-        (splits,) = prepared.splits
-    else:
-        splits, _ = default_splits(prepared, fold=1)
+    check_local(folder)
+    prepared = open_prepared(folder, name)
+    if not splits:
+        if "train" in prepared.splits:
+            splits = "train"
+        elif len(prepared.splits) == 1:
+            (splits,) = prepared.splits
+        else:
+            splits, _ = default_splits(prepared, fold=1)
     found = measure(
         prepared.clips(splits),
         prepared.labels,
         prepared.sampling_rate,
-        arguments.num_mel_bins,
-        arguments.padded_to,
-        arguments.processes,
+        num_mel_bins,
+        padded_to,
+        processes,
     )
     table = Table(title=f"{prepared.name}, {splits}", show_header=False)
     table.add_row("log-mel mean", f"{found.mean:.7f}")
@@ -65,12 +62,12 @@ def run(arguments: argparse.Namespace) -> None:
     table.add_row("fewest clips", ", ".join(f"{name} {n}" for name, n in counts[:5]))
     Console().print(table)
     splits = normalize_splits(splits)
-    file = write_statistics(
-        prepared.folder, splits, arguments.num_mel_bins, arguments.padded_to, found
-    )
+    with naming(folder):
+        file = write_statistics(prepared.folder, splits, num_mel_bins, padded_to, found)
     print(f"wrote {file}, with the number of clips per class")
-    if arguments.padded_to:
-        print(f"as fields: --config.frontend.mean={found.mean:.7f} ", end="")
-        print(f"--config.frontend.std={found.std:.7f}")
+    if padded_to:
+        print(f"as fields: --frontend.mean={found.mean:.7f} ", end="")
+        print(f"--frontend.std={found.std:.7f}")
     else:
         print("training on these splits uses them if frontend.mean and frontend.std are None")
+    return 0

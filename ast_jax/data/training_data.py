@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ast_jax.config import TrainConfig
+from ast_jax.config import ESC50Data, FolderData, PreparedData, TrainConfig
 from ast_jax.data.clips import DataSet, read_clips
 from ast_jax.data.prepared import open_prepared, read_prepared
 from ast_jax.data.sources.esc50 import FOLDS, list_esc50
@@ -20,16 +20,14 @@ def load_data(config: TrainConfig) -> DataSet:
         InputError: the recordings cannot be used; the message names the file or field.
     """
     data, rate = config.data, config.frontend.sampling_rate
-    if not data.fold:
+    if config.runs_all_folds:
         raise InputError("data.fold is 0, which trains five runs; set it to 1 to 5 for one run")
-    if data.kind == "synthetic":
-        if rate != SAMPLING_RATE:
-            raise InputError(
-                f"frontend.sampling_rate is {rate}; set it to 16000 for synthetic clips"
-            )
-        return make_synthetic(data.train_clips, data.evaluation_clips, config.seed)
-    folder = fetch(data.dir)
-    if data.kind == "prepared":
+    if isinstance(data, ESC50Data):
+        return read_esc50(fetch(data.dir), data.fold, rate)
+    if isinstance(data, FolderData):
+        return read_folder(fetch(data.dir), data.holdout, rate)
+    if isinstance(data, PreparedData):
+        folder = fetch(data.dir)
         prepared = open_prepared(folder, data.name)
         if data.digest and data.digest != prepared.digest:
             raise InputError(
@@ -37,9 +35,9 @@ def load_data(config: TrainConfig) -> DataSet:
                 f"{data.digest}; give the set with that digest, or clear data.digest"
             )
         return read_prepared(prepared, rate, data.train, data.evaluation, data.fold, data.test)
-    if data.kind == "esc50":
-        return read_esc50(folder, data.fold, rate)
-    return read_folder(folder, data.holdout, rate)
+    if rate != SAMPLING_RATE:
+        raise InputError(f"frontend.sampling_rate is {rate}; set it to 16000 for synthetic clips")
+    return make_synthetic(data.train_clips, data.evaluation_clips, config.seed)
 
 
 def read_esc50(folder: str | Path, fold: int, sampling_rate: int) -> DataSet:

@@ -1,9 +1,10 @@
 """The model's configuration, with Hugging Face's names."""
 
 import dataclasses
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from ast_jax.errors import InputError, nearest
+from ast_jax.fields import Range, check_fields
 
 MODEL_TYPE = "audio-spectrogram-transformer"
 
@@ -16,11 +17,9 @@ SIZES = {
     "base384": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
 }
 
-DTYPES = ("float32", "bfloat16")
-
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
-
-LARGEST = 10**6  # integer fields: beyond it lies a mistake, not a model
+# Beyond these lies a mistake, not a model.
+Count = Annotated[int, Range(1, 10**6)]
+Positive = Annotated[float, Range(1e-30, 1)]
 
 NUM_PREFIX_TOKENS = 2  # tokens before the patches: class and distillation
 
@@ -68,23 +67,25 @@ class ASTConfig:
             float32 in both.
     """
 
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-6
-    head_layer_norm_eps: float = 1e-5
-    patch_size: int = 16
+    hidden_size: Count = 768
+    num_hidden_layers: Count = 12
+    num_attention_heads: Count = 12
+    intermediate_size: Count = 3072
+    initializer_range: Positive = 0.02
+    layer_norm_eps: Positive = 1e-6
+    head_layer_norm_eps: Positive = 1e-5
+    patch_size: Count = 16
     qkv_bias: bool = True
-    frequency_stride: int = 10
-    time_stride: int = 10
-    max_length: int = 1024
-    num_mel_bins: int = 128
-    num_labels: int = 527
+    frequency_stride: Count = 10
+    time_stride: Count = 10
+    max_length: Count = 1024
+    num_mel_bins: Count = 128
+    num_labels: Count = 527
     id2label: dict[int, str] | None = None
-    problem_type: str = "single_label_classification"
-    dtype: str = "float32"
+    problem_type: Literal["single_label_classification", "multi_label_classification"] = (
+        "single_label_classification"
+    )
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
     @classmethod
     def from_size(cls, size: str, **changes: Any) -> Self:
@@ -138,20 +139,9 @@ class ASTConfig:
 
     def validate(self) -> None:
         """Raises `InputError` naming the first field with a value that no model can have."""
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            is_bool = isinstance(value, bool)
-            if field.type is int and (
-                not isinstance(value, int) or is_bool or not 1 <= value <= LARGEST
-            ):
-                raise InputError(
-                    f"{field.name} must be a whole number from 1 to {LARGEST}, not {value!r}"
-                )
-            if field.type is bool and not is_bool:
-                raise InputError(f"{field.name} must be true or false, not {value!r}")
-            number = isinstance(value, int | float) and not is_bool
-            if field.type is float and not (number and 0 < value <= 1):
-                raise InputError(f"{field.name} must be a positive number up to 1, not {value!r}")
+        if self.dtype == "int8":
+            raise InputError("dtype int8 is no longer supported; set it to bfloat16 or float32")
+        check_fields(self)
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"hidden_size {self.hidden_size} does not divide into "
@@ -163,15 +153,12 @@ class ASTConfig:
                     f"{field_name} {getattr(self, field_name)} is smaller than one patch "
                     f"(patch_size {self.patch_size})"
                 )
-        if self.dtype == "int8":
-            raise InputError("dtype int8 is no longer supported; set it to bfloat16 or float32")
-        for field_name, choices in (("problem_type", PROBLEM_TYPES), ("dtype", DTYPES)):
-            if getattr(self, field_name) not in choices:
-                raise InputError(
-                    f"{field_name} must be one of {', '.join(choices)}, "
-                    f"not {getattr(self, field_name)!r}"
-                )
-        if self.id2label is not None and sorted(self.id2label) != list(range(self.num_labels)):
+        names = self.id2label
+        if names is not None and (
+            not isinstance(names, dict)
+            or set(names) != set(range(self.num_labels))
+            or not all(isinstance(name, str) for name in names.values())
+        ):
             raise InputError(
                 f"id2label must name the classes 0 to {self.num_labels - 1}, one name each"
             )

@@ -125,7 +125,7 @@ def push(url: str, folder: Path, owner: bytes | None = None) -> None:
     if owner is not None and read_bytes(url, SESSIONS_FILE) != owner:
         raise InputError(
             f"{url}: its {SESSIONS_FILE} is not that of this run: another run writes there, or it "
-            f"was deleted; give each run its own --config.workdir"
+            f"was deleted; give each run its own workdir"
         )
     if not changed and not removed:
         return

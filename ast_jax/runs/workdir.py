@@ -28,7 +28,8 @@ import numpy as np
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import wait_for_writers
 from ast_jax.checkpoint.load import step_folders
-from ast_jax.config import RENAMED, TrainConfig
+from ast_jax.config import TrainConfig
+from ast_jax.config_files import config_from_dict
 from ast_jax.data.clips import DataSet
 from ast_jax.errors import InputError
 from ast_jax.io import read_json, write_json
@@ -76,7 +77,7 @@ def _read_run(workdir: Path, config: TrainConfig) -> dict[str, Any] | None:
         where = config.workdir
         pull(where, workdir)
     if workdir.exists() and not workdir.is_dir():
-        raise InputError(f"{where}: is a file; choose another --config.workdir")
+        raise InputError(f"{where}: is a file; choose another workdir")
     if not file.exists():
         # A run that was killed at its start leaves a temporary file.
         leftover = f".{RUN_FILE}."
@@ -86,14 +87,14 @@ def _read_run(workdir: Path, config: TrainConfig) -> dict[str, Any] | None:
     run = read_json(file)
     if not isinstance(run, dict) or not {"config", "data", "feature_extractor"} <= run.keys():
         raise InputError(
-            f"{where}: {RUN_FILE} is damaged; remove {where} or choose another --config.workdir"
+            f"{where}: {RUN_FILE} is damaged; remove {where} or choose another workdir"
         )
-    run["config"] = _with_defaults(_with_new_names(run["config"]), _fields(TrainConfig()))
+    run["config"] = _fields(config_from_dict(run["config"], str(file)))
     if run["config"] != _fields(config):
         raise InputError(
             f"{where}: holds a run with another "
             f"{first_difference(run['config'], _fields(config))}; choose another "
-            f"--config.workdir, or remove this one"
+            f"workdir, or remove this one"
         )
     return run
 
@@ -204,7 +205,7 @@ def check_data(workdir: Path, run: dict[str, Any], data: DataSet) -> None:
     if before != now:
         raise InputError(
             f"{workdir}: its run started with other recordings ({first_difference(before, now)} "
-            f"differs); choose another --config.workdir, or bring the recordings back"
+            f"differs); choose another workdir, or bring the recordings back"
         )
 
 
@@ -236,15 +237,6 @@ def _fields(config: TrainConfig) -> dict[str, Any]:
     return json.loads(json.dumps(fields))
 
 
-def _with_defaults(fields: Any, defaults: Any) -> Any:
-    """Returns the fields of a run of an earlier version, with the defaults of newer fields."""
-    if not isinstance(fields, dict) or not isinstance(defaults, dict):
-        return fields
-    return defaults | {
-        name: _with_defaults(value, defaults.get(name)) for name, value in fields.items()
-    }
-
-
 def first_difference(before: Any, now: Any) -> str:
     """Returns the name of the first field that differs between two nested dicts, and its values."""
     if not isinstance(before, dict) or not isinstance(now, dict):
@@ -255,10 +247,3 @@ def first_difference(before: Any, now: Any) -> str:
                 return f"{name}.{first_difference(before[name], now[name])}"
             return f"{name} ({before.get(name)}, not {now.get(name)})"
     return "configuration"
-
-
-def _with_new_names(fields: Any) -> Any:
-    """Renames the fields that had other names in earlier versions."""
-    if not isinstance(fields, dict):
-        return fields
-    return {RENAMED.get(name, name): _with_new_names(value) for name, value in fields.items()}

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ast_jax.config import TrainConfig
+from ast_jax.config import ESC50Data, PreparedData, TrainConfig
 from ast_jax.data.prepared import open_prepared
 from ast_jax.data.sources.esc50 import FOLDS, list_esc50
 from ast_jax.data.training_data import load_data
@@ -90,6 +90,7 @@ def cross_validate(config: TrainConfig) -> CrossValidation | None:
 
 def fold_config(config: TrainConfig, fold: int) -> TrainConfig:
     """Returns the configuration of the run that holds one fold out."""
+    assert isinstance(config.data, ESC50Data | PreparedData)
     workdir = os.path.join(config.workdir, f"fold{fold}")
     return replace(config, workdir=workdir, data=replace(config.data, fold=fold))
 
@@ -112,28 +113,29 @@ def is_finished(run: TrainConfig) -> bool:
 def check_folds(config: TrainConfig) -> None:
     """Raises `InputError` if the data lacks a fold, or a field selects other clips."""
     data = config.data
-    named = None
-    if data.kind == "esc50":
+    if isinstance(data, ESC50Data):
         splits = set(list_esc50(fetch(data.dir)).splits)
-    elif data.kind == "prepared":
+    elif isinstance(data, PreparedData):
         prepared = open_prepared(fetch(data.dir), data.name)
-        named, splits = prepared.name, set(prepared.splits)
-    if data.kind not in ("esc50", "prepared") or named not in (None, "esc50"):
-        what = f"the prepared set is '{named}'" if named else f"data.kind is '{data.kind}'"
-        raise InputError(
-            f"data.fold is 0 and {what}; only ESC-50 has folds, set --config.data.fold to 1"
-        )
-    for field in ("train", "evaluation", "test"):
-        if getattr(data, field):
+        splits = set(prepared.splits)
+        if prepared.name != "esc50":
             raise InputError(
-                f"data.fold is 0 and data.{field} '{getattr(data, field)}'; the folds decide "
-                f"what is trained on and held out, leave --config.data.{field} out"
+                f"data.fold is 0 and the prepared set is '{prepared.name}'; only ESC-50 has "
+                f"folds, set data.fold to 1"
             )
+        for field in ("train", "evaluation", "test"):
+            if getattr(data, field):
+                raise InputError(
+                    f"data.fold is 0 and data.{field} '{getattr(data, field)}'; the folds decide "
+                    f"what is trained on and held out, leave data.{field} out"
+                )
+    else:
+        raise InputError(f"data.kind is '{data.kind}', which has no folds; use `fit`")
     for fold in FOLDS:
         if f"fold{fold}" not in splits:
             raise InputError(
                 f"{data.dir}: has no clips of fold {fold}; restore them, or hold out another "
-                f"fold with --config.data.fold"
+                f"fold with data.fold"
             )
 
 
@@ -150,13 +152,12 @@ def _check_names(workdir: str, fold_names: set[str]) -> None:
     else:
         folder = Path(workdir)
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"{workdir}: is a file; choose another --config.workdir")
+            raise InputError(f"{workdir}: is a file; choose another workdir")
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     for name in sorted(names):
         if name not in fold_names and not name.lstrip(".").startswith(f"{RESULT}."):
             raise InputError(
-                f"{workdir}: holds '{name}', which is no fold's run; choose another "
-                f"--config.workdir"
+                f"{workdir}: holds '{name}', which is no fold's run; choose another workdir"
             )
 
 

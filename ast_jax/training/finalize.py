@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
+from ast_jax.config import SyntheticData
 from ast_jax.data.synthetic import write_unseen
 from ast_jax.evaluation.metrics import Metrics
 from ast_jax.runs.history import History, describe_metrics, print_table
@@ -52,7 +53,7 @@ def print_next_command(run: Run) -> None:
     """Prints where the results are and the command that uses the model."""
     workdir = run.config.workdir
     sounds = "FILE..."
-    if run.config.data.kind == "synthetic":
+    if isinstance(run.config.data, SyntheticData):
         write_unseen(run.workdir / "unseen", run.config.seed)
         sounds = f"{run.workdir if is_remote(workdir) else workdir}/unseen/*.wav"
     run.console.print(f"results.json, per_class.csv, pictures and checkpoints are in {workdir}")

@@ -99,7 +99,7 @@ def score(run: Run, logits: np.ndarray, clips: Clips) -> Metrics:
     if not np.isfinite(logits).all():
         raise InputError(
             "the model's output is not finite: training diverged; lower "
-            "--config.optimizer.learning_rate, and give another --config.workdir"
+            "optimizer.learning_rate, and give another workdir"
         )
     targets = clips.all_targets()
     loss = float(LOSSES[run.config.loss](jnp.asarray(logits), jnp.asarray(targets)))

@@ -104,11 +104,10 @@ class MetricsLog:
             return
         checkpoint = self._checkpoints.newest()
         raise InputError(
-            f"{message}; lower --config.optimizer.learning_rate, repair the clips, or skip such "
-            f"steps with --config.skip_nonfinite={skipped + 9} "
+            f"{message}; lower optimizer.learning_rate, repair the clips, or skip such "
+            f"steps with skip_nonfinite={skipped + 9} "
             + (
-                f"(the last good checkpoint is {checkpoint}; another rate needs another "
-                f"--config.workdir)"
+                f"(the last good checkpoint is {checkpoint}; another rate needs another workdir)"
                 if checkpoint
                 else "(there is no checkpoint yet)"
             )

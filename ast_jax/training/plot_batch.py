@@ -1,6 +1,5 @@
 """Draws a training batch as the model sees it."""
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from ast_jax.audio.fbank_jax import batch_input_values
 from ast_jax.config import TrainConfig
 from ast_jax.data.training_data import load_data
 from ast_jax.runs.plots import draw_batch
+from ast_jax.training.cross_validation import fold_config
 from ast_jax.training.setup import check_clips, make_extractor, make_train_batches
 from ast_jax.training.step import clip_keys, make_augment
 
@@ -26,8 +26,8 @@ def plot_batch(config: TrainConfig, file: Path, step: int = 0) -> None:
     Raises:
         InputError: the recordings cannot be used, or there are fewer than one batch.
     """
-    if not config.data.fold:  # 0 means a run per fold; draw the first
-        config = replace(config, data=replace(config.data, fold=1))
+    if config.runs_all_folds:
+        config = fold_config(config, 1)
     config.validate()
     data = load_data(config)
     check_clips(config, len(data.train.waveforms))

@@ -57,7 +57,7 @@ def run_length(config: TrainConfig, clips: int) -> RunLength:
     if config.optimizer.schedule != "multi_step" and config.optimizer.warmup_steps >= steps:
         raise InputError(
             f"optimizer.warmup_steps is {config.optimizer.warmup_steps} and the run has "
-            f"{steps} steps; set --config.optimizer.warmup_steps={steps // 10} or so, or train on "
+            f"{steps} steps; set optimizer.warmup_steps={steps // 10} or so, or train on "
             f"more clips or for more epochs"
         )
     return RunLength(per_epoch, steps)
@@ -68,7 +68,7 @@ def check_clips(config: TrainConfig, clips: int) -> None:
     if clips < config.batch_size:
         raise InputError(
             f"batch_size is {config.batch_size} and there are {clips} training clips; lower "
-            f"--config.batch_size"
+            f"batch_size"
         )
 
 
@@ -137,7 +137,7 @@ def initial_checkpoint(
                 for name, value in found.items()
             )
             + "; set "
-            + " ".join(f"--config.model.{name}={value}" for name, value in found.items())
+            + " ".join(f"model.{name}={value}" for name, value in found.items())
         )
     return source._replace(feature_extractor=extractor)
 

@@ -9,7 +9,6 @@ from ast_jax.cli.main import main
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["classify"],
         ["classify", "x.wav"],
         ["classify", "x.wav", "--checkpoint", "y", "--top-k", "0"],
@@ -17,17 +16,19 @@ from ast_jax.cli.main import main
         ["clasify", "x.wav", "--checkpoint", "y"],
     ],
 )
-def test_invalid_arguments_print_the_usage(capsys, arguments):
+def test_invalid_arguments_are_told_with_status_2(capsys, arguments):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith("usage: ast-jax")
+    assert "ast-jax" in capsys.readouterr().err
 
 
-def test_building_the_parser_imports_no_heavy_library():
+def test_help_imports_no_heavy_library():
     code = (
-        "import sys; from ast_jax.cli.main import build_parser; build_parser().format_help(); "
-        "print([m for m in ('jax', 'tensorflow', 'torch', 'numpy', 'rich') if m in sys.modules])"
+        "import sys\nfrom ast_jax.cli.main import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print([m for m in ('jax', 'tensorflow', 'torch', 'numpy') if m in sys.modules])"
     )
     command = [sys.executable, "-c", code]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed.endswith("\n[]\n")

@@ -4,13 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from matplotlib import image
 
 import ast_jax
 from ast_jax.cli.main import main
-from ast_jax.config import DataConfig, load_config
+from ast_jax.config import PreparedData
+from ast_jax.config_files import load_config
 from ast_jax.data.prepared import open_prepared, read_prepared
 from ast_jax.errors import InputError
 from ast_jax.training.loop import fit
@@ -44,7 +44,7 @@ def test_stats_prints_a_table_and_training_uses_its_values(prepared, capsys):
     data = read_prepared(open_prepared(prepared), 16000, "", "", 1)
     assert data.statistics[32][0] == pytest.approx(mean, abs=1e-6)
     assert main(["stats", *arguments, "--padded-to", "100"]) == 0
-    padded = re.search(r"--config.frontend.mean=(-\d+\.\d{7})", capsys.readouterr().out)[1]
+    padded = re.search(r"--frontend.mean=(-\d+\.\d{7})", capsys.readouterr().out)[1]
     assert float(padded) > mean  # half of each input is zeros
 
 
@@ -63,11 +63,9 @@ def test_stats_measure_the_training_split_of_three(source, tmp_path, capsys):
 
 def test_show_draws_a_batch_of_a_prepared_set(prepared, tmp_path, capsys):
     config = str(DEMO)
-    changes = ["data.kind=prepared", f"data.dir={prepared}", "batch_size=4"]
+    changes = ["--data.kind", "prepared", "--data.dir", str(prepared), "--batch-size", "4"]
     assert main(["show", config, *changes, "--output", str(tmp_path / "a.png")]) == 0
     assert image.imread(tmp_path / "a.png").shape[0] > 400
-    assert main(["show", config, "batch_sise=4", "--output", str(tmp_path / "b.png")]) == 1
-    assert "no field 'batch_sise'; did you mean batch_size?" in capsys.readouterr().err
     assert main(["show", config, "--output", str(tmp_path / "b.jpg")]) == 1
     assert "let it end in .png" in capsys.readouterr().err
 
@@ -76,12 +74,11 @@ def test_show_draws_a_batch_of_a_prepared_set(prepared, tmp_path, capsys):
 RUN = """
 import sys
 
-from ast_jax.config import load_config
-from ast_jax.training.loop import fit
+from ast_jax.cli.main import main
 
 if __name__ == "__main__":
-    print(fit(load_config(sys.argv[1], sys.argv[2:])).loss)
-    sys.exit("tensorflow was imported" if "tensorflow" in sys.modules else 0)
+    status = main(["train", *sys.argv[1:]])
+    sys.exit("tensorflow was imported" if "tensorflow" in sys.modules else status)
 """
 
 
@@ -89,9 +86,10 @@ def test_a_run_with_workers_and_the_device_frontend_does_not_import_tensorflow(p
     script, workdir = tmp_path / "script.py", tmp_path / "run"
     script.write_text(RUN)
     fields = [
-        *("data.kind=prepared", f"data.dir={prepared}", "data.train=train", "data.workers=1"),
-        *("data.balanced=True", "frontend.on_device=True", "augment.mixup=0.5"),
-        *("optimizer.warmup_steps=0", "batch_size=8", "num_epochs=2", f"workdir={workdir}"),
+        *("--data.kind=prepared", f"--data.dir={prepared}", "--data.train=train"),
+        *("--data.workers=1", "--data.balanced", "--frontend.on-device", "--augment.mixup=0.5"),
+        *("--optimizer.warmup-steps=0", "--batch-size=8", "--num-epochs=2"),
+        f"--workdir={workdir}",
     ]
     environment = os.environ | {"PYTHONPATH": str(DEMO.parents[1]), "JAX_NUM_CPU_DEVICES": "1"}
     command = [sys.executable, script, DEMO, *fields]
@@ -99,7 +97,6 @@ def test_a_run_with_workers_and_the_device_frontend_does_not_import_tensorflow(p
         command, env=environment, capture_output=True, text=True, timeout=400, check=False
     )
     assert ran.returncode == 0, ran.stderr
-    assert np.isfinite(float(ran.stdout.splitlines()[-1]))
     assert ast_jax.load(workdir).labels == ["bark", "meow"]
 
 
@@ -120,7 +117,7 @@ def test_a_set_that_does_not_fit_the_configuration_is_refused_before_training(
 ):
     config = load_config(DEMO)
     config.workdir = str(tmp_path / "run")
-    config.data = DataConfig(kind="prepared", dir=str(prepared), **change)
+    config.data = PreparedData(dir=str(prepared), **change)
     config.batch_size = 8
     with pytest.raises(InputError, match=message):
         fit(config)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from ast_jax.config import DataConfig, TrainConfig
+from ast_jax.config import FolderData, TrainConfig
 from ast_jax.data.synthetic import SOUNDS, make_synthetic, synthesize, write_unseen
 from ast_jax.data.training_data import load_data, read_esc50, read_folder
 from ast_jax.errors import InputError
@@ -165,7 +165,7 @@ def test_a_recording_shorter_than_one_frame_is_named(folder):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    config = TrainConfig(data=DataConfig(kind="folder", dir=str(tmp_path / "none")))
+    config = TrainConfig(data=FolderData(dir=str(tmp_path / "none")))
     with pytest.raises(InputError, match="none: no such folder"):
         load_data(config)
 

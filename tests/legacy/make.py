@@ -36,7 +36,14 @@ from flax import traverse_util
 import ast_jax
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from ast_jax.config import AugmentConfig, DataConfig, FrontendConfig, OptimizerConfig, TrainConfig
+from ast_jax.config import (
+    AugmentConfig,
+    FrontendConfig,
+    OptimizerConfig,
+    PreparedData,
+    SyntheticData,
+    TrainConfig,
+)
 from ast_jax.data.prepare.run import prepare
 from ast_jax.data.prepared import open_prepared
 from ast_jax.data.statistics import measure, write_statistics
@@ -62,7 +69,7 @@ def interrupted() -> TrainConfig:
     return TrainConfig(
         workdir="interrupted",
         model=ASTConfig(**SIZE, frequency_stride=16, time_stride=16),
-        data=DataConfig(kind="synthetic", train_clips=5, evaluation_clips=1),
+        data=SyntheticData(train_clips=5, evaluation_clips=1),
         augment=AugmentConfig(frequency_mask=4, time_mask=8, noise=True, roll=4, mixup=0.5),
         # The gradient of the key's bias is zero but for rounding errors, which Adam would scale up
         # to whole steps that differ from one processor to the next. A large eps prevents it.
@@ -93,7 +100,7 @@ def finished() -> TrainConfig:
         init_from="checkpoint",
         model=ASTConfig(**SIZE, frequency_stride=16, time_stride=10),
         frontend=FrontendConfig(on_device=True),
-        data=DataConfig(kind="prepared", dir="prepared", name="csv", balanced=True),
+        data=PreparedData(dir="prepared", name="csv", balanced=True),
         augment=AugmentConfig(patchout_time=1),
         optimizer=OptimizerConfig(
             kind="adamw",

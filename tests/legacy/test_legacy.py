@@ -14,7 +14,14 @@ from flax import traverse_util
 
 import ast_jax
 from ast_jax.checkpoint.format import load_checkpoint
-from ast_jax.config import AugmentConfig, DataConfig, FrontendConfig, OptimizerConfig, TrainConfig
+from ast_jax.config import (
+    AugmentConfig,
+    FrontendConfig,
+    OptimizerConfig,
+    PreparedData,
+    SyntheticData,
+    TrainConfig,
+)
 from ast_jax.data.prepared import open_prepared
 from ast_jax.data.training_data import load_data
 from ast_jax.evaluation.checkpoints import evaluate_checkpoints
@@ -46,7 +53,7 @@ def interrupted() -> TrainConfig:
     return TrainConfig(
         workdir="interrupted",
         model=ASTConfig(**SIZE, frequency_stride=16, time_stride=16),
-        data=DataConfig(kind="synthetic", train_clips=5, evaluation_clips=1),
+        data=SyntheticData(train_clips=5, evaluation_clips=1),
         augment=AugmentConfig(frequency_mask=4, time_mask=8, noise=True, roll=4, mixup=0.5),
         optimizer=OptimizerConfig(
             learning_rate=1e-2,
@@ -75,7 +82,7 @@ def finished() -> TrainConfig:
         init_from="checkpoint",
         model=ASTConfig(**SIZE, frequency_stride=16, time_stride=10),
         frontend=FrontendConfig(on_device=True),
-        data=DataConfig(kind="prepared", dir="prepared", name="csv", balanced=True),
+        data=PreparedData(dir="prepared", name="csv", balanced=True),
         augment=AugmentConfig(patchout_time=1),
         optimizer=OptimizerConfig(
             kind="adamw",

@@ -16,9 +16,12 @@ from matplotlib import image
 from ast_jax.checkpoint.format import load_checkpoint
 from ast_jax.config import (
     AugmentConfig,
-    DataConfig,
+    ESC50Data,
+    FolderData,
     FrontendConfig,
     OptimizerConfig,
+    PreparedData,
+    SyntheticData,
     TrainConfig,
 )
 from ast_jax.data.prepare.run_builder import prepare
@@ -77,7 +80,7 @@ def small(workdir, folder):
         ),
         # Equal for all folds, so that they share one compilation.
         frontend=FrontendConfig(mean=-6.0, std=4.0),
-        data=DataConfig(kind="esc50", dir=str(folder), fold=0),
+        data=ESC50Data(dir=str(folder), fold=0),
         augment=AugmentConfig(frequency_mask=4, time_mask=8),
         optimizer=OptimizerConfig(learning_rate=3e-3, b1=0.9),
         batch_size=8,
@@ -193,7 +196,7 @@ def test_a_prepared_esc50_has_folds(finished, esc, tmp_path):
     """A fold of the prepared set trains like that of the recordings."""
     prepare("esc50", esc, tmp_path / "prepared")
     config = small(tmp_path / "run", tmp_path / "prepared")
-    config.data.kind = "prepared"
+    config.data = PreparedData(dir=config.data.dir, fold=0)
     check_folds(config)
     fit(fold_config(config, 3))
     history = read(tmp_path / "run" / "fold3" / "history.json")
@@ -202,19 +205,16 @@ def test_a_prepared_esc50_has_folds(finished, esc, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("data", "message"),
     [
-        ({"kind": "synthetic"}, "data.fold is 0 and data.kind is 'synthetic'; only ESC-50 has"),
-        ({"kind": "folder"}, "data.fold is 0 and data.kind is 'folder'; only ESC-50 has"),
-        ({"train": "fold1"}, "data.train is of prepared sets and data.kind is 'esc50'"),
-        ({"test": "fold1"}, "data.test is of prepared sets and data.kind is 'esc50'"),
-        ({"dir": "/nowhere"}, "/nowhere/meta/esc50.csv: no such file"),
+        (SyntheticData(), "data.kind is 'synthetic', which has no folds; use `fit`"),
+        (FolderData(dir="/nowhere"), "data.kind is 'folder', which has no folds"),
+        (ESC50Data(dir="/nowhere", fold=0), "/nowhere/meta/esc50.csv: no such file"),
     ],
 )
-def test_data_without_folds_is_refused_before_a_folder_is_created(esc, tmp_path, fields, message):
+def test_data_without_folds_is_refused_before_a_folder_is_created(esc, tmp_path, data, message):
     config = small(tmp_path / "run", esc)
-    for name, value in fields.items():
-        setattr(config.data, name, value)
+    config.data = data
     with pytest.raises(InputError, match=re.escape(message)):
         cross_validate(config)
     assert not (tmp_path / "run").exists()
@@ -241,7 +241,7 @@ def test_a_fold_without_clips_and_another_prepared_set_are_refused(esc, tmp_path
     )
     prepare("csv", manifest, tmp_path / "prepared")
     config = small(tmp_path / "run", tmp_path / "prepared")
-    config.data.kind = "prepared"
+    config.data = PreparedData(dir=config.data.dir, fold=0)
     with pytest.raises(InputError, match=r"data\.fold is 0 and the prepared set is 'csv'; only"):
         cross_validate(config)
     assert not (tmp_path / "run").exists()
@@ -281,9 +281,9 @@ def test_train_py_runs_all_folds_for_fold_0(finished, esc, tmp_path):
         f"def get_config():\n    return {config!r}\n"
     )
     flags = [
-        f"--config={tmp_path / 'config.py'}",
-        f"--config.workdir={workdir}",
-        "--config.data.fold=0",
+        str(tmp_path / "config.py"),
+        f"--workdir={workdir}",
+        "--data.fold=0",
     ]
     done = subprocess.run(
         [sys.executable, ROOT / "train.py", *flags],

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.mark.slow
 def test_the_demo_reaches_95_percent_and_classifies_unseen_sounds(tmp_path):
     run = tmp_path / "demo"
-    command = [sys.executable, "train.py", "--config=configs/demo.py", f"--config.workdir={run}"]
+    command = [sys.executable, "train.py", "demo", f"--workdir={run}"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=900)
     assert json.loads((run / "history.json").read_text())[-1]["accuracy"] >= 0.95
     sounds = sorted(str(path) for path in (run / "unseen").glob("*.wav"))

@@ -22,7 +22,8 @@ import soundfile
 
 from ast_jax.checkpoint.format import load_checkpoint
 from ast_jax.checkpoint.load import find_checkpoint, step_folders
-from ast_jax.config import load_config
+from ast_jax.config import FrontendConfig, PreparedData
+from ast_jax.config_files import load_config
 from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.data.synthetic import make_synthetic
 from ast_jax.errors import InputError
@@ -38,7 +39,7 @@ import resource
 import time
 from pathlib import Path
 
-from ast_jax.config import AugmentConfig, DataConfig, OptimizerConfig, TrainConfig
+from ast_jax.config import AugmentConfig, SyntheticData, OptimizerConfig, TrainConfig
 from ast_jax.models.config import ASTConfig
 
 
@@ -58,7 +59,7 @@ def get_config():
             max_length=64,
             num_mel_bins=32,
         ),
-        data=DataConfig(kind="synthetic", train_clips=5, evaluation_clips=1),
+        data=SyntheticData(train_clips=5, evaluation_clips=1),
         augment=AugmentConfig(frequency_mask=8, time_mask=16, mixup=0.5),
         optimizer=OptimizerConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=2),
         batch_size=8,
@@ -122,8 +123,8 @@ class Runs:
             environment["PROGRESS"] = str(progress)
         if file_size_limit:
             environment["FILE_SIZE_LIMIT"] = str(file_size_limit)
-        config = f"--config={self.folder / 'config.py'}"
-        fields = [f"--config.{field}" for field in (f"workdir={workdir}", *fields)]
+        config = str(self.folder / "config.py")
+        fields = [f"--{field}" for field in (f"workdir={workdir}", *fields)]
         process = subprocess.Popen(
             [sys.executable, ROOT / "train.py", config, *fields],
             cwd=ROOT,
@@ -461,9 +462,11 @@ def prepared(tmp_path_factory):
 def test_a_damaged_record_is_named_and_the_run_resumes_after_a_repair(runs, prepared, tmp_path):
     data = shutil.copytree(prepared, tmp_path / "csv" / prepared.name)
     (file,) = data.glob("*train.array_record*")
-    fields = [f"data.dir={data}", "data.kind=prepared", f"workdir={tmp_path / 'run'}"]
-    fields += ["frontend.mean=-5", "frontend.std=4", "num_epochs=2", "checkpoint_every_steps=1"]
-    config = load_config(runs.folder / "config.py", fields)
+    config = load_config(runs.folder / "config.py")
+    config.data = PreparedData(dir=str(data))
+    config.workdir = str(tmp_path / "run")
+    config.frontend = FrontendConfig(mean=-5, std=4)
+    config.num_epochs, config.checkpoint_every_steps = 2, 1
     good = file.read_bytes()
     middle = len(good) // 2
     file.write_bytes(good[:middle] + bytes(8) + good[middle + 8 :])

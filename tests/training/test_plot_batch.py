@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from ast_jax.config import AugmentConfig, DataConfig, FrontendConfig, TrainConfig
+from ast_jax.config import AugmentConfig, FrontendConfig, SyntheticData, TrainConfig
 from ast_jax.errors import InputError
 from ast_jax.models.config import ASTConfig
 from ast_jax.training.plot_batch import describe_target, plot_batch
@@ -12,7 +12,7 @@ def config(**changes):
     fields = {
         "workdir": "unused",
         "model": ASTConfig(max_length=64, num_mel_bins=32),
-        "data": DataConfig(kind="synthetic", train_clips=2, evaluation_clips=1),
+        "data": SyntheticData(train_clips=2, evaluation_clips=1),
         "augment": AugmentConfig(frequency_mask=16, time_mask=32, mixup=1.0),
         "batch_size": 4,
     }

@@ -17,7 +17,7 @@ import soundfile
 
 from ast_jax.checkpoint.format import load_checkpoint
 from ast_jax.checkpoint.load import step_folders
-from ast_jax.config import load_config
+from ast_jax.config_files import load_config
 from ast_jax.errors import InputError
 from ast_jax.training.cluster import VARIABLES, resolve_placement, slurm_devices
 from ast_jax.training.distributed import connect
@@ -25,7 +25,7 @@ from ast_jax.training.loop import fit
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
-from ast_jax.config import AugmentConfig, DataConfig, OptimizerConfig, TrainConfig
+from ast_jax.config import AugmentConfig, SyntheticData, OptimizerConfig, TrainConfig
 from ast_jax.models.config import ASTConfig
 
 def get_config():
@@ -34,7 +34,7 @@ def get_config():
             hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
             frequency_stride=16, time_stride=16, max_length=64, num_mel_bins=32,
         ),
-        data=DataConfig(kind="synthetic", train_clips=4, evaluation_clips=1),
+        data=SyntheticData(train_clips=4, evaluation_clips=1),
         augment=AugmentConfig(frequency_mask=8, time_mask=16, mixup=0.5),
         optimizer=OptimizerConfig(learning_rate=1e-3),
         batch_size=16,
@@ -59,8 +59,8 @@ def pod(tmp_path_factory):
             "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
-        command = [sys.executable, "train.py", f"--config={folder / 'config.py'}"]
-        command += [f"--config.workdir={workdir}", *flags]
+        command = [sys.executable, "train.py", str(folder / "config.py")]
+        command += [f"--workdir={workdir}", *flags]
         started = []
         for number in range(processes):
             if processes > 1:
@@ -88,7 +88,8 @@ def pod(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(pod, no_plots):
     """Returns the folder of the same run in one process with four devices."""
-    config = load_config(pod.folder / "config.py", [f"workdir={pod.folder / 'alone'}"])
+    config = load_config(pod.folder / "config.py")
+    config.workdir = str(pod.folder / "alone")
     fit(config, devices=jax.devices()[:4])
     return pod.folder / "alone"
 
@@ -119,9 +120,9 @@ def test_two_processes_with_two_devices_match_one_with_four(pod, alone):
     ("name", "processes", "devices", "flags"),
     [
         ("four", 4, 1, []),
-        ("pmap", 2, 2, ["--config.parallel=pmap"]),
-        ("zero", 2, 2, ["--config.shard_optimizer=True"]),
-        ("workers", 2, 2, ["--config.data.workers=1", "--config.frontend.on_device=True"]),
+        ("pmap", 2, 2, ["--parallel=pmap"]),
+        ("zero", 2, 2, ["--shard_optimizer"]),
+        ("workers", 2, 2, ["--data.workers=1", "--frontend.on_device"]),
     ],
 )
 def test_any_distribution_over_processes_gives_the_same_run(
@@ -138,9 +139,9 @@ def test_any_distribution_over_processes_gives_the_same_run(
 def test_sigterm_to_one_process_stops_all_and_the_run_resumes_on_others(pod, alone):
     workdir = pod.folder / "interrupted"
     more = [
-        "--config.num_epochs=60",
-        "--config.evaluate_every=60",
-        "--config.checkpoint_every_steps=30",
+        "--num_epochs=60",
+        "--evaluate_every=60",
+        "--checkpoint_every_steps=30",
     ]
     started = pod.start(workdir, 2, 2, *more)
     while not step_folders(workdir) and all(process.poll() is None for process in started):
@@ -162,7 +163,7 @@ def test_sigterm_to_one_process_stops_all_and_the_run_resumes_on_others(pod, alo
 @pytest.mark.slow
 def test_sigterm_to_one_process_interrupts_evaluation_on_all(pod):
     workdir = pod.folder / "evaluating"
-    started = pod.start(workdir, 2, 2, "--config.data.evaluation_clips=2000")
+    started = pod.start(workdir, 2, 2, "--data.evaluation_clips=2000")
     while not step_folders(workdir) and all(process.poll() is None for process in started):
         time.sleep(0.1)  # the checkpoint is saved before the evaluation
     started[1].send_signal(signal.SIGTERM)
@@ -178,7 +179,7 @@ def wait_for_exit(started, seconds=120):
     for output in outputs:
         assert "Traceback" not in output
         assert "stack trace" not in output
-    messages = [[x for x in out.splitlines() if x.startswith("train.py")] for out in outputs]
+    messages = [[x for x in out.splitlines() if x.startswith("ast-jax")] for out in outputs]
     return [process.returncode for process in started], ["".join(lines) for lines in messages]
 
 
@@ -186,10 +187,10 @@ def wait_for_exit(started, seconds=120):
 @pytest.mark.parametrize(
     ("flag", "named"),
     [
-        ("--config.num_epochs=3", r"config\.num_epochs \(2, not 3\)"),
-        ("--config.workdir={folder}/other", r"config\.workdir \(.*not .*/other\)"),
-        ("--config.optimizer.learning_rate=0.1", r"config\.optimizer\.learning_rate"),
-        ("--config.data.dir={folder}/second", r"data\.sounds"),
+        ("--num_epochs=3", r"config\.num_epochs \(2, not 3\)"),
+        ("--workdir={folder}/other", r"config\.workdir \(.*not .*/other\)"),
+        ("--optimizer.learning_rate=0.1", r"config\.optimizer\.learning_rate"),
+        ("--data.dir={folder}/second", r"data\.sounds"),
     ],
 )
 def test_a_difference_between_processes_is_named_by_all_before_the_first_step(pod, flag, named):
@@ -199,7 +200,7 @@ def test_a_difference_between_processes_is_named_by_all_before_the_first_step(po
             folder.mkdir(parents=True, exist_ok=True)
             for i in range(16):
                 soundfile.write(folder / f"{i}.wav", np.full(8000, level), 16000)
-    flags = ["--config.data.kind=folder", f"--config.data.dir={pod.folder / 'first'}"]
+    flags = ["--data.kind=folder", f"--data.dir={pod.folder / 'first'}"]
     workdir = pod.folder / "different"
     started = pod.start(workdir, 2, 1, *flags, second=[flag.format(folder=pod.folder)])
     statuses, messages = wait_for_exit(started)
@@ -211,26 +212,26 @@ def test_a_difference_between_processes_is_named_by_all_before_the_first_step(po
 
 @pytest.mark.slow
 def test_a_data_fault_of_one_process_is_reported_by_all(pod):
-    flags = ["--config.data.kind=folder", "--config.data.dir=/nowhere"]
+    flags = ["--data.kind=folder", "--data.dir=/nowhere"]
     statuses, messages = wait_for_exit(pod.start(pod.folder / "fault", 2, 1, second=flags))
     assert statuses == [1, 1]
-    assert messages[1].startswith("train.py: /nowhere: no such folder")
-    assert re.match(r"train.py: process 1 \(.+\) failed: /nowhere: no such folder", messages[0])
+    assert messages[1].startswith("ast-jax: /nowhere: no such folder")
+    assert re.match(r"ast-jax: process 1 \(.+\) failed: /nowhere: no such folder", messages[0])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_ends_the_other_with_a_sentence(pod, killed):
     workdir = pod.folder / f"killed{killed}"
-    more = ["--config.num_epochs=4000", "--config.evaluate_every=4000"]
-    started = pod.start(workdir, 2, 1, *more, "--config.checkpoint_every_steps=20")
+    more = ["--num_epochs=4000", "--evaluate_every=4000"]
+    started = pod.start(workdir, 2, 1, *more, "--checkpoint_every_steps=20")
     while not step_folders(workdir) and all(process.poll() is None for process in started):
         time.sleep(0.1)
     started[killed].kill()
     statuses, messages = wait_for_exit(started, seconds=30)
     assert statuses[killed] == -signal.SIGKILL
     assert statuses[1 - killed] == 1
-    assert re.match(rf"train.py: process {killed} \(.+\) has disappeared", messages[1 - killed])
+    assert re.match(rf"ast-jax: process {killed} \(.+\) has disappeared", messages[1 - killed])
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ import ast_jax
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import load_checkpoint
 from ast_jax.checkpoint.load import LAST_FILE
-from ast_jax.config import DataConfig
+from ast_jax.config import PreparedData
 from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.data.training_data import load_data
 from ast_jax.errors import InputError
@@ -162,7 +162,7 @@ def test_a_remote_prepared_set_and_a_remote_checkpoint_are_the_local_ones(bucket
     copy_to(f"{bucket}/run", local)
 
     def data_and_start(checkpoint, prepared):
-        data = DataConfig(kind="prepared", dir=str(prepared), train="train", evaluation="test")
+        data = PreparedData(dir=str(prepared), train="train", evaluation="test")
         config = small(tmp_path / "run", init_from=str(checkpoint), data=data, num_epochs=3)
         return load_data(config), set_up(config)[0].initial
 
@@ -187,7 +187,7 @@ def test_two_processes_without_a_shared_disk_train_in_a_bucket(bucket, local, tm
         with socket.socket() as free:
             free.bind(("localhost", 0))
             coordinator = f"localhost:{free.getsockname()[1]}"
-        command = [sys.executable, "train.py", f"--config={tmp_path / 'config.py'}", *flags]
+        command = [sys.executable, "train.py", str(tmp_path / "config.py"), *flags]
         command += [f"--coordinator={coordinator}", "--num_processes=2"]
         started = [
             subprocess.Popen(
@@ -207,7 +207,7 @@ def test_two_processes_without_a_shared_disk_train_in_a_bucket(bucket, local, tm
         assert [process.returncode for process in started] == [0, 0], outputs
         return outputs
 
-    run(["one", "two"], "--config.num_epochs=2")
+    run(["one", "two"], "--num_epochs=2")
     assert not (tmp_path / "two" / "ast_jax" / "runs").exists()
     # The same run without what followed its first epoch, on other machines.
     names = [
@@ -215,7 +215,7 @@ def test_two_processes_without_a_shared_disk_train_in_a_bucket(bucket, local, tm
     ]
     assert f"checkpoints/4/{LAST_FILE}" in names
     delete(f"{bucket}/run", names)
-    outputs = run(["three", "four"], "--config.num_epochs=2")
+    outputs = run(["three", "four"], "--num_epochs=2")
     assert "resuming after step 2 of 4" in outputs[0]
     (folder,) = (tmp_path / "three" / "ast_jax" / "runs").glob("*/run")
     ours, theirs = (json.loads((path / "history.json").read_text()) for path in (folder, local))

@@ -15,7 +15,7 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint, load_checkpoint, save_checkpoint
 from ast_jax.checkpoint.torch_names import params_from_tensors, tensors_from_params
 from ast_jax.checkpoint.torch_write import write_huggingface
-from ast_jax.config import DataConfig, FrontendConfig, OptimizerConfig, TrainConfig
+from ast_jax.config import FrontendConfig, OptimizerConfig, SyntheticData, TrainConfig
 from ast_jax.data.clips import Clips, DataSet
 from ast_jax.losses import LOSSES
 from ast_jax.models.ast import graphdef
@@ -97,7 +97,7 @@ def follow(golden_training, start, tmp_path, compile_with_optimizations, no_plot
                 eps=settings["eps"],
                 weight_decay=settings["weight_decay"],
             ),
-            data=DataConfig(kind="synthetic"),
+            data=SyntheticData(),
             loss=CRITERIA[criterion],
             batch_size=4,
             num_epochs=12,

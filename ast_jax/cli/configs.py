@@ -1,0 +1,73 @@
+"""The CONFIG argument of `ast-jax train` and `ast-jax show`: a configuration and its fields."""
+
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from ast_jax.config_files import data_of_kind, load_config
+
+PACKAGE = Path(__file__).parent.parent
+
+# An option beside the fields, as `data` is another dataclass for each kind.
+DataKind = Annotated[
+    Literal["synthetic", "folder", "esc50", "prepared"] | None,
+    tyro.conf.arg(name="data.kind", help_behavior_hint="(default: the configuration's)"),
+]
+
+
+def config_files() -> dict[str, Path]:
+    """Returns the configurations that come with the package, by name."""
+    folder = PACKAGE / "configs"  # in a wheel
+    if not folder.is_dir():
+        folder = PACKAGE.parent / "configs"  # in a clone
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
+def config_type(argv: Sequence[str]) -> Any:
+    """Returns the type of CONFIG for tyro: a subcommand for each configuration.
+
+    Args:
+        argv: of the command. A file that comes first becomes a subcommand, too; `--data.kind`
+            replaces the data of all.
+
+    Raises:
+        InputError: the file cannot be used, or there is no such kind of data.
+    """
+    files = config_files()
+    first = argv[0] if argv else ""
+    if first.endswith((".py", ".json")):
+        files = {first: Path(first)}
+    elif first in files:
+        files = {first: files[first]}
+    kind = option_value(argv, "--data.kind")
+    configs, descriptions = {}, {}
+    for name, path in files.items():
+        config = load_config(path)
+        if kind is not None:
+            config.data = data_of_kind(kind, like=config.data)
+        configs[name] = config
+        descriptions[name] = first_paragraph(path)
+    union = tyro.extras.subcommand_type_from_defaults(configs, descriptions, prefix_names=False)
+    return Annotated[union, tyro.conf.arg(name="", metavar="CONFIG")]
+
+
+def option_value(argv: Sequence[str], option: str) -> str | None:
+    """Returns the last value that the arguments give an option; None for none."""
+    found = None
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        if word == option:
+            found = following
+        elif word.startswith(f"{option}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def first_paragraph(path: Path) -> str:
+    """Returns the first paragraph of a Python file's docstring; '' for other files."""
+    if path.suffix != ".py":
+        return ""
+    text = ast.get_docstring(ast.parse(path.read_bytes())) or ""
+    return " ".join(text.partition("\n\n")[0].split())
