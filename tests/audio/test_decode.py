@@ -1,6 +1,8 @@
+import io
 import struct
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -117,6 +119,62 @@ def test_a_real_recording_is_resampled_to_16_khz(esc10):
     assert load_audio(path).shape == (expected,)
 
 
+# ---- the content of files
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_content_of_a_file_gives_what_the_file_gives(tmp_path, kind):
+    format, subtype, rate = KINDS[kind]
+    path = write(tmp_path / f"a.{kind}", noise(rate, 2), rate, subtype, format)
+    expected, content = load_audio(path), path.read_bytes()
+    with path.open("rb") as file, tempfile.SpooledTemporaryFile() as spooled:
+        spooled.write(content)
+        spooled.seek(0)
+        for source in (content, bytearray(content), memoryview(content), file, spooled):
+            np.testing.assert_array_equal(load_audio(source), expected)
+
+
+def test_a_file_object_is_read_from_its_position(tmp_path):
+    content = write(tmp_path / "a.wav", noise(1000)).read_bytes()
+    file = io.BytesIO(b"header" + content)
+    file.seek(6)
+    np.testing.assert_array_equal(load_audio(file), load_audio(tmp_path / "a.wav"))
+    with pytest.raises(InputError, match="the file object is empty"):
+        load_audio(file)
+
+
+def closed_file():
+    file = io.BytesIO(b"RIFF")
+    file.close()
+    return file
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        (b"", "the sound given as bytes is empty"),
+        (b"no sound" * 99, "the sound given as bytes cannot be read as audio"),
+        (io.StringIO("text"), "the file object has str and not bytes: open it in the mode 'rb'"),
+        (closed_file(), r"the file object cannot be read \(I/O operation on closed file"),
+        (None, "NoneType is not a sound file: give a path, bytes or a file object"),
+        (noise(5), "ndarray is not a sound file"),
+    ],
+)
+def test_content_that_cannot_be_read_is_refused(source, named):
+    with pytest.raises(InputError, match=f"^{named}") as caught:
+        load_audio(source)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unusable_file_object_is_named_by_its_path(tmp_path):
+    path = write(tmp_path / "a.wav", noise(1000))
+    with path.open() as text, pytest.raises(InputError, match=f"^{path} "):
+        load_audio(text)
+    path.write_bytes(path.read_bytes()[:-100])
+    with path.open("rb") as file, pytest.raises(InputError, match=f"^{path} is truncated"):
+        load_audio(file)
+
+
 # ---- truncated files
 
 
@@ -208,6 +266,19 @@ def test_an_mp3_with_a_tag_at_its_end_is_read(tmp_path):
 
 def test_a_missing_file_is_refused(tmp_path):
     assert "does not exist" in message_of(tmp_path / "none.wav")
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path):
+    assert "does not exist" in message_of(tmp_path / "a\0b")
+    with pytest.raises(
+        InputError, match=r"…' cannot be read \(File name too long\): give the path"
+    ):
+        load_audio("x" * 5000)
+
+
+def test_a_url_is_not_taken_for_a_misspelled_path():
+    with pytest.raises(InputError, match=r"a\.wav does not exist: download the file first"):
+        load_audio("https://example.org/a.wav")
 
 
 def test_a_folder_is_refused(tmp_path):
