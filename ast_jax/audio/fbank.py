@@ -11,11 +11,14 @@ import scipy  # imports scipy.fft and scipy.sparse, which are slow to import, on
 from jaxtyping import Float
 
 from ast_jax.audio.kaldi import LOG_FLOOR, frame_sizes, mel_bank, next_power_of_two, window
+from ast_jax.audio.waveform import check_mono, to_array
 from ast_jax.errors import InputError
 
 # Frames per block: their spectra fit into a core's L2 cache. A multiple of every SIMD width, but
 # no power of two, at which the rows of a block would compete for the same cache lines.
 BLOCK = 112
+
+LARGEST = 1e15  # the power spectrum of a larger sample overflows float32
 
 
 def fbank(
@@ -60,8 +63,8 @@ def fbank(
         floor.
 
     Raises:
-        InputError: the waveform is not of floats (samples,), not finite or shorter than a
-            frame, or an option is out of its range.
+        InputError: the waveform is not of floats (samples,), not finite, beyond 1e15 or shorter
+            than a frame, or an option is out of its range.
     """
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
@@ -119,11 +122,8 @@ def _check_waveform(
     waveform: npt.ArrayLike, frame_size: int, dtype: np.dtype
 ) -> Float[np.ndarray, " samples"]:
     """Returns the waveform as contiguous `dtype`; raises InputError if it cannot be used."""
-    samples = np.asarray(waveform)
-    if samples.ndim != 1:
-        raise InputError(
-            f"the waveform has shape {samples.shape}: give one channel of shape (samples,)"
-        )
+    samples = to_array(waveform)
+    check_mono(samples)
     if not np.issubdtype(samples.dtype, np.floating):
         raise InputError(
             f"the waveform is {samples.dtype}: give floats in [-1, 1]; divide 16-bit integers by "
@@ -136,6 +136,9 @@ def _check_waveform(
         )
     with np.errstate(over="ignore"):  # an overflow to infinity is reported below
         samples = np.ascontiguousarray(samples, dtype)
-    if not np.isfinite(samples).all():
+    peak = np.abs(samples).max()
+    if not np.isfinite(peak):
         raise InputError("the waveform holds NaN or infinite samples: repair it or leave it out")
+    if peak > LARGEST:
+        raise InputError(f"the waveform reaches {peak:.4g}: scale it to [-1, 1]")
     return samples

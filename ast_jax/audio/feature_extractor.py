@@ -3,17 +3,20 @@
 import difflib
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float, Float32
 
+from ast_jax.audio.batch_feature import BatchFeature, batch_feature
 from ast_jax.audio.fbank import fbank
-from ast_jax.errors import InputError
+from ast_jax.audio.waveform import check_mono, to_array
+from ast_jax.errors import InputError, nearest
 from ast_jax.io import read_json
 
 FILE_NAME = "preprocessor_config.json"
@@ -56,25 +59,66 @@ class ASTFeatureExtractor:
         """Raises InputError if a field has a wrong type or value."""
         _check_fields(asdict(self), "ASTFeatureExtractor")
 
+    @overload
     def __call__(
-        self, waveforms: npt.ArrayLike | Sequence[npt.ArrayLike], sampling_rate: int
-    ) -> Float32[np.ndarray, "batch max_length mel_bins"]:
+        self,
+        waveforms: Any,
+        sampling_rate: int | None = None,
+        return_tensors: None = None,
+        *,
+        padding: str | bool = ...,
+    ) -> Float32[np.ndarray, "batch max_length mel_bins"]: ...
+
+    @overload
+    def __call__(
+        self,
+        waveforms: Any,
+        sampling_rate: int | None,
+        return_tensors: str,
+        *,
+        padding: str | bool = ...,
+    ) -> BatchFeature: ...
+
+    def __call__(
+        self,
+        waveforms: npt.ArrayLike | Sequence[npt.ArrayLike],
+        sampling_rate: int | None = None,
+        return_tensors: str | None = None,
+        *,
+        padding: str | bool = "max_length",
+    ) -> Float32[np.ndarray, "batch max_length mel_bins"] | BatchFeature:
         """Computes the model input for one waveform or several.
 
         Args:
             waveforms: one waveform, (samples,) in [-1, 1]; a list of waveforms of any lengths;
-                or waveforms of one length, (batch, samples).
-            sampling_rate: of the waveforms, in Hz; must equal the extractor's.
+                or waveforms of one length, (batch, samples). Arrays of NumPy or JAX, or PyTorch
+                tensors.
+            sampling_rate: of the waveforms, in Hz; must equal the extractor's. None causes a
+                warning, as in Hugging Face's class.
+            return_tensors: "np", "jax" or "pt" for a dict with an array of that library; None for
+                a NumPy array.
+            padding: "max_length" or True: clips are always padded or cut to `max_length`.
 
         Returns:
-            The model input; one waveform makes a batch of one.
+            The model input, one waveform as a batch of one; with `return_tensors` a dict with the
+            entry and attribute `input_values`.
 
         Raises:
-            InputError: the sampling rates differ, or a waveform cannot be used.
+            InputError: the sampling rates differ, or a waveform or an argument cannot be used.
         """
-        if sampling_rate != self.sampling_rate:
+        if padding not in ("max_length", True):
             raise InputError(
-                f"the waveforms have a sampling rate of {sampling_rate} Hz and the model takes "
+                f"padding is {padding!r}: leave it out, as the model takes inputs of one length"
+            )
+        if sampling_rate is None:
+            warnings.warn(
+                f"sampling_rate is missing; the waveforms are taken to have {self.sampling_rate} "
+                f"Hz, and with another rate the result is wrong",
+                stacklevel=2,
+            )
+        elif sampling_rate != self.sampling_rate:
+            raise InputError(
+                f"the waveforms have a sampling rate of {sampling_rate!r} Hz and the model takes "
                 f"{self.sampling_rate} Hz: resample them, as load_audio(path, "
                 f"{self.sampling_rate}) does"
             )
@@ -86,7 +130,9 @@ class ASTFeatureExtractor:
             except InputError as error:
                 which = f"waveform {i} of {len(clips)} (from 0): " if len(clips) > 1 else ""
                 raise InputError(f"{which}{error}") from error
-        return inputs
+        if return_tensors is None:
+            return inputs
+        return batch_feature(inputs, return_tensors)
 
     def fill(
         self, inputs: Float32[np.ndarray, "max_length mel_bins"], waveform: npt.ArrayLike
@@ -167,15 +213,23 @@ class ASTFeatureExtractor:
         return cls(**known)
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str]) -> "ASTFeatureExtractor":
+    def from_pretrained(cls, path: str | os.PathLike[str], **changes: Any) -> "ASTFeatureExtractor":
         """Loads the extractor of a checkpoint, from `preprocessor_config.json` or our format.
 
         Args:
             path: the folder of a checkpoint or run, or the URL of one.
+            **changes: fields to change, such as `max_length=512`.
 
         Raises:
-            InputError: the file is missing or not JSON, or as for `from_dict`.
+            InputError: the file is missing or not JSON, there is no such field, or as for
+                `from_dict`.
         """
+        names = [field.name for field in fields(cls)]
+        for name in changes:
+            if name not in names:
+                raise InputError(
+                    f"'{name}' is no field of {cls.__name__}; did you mean {nearest(name, names)}?"
+                )
         file = Path(path) / FILE_NAME
         if not file.exists():
             # The one import against the layering: checkpoints depend on this class.
@@ -184,8 +238,8 @@ class ASTFeatureExtractor:
             path = fetch_checkpoint(path)
             file = path / FILE_NAME
             if folder := find_checkpoint(path):
-                return load_checkpoint(folder).feature_extractor
-        return cls.from_dict(read_json(file), str(file))
+                return replace(load_checkpoint(folder).feature_extractor, **changes)
+        return replace(cls.from_dict(read_json(file), str(file)), **changes)
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Writes `preprocessor_config.json`, which Hugging Face's class reads too, to a folder.
@@ -222,22 +276,18 @@ def pad_or_cut(
 
 def _as_clips(waveforms: npt.ArrayLike | Sequence[npt.ArrayLike]) -> list[np.ndarray]:
     """Returns the waveforms, in any form that the extractor accepts, as a list of arrays."""
-    is_list = isinstance(waveforms, list | tuple)
-    if is_list and not waveforms:
-        raise InputError("there are no waveforms: give at least one")
-    try:
-        if is_list and np.ndim(waveforms[0]):  # type: ignore[index]
-            return [np.asarray(waveform) for waveform in waveforms]  # type: ignore[union-attr]
-        array = np.asarray(waveforms)
-    except ValueError as error:
-        raise InputError(
-            "the waveforms have no regular shape: give (samples,), (batch, samples) or a list of "
-            "(samples,)"
-        ) from error
+    if isinstance(waveforms, list | tuple):
+        if not waveforms:
+            raise InputError("there are no waveforms: give at least one")
+        if isinstance(waveforms[0], list | tuple) or getattr(waveforms[0], "ndim", None):
+            return [to_array(waveform) for waveform in waveforms]
+    array = to_array(waveforms)
+    if array.ndim == 2 and len(array) > array.shape[1] in (1, 2):
+        check_mono(array)  # (samples, channels)
     if array.ndim not in (1, 2) or not len(array):
         raise InputError(
-            f"the waveforms have shape {array.shape}: give (samples,), (batch, samples) or a list "
-            "of (samples,)"
+            f"the waveforms ({type(waveforms).__name__}) have shape {array.shape}: give "
+            "(samples,), (batch, samples) or a list of (samples,)"
         )
     return [array] if array.ndim == 1 else list(array)
 

@@ -1,0 +1,99 @@
+"""Converts arrays and tensors of any library to waveforms."""
+
+import numbers
+import warnings
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from ast_jax.audio.pcm import FULL_SCALE, to_float
+from ast_jax.errors import InputError
+
+SAMPLING_RATES = (1000, 1_000_000)  # of arrays, in Hz; others are mistakes
+LOUDEST = 100  # floats beyond it are taken for integers that were not divided by their full scale
+
+
+def to_array(waveform: Any) -> np.ndarray:
+    """Returns an array or a tensor of any library as a NumPy array; bfloat16 becomes float32.
+
+    Raises:
+        InputError: it is not an array of one shape.
+    """
+    try:
+        if hasattr(waveform, "detach"):  # a PyTorch tensor; NumPy has no bfloat16
+            waveform = waveform.detach().cpu()
+            waveform = (waveform.float() if waveform.is_floating_point() else waveform).numpy()
+        array = np.asarray(waveform)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"the waveform, a {type(waveform).__name__}, cannot become an array of shape "
+            f"(samples,): give a NumPy array"
+        ) from error
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def check_mono(array: np.ndarray) -> None:
+    """Raises `InputError` unless the shape is (samples,); names stereo as such."""
+    if array.ndim == 1:
+        return
+    if array.ndim == 2 and min(array.shape) == 2 < max(array.shape):
+        axis = array.shape.index(2)
+        scale = f" / {FULL_SCALE}" if array.dtype == np.int16 else ""
+        raise InputError(
+            f"the waveform has shape {array.shape}, which looks like stereo: average the channels "
+            f"with waveform.mean(axis={axis}){scale}"
+        )
+    raise InputError(f"the waveform has shape {array.shape}: give one channel of shape (samples,)")
+
+
+def to_waveform(waveform: Any) -> Float32[np.ndarray, " samples"]:
+    """Returns float32 (samples,) of an array or tensor of any library with one channel.
+
+    Args:
+        waveform: floats in [-1, 1], or int16 with a full scale of 32768; (samples,), or with an
+            axis of length 1 for the channel. Floats beyond 100 cause a warning.
+
+    Raises:
+        InputError: it has another shape or type, or no samples.
+    """
+    array = to_array(waveform)
+    if array.ndim == 2 and 1 in array.shape and array.size > 1:
+        array = array.reshape(-1)
+    check_mono(array)
+    if not len(array):
+        raise InputError("the waveform is empty: leave it out")
+    if array.dtype != np.int16 and not np.issubdtype(array.dtype, np.floating):
+        raise InputError(
+            f"the waveform is {array.dtype}: give floats in [-1, 1], or int16 with a full scale of "
+            f"{FULL_SCALE}"
+        )
+    with np.errstate(over="ignore"):  # an overflow to infinity is reported below
+        samples = to_float(array if array.dtype == np.int16 else array.astype(np.float32))
+    peak = np.abs(samples).max()
+    if not np.isfinite(peak):
+        raise InputError("the waveform holds NaN or infinite samples: repair it or leave it out")
+    if peak > LOUDEST:
+        warnings.warn(
+            f"the waveform reaches {peak:.6g}, and floats are expected in [-1, 1]: divide 16-bit "
+            f"samples by {FULL_SCALE}",
+            stacklevel=2,
+        )
+    return samples
+
+
+def check_sampling_rate(rate: Any) -> int:
+    """Returns the sampling rate of an array as an int.
+
+    Raises:
+        InputError: it is missing, not a whole number or out of range.
+    """
+    if rate is None:
+        raise InputError("sampling_rate is missing; give the waveform's, in Hz")
+    low, high = SAMPLING_RATES
+    is_number = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
+    if not (is_number and low <= rate <= high and rate == int(rate)):
+        raise InputError(
+            f"sampling_rate is {rate!r}; give a whole number of Hz from {low} to {high}"
+        )
+    return int(rate)
