@@ -1,5 +1,6 @@
 """Finds and reads a checkpoint of any kind by its path."""
 
+import difflib
 import os
 import re
 from collections.abc import Collection
@@ -13,6 +14,7 @@ from ast_jax.errors import InputError
 from ast_jax.storage import fetch, is_remote, list_files, normalize
 
 LAST_FILE = "_CHECKPOINT_METADATA"  # of a checkpoint: Orbax's, at its top
+WEIGHT_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".safetensors"}
 
 
 def read_checkpoint(
@@ -95,11 +97,26 @@ def complete_names(listing: Collection[str]) -> list[str]:
 
 
 def missing_checkpoint(path: Path) -> InputError:
-    """Returns the error for a path that does not exist, which may be a model's name on a hub."""
+    """Returns the error for a path that does not exist: misspelled, or a model's name on a hub."""
     hint = "give the path of a checkpoint"
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+    is_hub_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)) and not path.parent.exists()
+    if similar := _similar_path(path):
+        hint = f"did you mean {similar}?"
+    elif is_hub_name and path.suffix not in WEIGHT_SUFFIXES:
         hint += f", or download this one first: hf download {path} --local-dir {path.name}"
     return InputError(f"{path}: no such file or folder; {hint}")
+
+
+def _similar_path(path: Path) -> Path | None:
+    """Returns the existing path that differs from a missing one by a misspelled part, or None."""
+    folder = next(parent for parent in path.parents if parent.exists())
+    missing, *rest = path.relative_to(folder).parts
+    try:
+        close = difflib.get_close_matches(missing, os.listdir(folder), 1)
+    except OSError:  # a file, or not readable
+        return None
+    similar = folder.joinpath(*close, *rest)
+    return similar if close and similar.exists() else None
 
 
 def find_checkpoint(path: Path) -> Path | None:

@@ -110,6 +110,32 @@ def test_a_missing_path_is_refused(tmp_path):
         read_checkpoint(tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    ("missing", "hint"),
+    [
+        ("runs/dmeo", "did you mean runs/demo?"),
+        ("rums/demo", "did you mean runs/demo?"),
+        ("run", "did you mean runs?"),
+        ("runs/other", "give the path of a checkpoint"),
+        ("other/demo.pth", "give the path of a checkpoint"),
+        ("../xyz", "give the path of a checkpoint"),
+        ("runs/demo/config.json/x", "give the path of a checkpoint"),
+        (
+            "MIT/ast-0.4593",
+            "give the path of a checkpoint, or download this one first: hf download "
+            "MIT/ast-0.4593 --local-dir ast-0.4593",
+        ),
+    ],
+)
+def test_a_misspelled_path_is_told_from_a_name_on_a_hub(tmp_path, monkeypatch, missing, hint):
+    (tmp_path / "here" / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "here" / "runs" / "demo" / "config.json").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(InputError) as caught:
+        read_checkpoint(missing)
+    assert str(caught.value) == f"{missing}: no such file or folder; {hint}"
+
+
 # ---- heads and labels
 
 
