@@ -63,8 +63,8 @@ class ASTConfig:
         id2label: class names by index, or None for LABEL_0, LABEL_1, …
         problem_type: 'multi_label_classification' (sigmoid) or 'single_label_classification'
             (softmax): how logits become probabilities.
-        dtype: dtype the encoder computes in, 'float32' or 'bfloat16'. Parameters and logits are
-            float32 in both.
+        dtype: dtype the encoder computes in, 'float32' or 'bfloat16', or a dtype object of that
+            name, which becomes the name. Parameters and logits are float32 in both.
     """
 
     hidden_size: Count = 768
@@ -86,6 +86,12 @@ class ASTConfig:
         "single_label_classification"
     )
     dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        """Replaces a dtype of NumPy, JAX or PyTorch by its name."""
+        if not isinstance(self.dtype, str | None):
+            name = getattr(self.dtype, "name", getattr(self.dtype, "__name__", self.dtype))
+            self.dtype = str(name).removeprefix("torch.")
 
     @classmethod
     def from_size(cls, size: str, **changes: Any) -> Self:
