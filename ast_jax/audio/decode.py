@@ -47,7 +47,7 @@ def load_audio(
         raise InputError(f"sampling_rate is {sampling_rate}: give a positive whole number of Hz")
     file: Path | io.BytesIO
     if isinstance(path, str | os.PathLike):
-        file = Path(path)
+        file = Path(os.fsdecode(path))
         name, size = str(file), _file_size(file)
     else:
         name, content = _read_content(path)

@@ -39,7 +39,7 @@ def check_mono(array: np.ndarray) -> None:
         return
     if array.ndim == 2 and min(array.shape) == 2 < max(array.shape):
         axis = array.shape.index(2)
-        scale = f" / {FULL_SCALE}" if array.dtype == np.int16 else ""
+        scale = f" / {FULL_SCALE}" if np.issubdtype(array.dtype, np.int16) else ""
         raise InputError(
             f"the waveform has shape {array.shape}, which looks like stereo: average the channels "
             f"with waveform.mean(axis={axis}){scale}"
@@ -63,13 +63,14 @@ def to_waveform(waveform: Any) -> Float32[np.ndarray, " samples"]:
     check_mono(array)
     if not len(array):
         raise InputError("the waveform is empty: leave it out")
-    if array.dtype != np.int16 and not np.issubdtype(array.dtype, np.floating):
+    is_int16 = np.issubdtype(array.dtype, np.int16)  # of either byte order
+    if not is_int16 and not np.issubdtype(array.dtype, np.floating):
         raise InputError(
             f"the waveform is {array.dtype}: give floats in [-1, 1], or int16 with a full scale of "
             f"{FULL_SCALE}"
         )
     with np.errstate(over="ignore"):  # an overflow to infinity is reported below
-        samples = to_float(array if array.dtype == np.int16 else array.astype(np.float32))
+        samples = to_float(array.astype(np.int16 if is_int16 else np.float32))
     peak = np.abs(samples).max()
     if not np.isfinite(peak):
         raise InputError("the waveform holds NaN or infinite samples: repair it or leave it out")

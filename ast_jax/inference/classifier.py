@@ -1,6 +1,9 @@
 """The classifier: a sound in, labels out."""
 
 import math
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from flax import nnx
+from jaxtyping import Float32
 
 from ast_jax.audio import fbank_jax
 from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.checkpoint.load import read_checkpoint
-from ast_jax.errors import InputError
+from ast_jax.errors import InputError, quoted
+from ast_jax.inference.inputs import is_batch, name_of, read_sound
 from ast_jax.models.ast import ASTForAudioClassification, round_kernels
+
+FUNCTIONS = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid, "none": lambda logits: logits}
+
+LARGEST_COUNT = 2**31 - 1
+
+Labels = list[dict[str, Any]]  # of one sound: {"label": name, "score": number}, best first
 
 
 class AudioClassifier:
@@ -35,23 +46,23 @@ class AudioClassifier:
         self.model = ASTForAudioClassification.from_params(checkpoint.config, params)
         graphdef, self._params = nnx.split(self.model)
         multi_label = self.config.problem_type == "multi_label_classification"
+        self._default_function = "sigmoid" if multi_label else "softmax"
+
+        @partial(jax.jit, static_argnames="function")
+        def apply_model(params: nnx.State, input_values: jax.Array, function: str) -> jax.Array:
+            return FUNCTIONS[function](nnx.merge(graphdef, params)(input_values))
 
         @jax.jit
-        def probabilities(params: nnx.State, input_values: jax.Array) -> jax.Array:
-            logits = nnx.merge(graphdef, params)(input_values)
-            return jax.nn.sigmoid(logits) if multi_label else jax.nn.softmax(logits)
-
-        @jax.jit
-        def probabilities_of_waveforms(
+        def apply_to_waveforms(
             params: nnx.State, waveforms: jax.Array, lengths: jax.Array | None
         ) -> jax.Array:
             if lengths is None:
                 lengths = jnp.full(waveforms.shape[:1], math.prod(waveforms.shape[1:]))
             log_mels = fbank_jax.input_values(waveforms, lengths, self.feature_extractor)
-            return probabilities(params, log_mels)
+            return apply_model(params, log_mels, self._default_function)
 
-        self._probabilities = probabilities
-        self._probabilities_of_waveforms = probabilities_of_waveforms
+        self._apply_model = apply_model
+        self._apply_to_waveforms = apply_to_waveforms
 
     @property
     def seconds(self) -> float:
@@ -59,51 +70,128 @@ class AudioClassifier:
         return self.feature_extractor.max_length / 100
 
     def __call__(
-        self, audio: str | Path | np.ndarray, top_k: int = 5, sampling_rate: int | None = None
-    ) -> list[dict[str, Any]]:
-        """Returns the most probable labels of a sound, best first.
+        self,
+        audio: Any,
+        top_k: int | None = 5,
+        sampling_rate: int | None = None,
+        *,
+        function_to_apply: str | None = None,
+        batch_size: int = 1,
+    ) -> Any:
+        """Returns the most probable labels of a sound or of several, best first.
 
         Args:
-            audio: a sound file of any sampling rate, or a waveform (samples,) in [-1, 1].
-            top_k: the number of labels.
-            sampling_rate: the waveform's, in Hz; not used for a file.
+            audio: a sound or a list of sounds of any kinds and lengths. A sound is a sound file:
+                its path, its content as bytes, or a file object; or a waveform (samples,) with
+                its sampling rate: an array of NumPy or JAX or a PyTorch tensor, of floats in
+                [-1, 1] or int16; or a dict with "array" or "raw" and "sampling_rate", or with
+                "bytes" or "path", as in an Audio column of `datasets`. All are resampled to the
+                model's rate.
+            top_k: the number of labels; None for all.
+            sampling_rate: of arrays without their own, in Hz.
+            function_to_apply: what makes scores of logits: "softmax", "sigmoid" or "none"; by
+                default sigmoid for multi-label models (AudioSet), else softmax.
+            batch_size: the number of sounds that the device computes at once.
 
         Returns:
-            One `{"label": name, "score": probability}` per label. Probabilities are softmax, or
-            sigmoid for multi-label models (AudioSet).
+            One `{"label": name, "score": probability}` per label; for a list of sounds a list of
+            such lists. An iterator, such as a generator, is read while the result is: the result
+            is an iterator of such lists.
 
         Raises:
-            InputError: the sound cannot be used.
+            InputError: a sound or an argument cannot be used; the message names the sound's index
+                in a list, and its path.
         """
-        if top_k < 1:
-            raise InputError(f"top_k is {top_k}; it must be at least 1")
-        if isinstance(audio, str | Path):
-            # Imported here, as classifying waveforms does not need the libraries that read files.
-            from ast_jax.audio.decode import load_audio
+        if not is_batch(audio):
+            inputs: Iterable[np.ndarray] = [self.preprocess(audio, sampling_rate)]
+            return next(self.classify_inputs(inputs, top_k, function_to_apply, batch_size))
+        inputs = self._preprocess_each(audio, sampling_rate)
+        results = self.classify_inputs(inputs, top_k, function_to_apply, batch_size)
+        return results if isinstance(audio, Iterator) else list(results)
 
-            audio = load_audio(audio, self.feature_extractor.sampling_rate)
-            sampling_rate = self.feature_extractor.sampling_rate
-        elif sampling_rate is None:
-            raise InputError("sampling_rate is missing; give the waveform's, in Hz")
-        elif np.ndim(audio) != 1:
+    def preprocess(
+        self, sound: Any, sampling_rate: int | None = None
+    ) -> Float32[np.ndarray, "max_length mel_bins"]:
+        """Returns the model's input for one sound; arguments and errors are those of a call."""
+        extractor = self.feature_extractor
+        name = name_of(sound)
+        inputs = np.empty((extractor.max_length, extractor.num_mel_bins), np.float32)
+        try:
+            extractor.fill(inputs, read_sound(sound, sampling_rate, extractor.sampling_rate))
+        except InputError as error:
+            if not name or name in str(error) or quoted(name) in str(error):
+                raise
+            raise InputError(f"{name}: {error}") from error
+        return inputs
+
+    def _preprocess_each(
+        self, sounds: Iterable[Any], sampling_rate: int | None
+    ) -> Iterator[np.ndarray]:
+        for i, sound in enumerate(sounds):
+            try:
+                inputs = self.preprocess(sound, sampling_rate)
+            except InputError as error:
+                raise InputError(f"input {i} (from 0): {error}") from error
+            yield inputs
+
+    def classify_inputs(
+        self,
+        inputs: Iterable[np.ndarray],
+        top_k: int | None = 5,
+        function_to_apply: str | None = None,
+        batch_size: int = 1,
+    ) -> Iterator[Labels]:
+        """Yields the labels of each of several model inputs, see `preprocess`.
+
+        Inputs are read in batches as the results are. The last batch is padded, so that the model
+        is compiled for one shape.
+
+        Args:
+            inputs: (max_length, num_mel_bins) each.
+            top_k: as for a call.
+            function_to_apply: as for a call.
+            batch_size: as for a call.
+
+        Raises:
+            InputError: an argument cannot be used, or the model's output is not finite.
+        """
+        _check_count("batch_size", batch_size)
+        if top_k is not None:
+            _check_count("top_k", top_k)
+        function = self._default_function if function_to_apply is None else function_to_apply
+        if not isinstance(function, str) or function not in FUNCTIONS:
             raise InputError(
-                f"the waveform has shape {np.shape(audio)}; give one channel of shape (samples,)"
+                f"function_to_apply is {function!r}; give one of {', '.join(FUNCTIONS)}"
             )
-        input_values = self.feature_extractor(audio, sampling_rate)
-        probabilities = np.asarray(self.probabilities(input_values))[0]
-        if not np.isfinite(probabilities).all():
+        return self._classify(iter(inputs), top_k, function, batch_size)
+
+    def _classify(
+        self, inputs: Iterator[np.ndarray], top_k: int | None, function: str, batch_size: int
+    ) -> Iterator[Labels]:
+        size = 0
+        while batch := list(islice(inputs, batch_size)):
+            size = size or len(batch)  # all sounds may be fewer than a batch
+            padded = np.zeros((size, *batch[0].shape), np.float32)
+            padded[: len(batch)] = batch
+            for scores in np.asarray(self._apply_model(self._params, padded, function))[
+                : len(batch)
+            ]:
+                yield self._best(scores, top_k)
+
+    def _best(self, scores: Float32[np.ndarray, " classes"], top_k: int | None) -> Labels:
+        if not np.isfinite(scores).all():
             raise InputError(
                 "the model's output is not finite, so the checkpoint must be damaged; use another"
             )
-        best = np.argsort(-probabilities, kind="stable")[:top_k]
-        return [{"label": self.labels[i], "score": float(probabilities[i])} for i in best]
+        best = np.argsort(-scores, kind="stable")[:top_k]
+        return [{"label": self.labels[i], "score": float(scores[i])} for i in best]
 
     def probabilities(self, input_values: npt.ArrayLike) -> jax.Array:
         """Computes (batch, max_length, num_mel_bins) → (batch, num_labels) on the device.
 
         Returns before the computation ends; `np.asarray` of the result waits for it.
         """
-        return self._probabilities(self._params, jnp.asarray(input_values))
+        return self._apply_model(self._params, jnp.asarray(input_values), self._default_function)
 
     def probabilities_of_waveforms(
         self, waveforms: npt.ArrayLike, lengths: npt.ArrayLike | None = None
@@ -129,7 +217,7 @@ class AudioClassifier:
                     f"lengths have shape {lengths.shape} and the waveforms {waveforms.shape}; give "
                     f"one length per clip"
                 )
-        return self._probabilities_of_waveforms(self._params, waveforms, lengths)
+        return self._apply_to_waveforms(self._params, waveforms, lengths)
 
 
 def load(path: str | Path, **changes: Any) -> AudioClassifier:
@@ -146,5 +234,13 @@ def load(path: str | Path, **changes: Any) -> AudioClassifier:
         >>> classifier = ast_jax.load("runs/demo")
         >>> classifier("dog.wav", top_k=2)
         [{'label': 'Dog', 'score': 0.87}, {'label': 'Bark', 'score': 0.71}]
+        >>> classifier(["dog.wav", {"array": waveform, "sampling_rate": 44100}], top_k=1)
+        [[{'label': 'Dog', 'score': 0.87}], [{'label': 'Rain', 'score': 0.64}]]
     """
     return AudioClassifier(read_checkpoint(path, **changes))
+
+
+def _check_count(name: str, value: Any) -> None:
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_integer or not 1 <= value <= LARGEST_COUNT:
+        raise InputError(f"{name} is {value!r}; give a whole number from 1 to {LARGEST_COUNT}")

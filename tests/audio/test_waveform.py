@@ -38,7 +38,8 @@ def test_tensors_of_pytorch_become_float32():
 
 def test_16_bit_integers_are_scaled():
     integers = np.array([-32768, -1, 0, 16384, 32767], np.int16)
-    np.testing.assert_array_equal(to_waveform(integers), (integers / 32768).astype(np.float32))
+    for same in (integers, integers.astype(">i2")):
+        np.testing.assert_array_equal(to_waveform(same), (integers / 32768).astype(np.float32))
 
 
 def test_floats_that_look_like_integers_cause_a_warning():

@@ -269,7 +269,7 @@ def test_a_waveform_classifier_is_one_bfloat16_program_that_calls_cudnn(gpu):
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), param_shapes(model))
     classifier = AudioClassifier(Checkpoint(model, extractor, params))
     waveforms = np.zeros((4, 400 + 63 * 160), np.int16)
-    function = classifier._probabilities_of_waveforms.trace(classifier._params, waveforms, None)
+    function = classifier._apply_to_waveforms.trace(classifier._params, waveforms, None)
     assert on_host(function) == set()
     assert calls(for_cuda(function)) == ["__cudnn$fmhaSoftmax"]
     # The frontend's three products and the classifier's product.
