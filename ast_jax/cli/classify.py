@@ -1,14 +1,36 @@
 """`ast-jax classify`: labels sound files."""
 
+import csv
 import json as json_module
+import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import tee
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ast_jax.cli.command import Dtype, Positive, complain, dtype_change, print_escaped
+from ast_jax.cli.command import (
+    CORES,
+    Dtype,
+    Positive,
+    complain,
+    dtype_change,
+    naming,
+    print_escaped,
+)
+from ast_jax.cli.sound_files import find_sounds, read_inputs
 from ast_jax.errors import InputError
+from ast_jax.io import check_free
+from ast_jax.storage import check_local
+
+if TYPE_CHECKING:
+    from ast_jax.inference.classifier import AudioClassifier
+
+Labels = list[dict[str, Any]]  # of one file, see AudioClassifier
+Write = Callable[[str, Labels], None]
 
 
 def classify(
@@ -16,53 +38,103 @@ def classify(
     *,
     checkpoint: str,
     top_k: Positive = 5,
+    batch_size: Positive = 1,
     dtype: Dtype = None,
+    output: str = "",
     json: bool = False,
 ) -> int:
     """Label sound files.
 
     Args:
-        files: any sound files
+        files: sound files, folders to read recursively, or - for a sound file on standard input
         checkpoint: a checkpoint or run folder, a Hugging Face folder, a .safetensors or a .pth
         top_k: number of labels per file
+        batch_size: files that the device computes at once
         dtype: precision of the encoder; bfloat16 is faster on GPUs and TPUs (the checkpoint's)
+        output: a new .csv or .jsonl (JSON Lines) to write each file's labels to as they are found
         json: print JSON
     """
-    from ast_jax.audio.decode import load_audio
+    if not files:
+        raise InputError("no sound files are given; name files, folders or -")
+    if output:
+        _check_output(output)
+        if json:
+            raise InputError(f"--json prints what --output writes to {output}; leave one out")
+    classifier = _load(checkpoint, dtype)
+    sounds, status = _expand(files)
+    unusable: list[str] = []
+    pairs, same_pairs = tee(read_inputs(sounds, classifier, CORES + batch_size, unusable))
+    inputs = (values for _, values in pairs)
+    results = classifier.classify_inputs(inputs, top_k, batch_size=batch_size)
+    named = ((file, labels) for (file, _), labels in zip(same_pairs, results, strict=True))
+    if output:
+        with naming(output), _open_output(output) as write:
+            for file, labels in named:
+                write(file, labels)
+        print_escaped(f"wrote the labels of {len(sounds) - len(unusable)} files to {output}")
+    elif json:
+        found = [{"file": file, "labels": labels} for file, labels in named]
+        print(json_module.dumps(found, indent=2), flush=True)
+    else:
+        for file, labels in named:
+            print_escaped(file)
+            for label in labels:
+                print_escaped(f"  {label['score']:6.1%}  {label['label']}")
+    return 1 if unusable else status
+
+
+def _load(checkpoint: str, dtype: Dtype) -> "AudioClassifier":
+    """Loads the classifier, and prints what was assumed of the checkpoint."""
     from ast_jax.checkpoint.load import read_checkpoint
     from ast_jax.cli.compilation_cache import enable_compilation_cache
     from ast_jax.inference.classifier import AudioClassifier
 
     enable_compilation_cache()
-    path = checkpoint
     guesses: list[str] = []
-    classifier = AudioClassifier(read_checkpoint(path, guesses=guesses, **dtype_change(dtype)))
+    classifier = AudioClassifier(
+        read_checkpoint(checkpoint, guesses=guesses, **dtype_change(dtype))
+    )
     for guess in guesses:
-        print(f"note: {path}: {guess}", file=sys.stderr)
-    rate = classifier.feature_extractor.sampling_rate
-    status, results = 0, []
+        print(f"note: {checkpoint}: {guess}", file=sys.stderr)
+    return classifier
+
+
+def _expand(files: tuple[str, ...]) -> tuple[list[str], int]:
+    """Returns the files with folders replaced by the sounds in them, and the exit status so far."""
+    sounds, status = [], 0
     for file in files:
         try:
-            waveform = load_audio(file, rate)
-            labels = classifier(waveform, top_k=top_k, sampling_rate=rate)
+            sounds += find_sounds(file) if os.path.isdir(file) else [file]
         except InputError as error:
-            message = str(error)
-            # The decoder names the file, the feature extractor does not.
-            named = message.startswith(str(Path(file)))
-            status = complain("ast-jax", message if named else f"{file}: {message}")
-            continue
-        if len(waveform) > classifier.seconds * rate * 1.05:
-            print(
-                f"note: {file} lasts {len(waveform) / rate:.1f} s; the model uses the first "
-                f"{classifier.seconds:.1f} s",
-                file=sys.stderr,
-            )
-        if json:
-            results.append({"file": file, "labels": labels})
+            status = complain("ast-jax", str(error))
+    return sounds, status
+
+
+def _check_output(output: str) -> None:
+    check_local(output)
+    check_free(Path(output))
+    if Path(output).suffix.lower() not in (".csv", ".jsonl"):
+        raise InputError(f"{output}: ends in neither .csv nor .jsonl; choose one of them")
+
+
+@contextmanager
+def _open_output(output: str) -> Iterator[Write]:
+    """Creates the output, and yields the function that writes a file's labels to it."""
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    # Names of files may be no valid UTF-8.
+    with open(output, "x", encoding="utf-8", errors="surrogateescape", newline="") as target:
+        table = csv.writer(target, lineterminator="\n")
+
+        def write_csv(file: str, labels: Labels) -> None:
+            table.writerows((file, label["label"], label["score"]) for label in labels)
+            target.flush()
+
+        def write_json(file: str, labels: Labels) -> None:
+            target.write(json_module.dumps({"file": file, "labels": labels}) + "\n")
+            target.flush()
+
+        if Path(output).suffix.lower() == ".csv":
+            table.writerow(("file", "label", "score"))
+            yield write_csv
         else:
-            print_escaped(file)
-            for label in labels:
-                print_escaped(f"  {label['score']:6.1%}  {label['label']}")
-    if json:
-        print(json_module.dumps(results, indent=2), flush=True)
-    return status
+            yield write_json

@@ -1,3 +1,5 @@
+import csv
+import io
 import json
 import os
 import re
@@ -76,7 +78,155 @@ def test_a_clip_longer_than_the_models_input_gets_a_note(capsys, checkpoint, tmp
     )
 
 
+# ---- folders, standard input, files of results
+
+
+def test_folders_are_read_recursively_in_the_order_of_names(capsys, checkpoint, tmp_path):
+    folder = tmp_path / "sounds"
+    for name in ("b.wav", "a/2.flac", "a/1.WAV", "c/d/e.ogg", ".hidden/x.wav", "a/.1.wav"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        kind = "OGG" if name.endswith("ogg") else "FLAC" if name.endswith("flac") else "WAV"
+        soundfile.write(folder / name, 0.1 * np.ones(16000), 16000, format=kind)
+    for name in ("a/notes.txt", "list.TXT", "c/d/labels.csv", "README"):
+        (folder / name).touch()
+    (folder / "c" / "loop").symlink_to(folder)
+    assert classify(folder, folder / "b.wav", "--checkpoint", checkpoint / "ours", "--json") == 0
+    printed = capsys.readouterr()
+    names = ["a/1.WAV", "a/2.flac", "b.wav", "c/d/e.ogg", "b.wav"]
+    assert [result["file"] for result in json.loads(printed.out)] == [
+        str(folder / name) for name in names
+    ]
+    assert printed.err == (
+        f"note: {folder}: passed over files that are no sound files: 2 .txt, 1 without suffix, "
+        f"1 .csv\n"
+    )
+
+
+def test_a_folder_without_sounds_does_not_stop_the_rest(capsys, checkpoint, sounds, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "x.txt").touch()
+    assert classify(tmp_path / "empty", sounds[0], "--checkpoint", checkpoint / "ours") == 1
+    printed = capsys.readouterr()
+    assert printed.out.startswith(sounds[0])
+    assert printed.err == (
+        f"ast-jax: {tmp_path / 'empty'}: has no sound files; passed over files that are no "
+        f"sound files: 1 .txt\n"
+    )
+
+
+class Stdin:
+    def __init__(self, content, is_terminal=False):
+        self.buffer = io.BytesIO(content)
+        self.isatty = lambda: is_terminal
+
+
+def test_a_dash_reads_a_sound_file_from_standard_input(capsys, checkpoint, sounds, monkeypatch):
+    monkeypatch.setattr("sys.stdin", Stdin(Path(sounds[1]).read_bytes()))
+    assert classify("-", "--checkpoint", checkpoint / "ours", "--json") == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results == [{"file": "-", "labels": ast_jax.load(checkpoint / "ours")(sounds[1])}]
+
+
+@pytest.mark.parametrize(
+    ("stdin", "complaint"),
+    [
+        (Stdin(b""), "-: standard input is empty; pipe a sound file into it"),
+        (Stdin(b"", True), "-: standard input is a terminal; pipe a sound file into it"),
+        (None, "-: standard input is a terminal; pipe a sound file into it"),
+        (Stdin(b"no sound"), "-: the sound given as bytes cannot be read as audio"),
+    ],
+)
+def test_unusable_standard_input_is_refused(refused, checkpoint, monkeypatch, stdin, complaint):
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert refused("-", "--checkpoint", checkpoint / "ours").startswith(complaint)
+
+
+def test_labels_do_not_depend_on_the_batch_size(capsys, checkpoint, sounds, tmp_path):
+    write_bad_sounds(tmp_path)
+    files = [*sounds, tmp_path / "cut.wav", *sounds, tmp_path / "short.wav", tmp_path / "good.wav"]
+    printed = []
+    for size in (1, 2, 100):
+        options = ("--checkpoint", checkpoint / "ours", "--json", "--batch-size", size)
+        assert classify(*files, *options) == 1
+        printed.append(json.loads(capsys.readouterr().out))
+    names = [str(file) for file in (*sounds, *sounds, tmp_path / "good.wav")]
+    for results in printed:
+        assert [result["file"] for result in results] == names
+        for found, expected in zip(results, printed[0], strict=True):
+            for label, other in zip(found["labels"], expected["labels"], strict=True):
+                assert label["label"] == other["label"]
+                assert label["score"] == pytest.approx(other["score"], rel=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_output_holds_the_labels_of_every_file(capsys, checkpoint, sounds, tmp_path, suffix):
+    output = tmp_path / "new" / f"labels{suffix}"
+    write_bad_sounds(tmp_path)
+    files = [sounds[0], tmp_path / "cut.wav", sounds[1]]
+    options = ("--checkpoint", checkpoint / "ours", "--top-k", 2, "--output", output)
+    assert classify(*files, *options) == 1
+    printed = capsys.readouterr()
+    assert printed.out == f"wrote the labels of 2 files to {output}\n"
+    assert "cut.wav is truncated" in printed.err
+    classifier = ast_jax.load(checkpoint / "ours")
+    expected = [{"file": sound, "labels": classifier(sound, top_k=2)} for sound in sounds]
+    text = output.read_text(encoding="utf-8")
+    if suffix == ".jsonl":
+        assert [json.loads(line) for line in text.splitlines()] == expected
+    else:
+        assert list(csv.DictReader(io.StringIO(text))) == [
+            {"file": one["file"], "label": label["label"], "score": str(label["score"])}
+            for one in expected
+            for label in one["labels"]
+        ]
+
+
+def test_output_holds_what_was_finished_before_an_interruption(
+    checkpoint, sounds, tmp_path, monkeypatch
+):
+    output = tmp_path / "labels.jsonl"
+    lines = []
+
+    def interrupt(*arguments):
+        lines.extend(output.read_text().splitlines())
+        raise KeyboardInterrupt
+
+    long = tmp_path / "long.wav"
+    soundfile.write(long, 0.1 * np.ones(48000), 16000)
+    monkeypatch.setattr("ast_jax.cli.sound_files.note_length", interrupt)
+    options = ("--checkpoint", checkpoint / "ours", "--output", output)
+    assert classify(*sounds, long, sounds[0], *options) == 130
+    assert len(lines) == 2
+    assert output.read_text().splitlines() == lines
+
+
+def test_an_output_that_cannot_be_written_is_refused(refused, sounds, tmp_path):
+    for name, complaint in [
+        ("a.wav", "exists already; choose another output or remove it first"),
+        ("labels.txt", "ends in neither .csv nor .jsonl; choose one of them"),
+    ]:
+        message = refused(*sounds, "--checkpoint", "none", "--output", tmp_path / name)
+        assert message == f"{tmp_path / name}: {complaint}"
+    message = refused(*sounds, "--checkpoint", "none", "--output", "x.csv", "--json")
+    assert message == "--json prints what --output writes to x.csv; leave one out"
+
+
+def test_a_full_disk_is_reported_with_the_outputs_name(refused, checkpoint, sounds, tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    output = tmp_path / "labels.csv"
+    with open("/dev/full", "w") as full, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ast_jax.cli.classify.open", lambda *a, **k: full, raising=False)
+        message = refused(*sounds, "--checkpoint", checkpoint / "ours", "--output", output)
+    assert message == f"{output}: No space left on device"
+
+
 # ---- invalid sounds
+
+
+def test_no_files_are_refused(refused):
+    message = refused("--checkpoint", "none")
+    assert message == "no sound files are given; name files, folders or -"
 
 
 def write_bad_sounds(folder):
@@ -99,7 +249,7 @@ BAD_SOUNDS = {
     "nan.wav": "NaN or infinite samples",
     "silent.wav": "holds no samples",
     "short.wav": "399 samples and a frame takes 400",
-    "folder.wav": "is a folder",
+    "folder.wav": "has no sound files; passed over files that are no sound files: none",
 }
 
 
