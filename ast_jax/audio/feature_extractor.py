@@ -27,8 +27,8 @@ LARGEST = 1e30  # bound on |mean| and std, which keeps float32 from overflowing
 class ASTFeatureExtractor:
     """Converts waveforms to normalized log-mel spectrograms of one length.
 
-    The fields are those of Hugging Face's class of this name. The last three are in its file and
-    accept one value only.
+    The fields are those of Hugging Face's class of this name. The last three are in its file;
+    `feature_size` and `padding_value` accept one value only.
 
     Attributes:
         sampling_rate: of the waveforms, in Hz.
@@ -39,7 +39,7 @@ class ASTFeatureExtractor:
         std: the standard deviation of the data set's log-mel values.
         feature_size: the number of channels, 1.
         padding_value: the log-mel value that pads short clips, before normalization; 0.
-        return_attention_mask: False, as the model has no attention mask.
+        return_attention_mask: ignored, as the model has no attention mask.
 
     Raises:
         InputError: a field has a wrong type or value.
@@ -305,10 +305,8 @@ def _check_fields(values: Mapping[str, Any], source: str) -> None:
             case "std":
                 good = is_number and abs(value) < LARGEST and value > 0
                 wanted = "a positive number"
-            case "do_normalize":
+            case "do_normalize" | "return_attention_mask":
                 good, wanted = isinstance(value, bool), "true or false"
-            case "return_attention_mask":
-                good, wanted = value is False, "false, as the model has no attention mask"
             case "feature_size":
                 good, wanted = is_number and value == 1, "1, as the model takes one channel"
             case "padding_value":

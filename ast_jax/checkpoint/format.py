@@ -116,6 +116,18 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             configuration; the message names the file or the parameter.
     """
     path = Path(path).absolute()
+    config, extractor = load_description(path)
+    # The moving average of the parameters, if the run kept one, is the model to use.
+    part = "ema" if (path / "ema").is_dir() else "params"
+    return Checkpoint(config, extractor, _load_params(path / part, config))
+
+
+def load_description(path: Path) -> tuple[ASTConfig, ASTFeatureExtractor]:
+    """Loads the configuration and the feature extractor of a checkpoint folder.
+
+    Raises:
+        InputError: the file is missing or malformed, or the two do not match.
+    """
     file = path / "config" / CONFIG_FILE
     description = read_json(file)
     for part in ("model", "feature_extractor"):
@@ -124,9 +136,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     config = ASTConfig.from_dict(description["model"], source=str(file))
     extractor = ASTFeatureExtractor.from_dict(description["feature_extractor"], source=str(file))
     check_agreement(config, extractor, str(file))
-    # The moving average of the parameters, if the run kept one, is the model to use.
-    part = "ema" if (path / "ema").is_dir() else "params"
-    return Checkpoint(config, extractor, _load_params(path / part, config))
+    return config, extractor
 
 
 def check_agreement(config: ASTConfig, extractor: ASTFeatureExtractor, source: str) -> None:

@@ -3,12 +3,18 @@
 import difflib
 import os
 import re
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from ast_jax.checkpoint.adapt import adapt_checkpoint
-from ast_jax.checkpoint.format import CONFIG_FILE, Checkpoint, is_checkpoint, load_checkpoint
+from ast_jax.checkpoint.format import (
+    CONFIG_FILE,
+    Checkpoint,
+    is_checkpoint,
+    load_checkpoint,
+)
 from ast_jax.checkpoint.torch_read import read_torch_checkpoint
 from ast_jax.errors import InputError
 from ast_jax.storage import fetch, is_remote, list_files, normalize
@@ -18,7 +24,11 @@ WEIGHT_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".safetensors"}
 
 
 def read_checkpoint(
-    path: str | Path, *, head_seed: int = 0, guesses: list[str] | None = None, **changes: Any
+    path: str | Path,
+    *,
+    head_seed: int = 0,
+    guesses: list[str] | None = None,
+    **changes: Any,
 ) -> Checkpoint:
     """Reads a checkpoint of ast_jax or PyTorch, or the newest of a training run.
 
@@ -27,26 +37,34 @@ def read_checkpoint(
             `.pth`, or a distilled DeiT's; also the URL of one, see `fetch_checkpoint`.
         head_seed: the seed that initializes a new classification head.
         guesses: receives a line for each thing that a PyTorch file does not record and that was
-            assumed.
+            assumed, or that was chosen or left out; None to issue one warning with them.
         **changes: fields of `ASTConfig` to change, see `adapt_params`.
 
     Raises:
         InputError: the checkpoint is missing or damaged, or cannot be changed so.
     """
-    path = fetch_checkpoint(path)
-    if folder := find_checkpoint(path):
+    local = fetch_checkpoint(path)
+    found: list[str] = []
+    if folder := find_checkpoint(local):
         checkpoint = load_checkpoint(folder)
     else:
-        checkpoint, _, torch_guesses = read_torch_checkpoint(path, target_fields=changes)
-        if guesses is not None:
-            guesses += torch_guesses
+        checkpoint, _, found = read_torch_checkpoint(local, target_fields=changes)
     checkpoint = adapt_checkpoint(checkpoint, changes, head_seed)
     if "classifier" not in checkpoint.params:
         raise InputError(
-            f"{path}: has no classification head; train one, or give num_labels to add an "
+            f"{local}: has no classification head; train one, or give num_labels=N to add an "
             f"untrained one"
         )
+    _report(path, found, guesses)
     return checkpoint
+
+
+def _report(path: str | Path, found: list[str], guesses: list[str] | None) -> None:
+    """Appends to the caller's `guesses`; without them warns the caller's caller."""
+    if guesses is not None:
+        guesses += found
+    elif found:
+        warnings.warn(f"{path}: {'; '.join(found)}", stacklevel=4)
 
 
 def fetch_checkpoint(path: str | os.PathLike[str]) -> Path:

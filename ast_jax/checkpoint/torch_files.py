@@ -4,24 +4,18 @@ import re
 import warnings
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from ast_jax.checkpoint.torch_names import HUGGINGFACE_PREFIX, CheckpointFormat, Tensors
-from ast_jax.errors import InputError, first_line
+from ast_jax.checkpoint.torch_names import Tensors
+from ast_jax.checkpoint.torch_state_dict import find_state_dict, is_beside_model
+from ast_jax.errors import InputError, first_line, quoted
+from ast_jax.io import read_json
 
-# transformers 5 renames its modules in memory but not in the files it saves. A plain
-# `torch.save(model.state_dict())` has the names in memory. Left: in memory; right: in files.
-HF_IN_MEMORY = (
-    (r"(^|\.)layers\.(\d+)\.attention\.q_proj\.", r"\1encoder.layer.\2.attention.attention.query."),
-    (r"(^|\.)layers\.(\d+)\.attention\.k_proj\.", r"\1encoder.layer.\2.attention.attention.key."),
-    (r"(^|\.)layers\.(\d+)\.attention\.v_proj\.", r"\1encoder.layer.\2.attention.attention.value."),
-    (r"(^|\.)layers\.(\d+)\.attention\.o_proj\.", r"\1encoder.layer.\2.attention.output.dense."),
-    (r"(^|\.)layers\.(\d+)\.mlp\.fc1\.", r"\1encoder.layer.\2.intermediate.dense."),
-    (r"(^|\.)layers\.(\d+)\.mlp\.fc2\.", r"\1encoder.layer.\2.output.dense."),
-    (r"(^|\.)layers\.(\d+)\.", r"\1encoder.layer.\2."),
-)
+INDEX_SUFFIX = ".index.json"  # of a checkpoint in several files, its shards
+SHARD_NAME = re.compile(r"[\w.-]{1,200}\.(safetensors|bin)", re.ASCII)  # no path to other folders
 
 # The NumPy reader of safetensors does not support BF16 in every version.
 SAFETENSORS_DTYPES = {
@@ -32,11 +26,28 @@ SAFETENSORS_DTYPES = {
 }
 
 
-def read_tensors(path: Path) -> Tensors:
-    """Reads the tensors of a `.safetensors` file or of a PyTorch file (`.pth`, `.pt`, `.bin`).
+class StateDict(NamedTuple):
+    """The tensors of a file, by their names there.
+
+    Attributes:
+        tensors: the tensors.
+        ignored: names of tensors left out, see `is_beside_model`.
+        notes: what was chosen among several state dicts.
+    """
+
+    tensors: Tensors
+    ignored: list[str]
+    notes: list[str]
+
+
+def read_state_dict(path: Path) -> StateDict:
+    """Reads a `.safetensors`, a PyTorch file (`.pth`, `.pt`, `.bin`), or the shards of an index.
 
     PyTorch files are loaded with `weights_only=True`, which executes no code in them. The dict of
-    tensors may be nested under `model` or `state_dict`, as in DeiT's files.
+    tensors may be nested, see `find_state_dict`.
+
+    Args:
+        path: the file, or the `.index.json` of a checkpoint in several files.
 
     Raises:
         InputError: the file is missing, truncated, contains code, or contains anything but
@@ -44,13 +55,55 @@ def read_tensors(path: Path) -> Tensors:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the path of a checkpoint")
-    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    if not tensors:
+    is_index = path.name.endswith(INDEX_SUFFIX)
+    state_dict = _read_shards(path) if is_index else _read_file(path)
+    if not state_dict.tensors:
         raise InputError(f"{path}: holds no tensors; give the file of a trained model")
-    return tensors
+    return state_dict
 
 
-def _read_safetensors(path: Path) -> Tensors:
+def _read_shards(index: Path) -> StateDict:
+    content = read_json(index)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"{index}: has no weight_map of tensors to files; download it again")
+    shards: dict[str, StateDict] = {}
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or not SHARD_NAME.fullmatch(file):
+            raise InputError(
+                f"{index}: maps tensor {name} to {quoted(file)}, not to a .safetensors or .bin "
+                f"file of its folder; download it again"
+            )
+        if file not in shards:
+            if not (index.parent / file).is_file():
+                raise InputError(
+                    f"{index.parent / file}: no such file, and {index.name} lists it; download or "
+                    f"save the checkpoint again"
+                )
+            shards[file] = _read_file(index.parent / file)
+        if name not in shards[file].tensors and name not in shards[file].ignored:
+            raise InputError(
+                f"{index.parent / file}: tensor {name} is missing, and {index.name} lists it; "
+                f"download or save the checkpoint again"
+            )
+    merged = StateDict({}, [], [])
+    for file, shard in shards.items():
+        for name in merged.tensors.keys() & shard.tensors.keys():
+            raise InputError(
+                f"{index.parent / file}: tensor {name} is in another shard too; save the "
+                f"checkpoint again"
+            )
+        merged.tensors.update(shard.tensors)
+        merged.ignored.extend(shard.ignored)
+        merged.notes.extend(shard.notes)
+    return merged
+
+
+def _read_file(path: Path) -> StateDict:
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+
+
+def _read_safetensors(path: Path) -> StateDict:
     from safetensors import SafetensorError, deserialize
 
     try:
@@ -60,16 +113,19 @@ def _read_safetensors(path: Path) -> Tensors:
             f"{path}: not a complete safetensors file ({first_line(error)}); download or save it "
             f"again"
         ) from None
-    tensors = {}
+    tensors, ignored = {}, []
     for name, entry in entries:
+        if is_beside_model(name):
+            ignored.append(name)
+            continue
         if entry["dtype"] not in SAFETENSORS_DTYPES:
             raise _not_floating(path, name, entry["dtype"])
         data = np.frombuffer(entry["data"], SAFETENSORS_DTYPES[entry["dtype"]])
         tensors[name] = data.reshape(entry["shape"])
-    return tensors
+    return StateDict(tensors, ignored, [])
 
 
-def _read_torch(path: Path) -> Tensors:
+def _read_torch(path: Path) -> StateDict:
     torch = import_torch(f"reading {path}")
     import pickle
 
@@ -86,16 +142,18 @@ def _read_torch(path: Path) -> Tensors:
         raise InputError(
             f"{path}: not a complete PyTorch file ({first_line(error)}); download or save it again"
         ) from None
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
     if not isinstance(content, dict):
         raise InputError(
             f"{path}: holds a {type(content).__name__}, not a dict of tensors; save the model's "
             f"state_dict()"
         )
+    state_dict, notes = find_state_dict(content, torch.Tensor)
     tensors: Tensors = {}
-    for name, tensor in content.items():
+    ignored = []
+    for name, tensor in state_dict.items():
+        if isinstance(tensor, torch.Tensor) and is_beside_model(str(name)):
+            ignored.append(str(name))
+            continue
         if not isinstance(tensor, torch.Tensor):
             raise InputError(
                 f"{path}: entry {name!r} is a {type(tensor).__name__}, not a tensor; save the "
@@ -105,7 +163,7 @@ def _read_torch(path: Path) -> Tensors:
             raise _not_floating(path, name, f"{tensor.dtype}, {tensor.layout}")
         # float32 holds half precisions exactly, and NumPy has no bfloat16.
         tensors[str(name)] = tensor.detach().float().contiguous().numpy()
-    return tensors
+    return StateDict(tensors, ignored, notes)
 
 
 def _not_floating(path: Path, name: object, kind: str) -> InputError:
@@ -123,48 +181,3 @@ def import_torch(purpose: str) -> ModuleType:
             f"{purpose} needs PyTorch, which is not installed; pip install torch"
         ) from None
     return torch
-
-
-def normalize_names(tensors: Tensors, source: str) -> tuple[Tensors, CheckpointFormat]:
-    """Renames the tensors of any supported checkpoint to the names in `torch_names.TABLE`.
-
-    Returns:
-        The renamed tensors and their format.
-
-    Raises:
-        InputError: the tensors are neither an AST's nor a distilled DeiT's.
-    """
-    names = {name: name.removeprefix("module.") for name in tensors}
-    if _any_startswith(names, "v."):
-        return _rename(tensors, names, source), "original"
-    if _any_startswith(names, "blocks.", "patch_embed."):
-        if "dist_token" not in names.values():
-            raise InputError(
-                f"{source}: tensor dist_token is missing; AST starts from a *distilled* DeiT"
-            )
-        return _rename(tensors, names, source), "deit"
-    for pattern, replacement in HF_IN_MEMORY:
-        names = {old: re.sub(pattern, replacement, name) for old, name in names.items()}
-    if not _any_startswith(names, HUGGINGFACE_PREFIX):  # an ASTModel, without its classifier
-        if not _any_startswith(names, "embeddings.", "encoder.layer."):
-            raise InputError(
-                f"{source}: neither an AST nor a distilled DeiT by the names of its "
-                f"{len(tensors)} tensors (the first is {next(iter(tensors))}); give another file"
-            )
-        names = {old: f"{HUGGINGFACE_PREFIX}.{name}" for old, name in names.items()}
-    return _rename(tensors, names, source), "huggingface"
-
-
-def _any_startswith(names: dict[str, str], *prefixes: str) -> bool:
-    return any(name.startswith(prefixes) for name in names.values())
-
-
-def _rename(tensors: Tensors, names: dict[str, str], source: str) -> Tensors:
-    old_names: dict[str, str] = {}
-    for old, new in names.items():
-        if new in old_names:
-            raise InputError(
-                f"{source}: tensors {old_names[new]} and {old} are the same parameter; remove one"
-            )
-        old_names[new] = old
-    return {new: tensors[old] for new, old in old_names.items()}

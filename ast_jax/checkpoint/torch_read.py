@@ -7,16 +7,22 @@ import numpy as np
 
 from ast_jax.audio.feature_extractor import FILE_NAME, ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint, check_agreement
-from ast_jax.checkpoint.torch_files import normalize_names, read_tensors
+from ast_jax.checkpoint.torch_files import read_state_dict
+from ast_jax.checkpoint.torch_folder import (
+    find_weights,
+    read_folder_config,
+    read_folder_extractor,
+    select_folder,
+)
 from ast_jax.checkpoint.torch_infer import infer_config, infer_encoder, make_config, square_grid
 from ast_jax.checkpoint.torch_names import Tensors, finite_float32, params_from_tensors, tensor_name
+from ast_jax.checkpoint.torch_state_dict import normalize_names
 from ast_jax.errors import InputError
-from ast_jax.io import read_json
 from ast_jax.labels import AUDIOSET, BY_NUM_LABELS, label_fields
 from ast_jax.models.config import GEOMETRY, ASTConfig
 from ast_jax.models.positions import resize_position_embeddings
 
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a Hugging Face folder
+NO_EXTRACTOR = f"no {FILE_NAME}"  # how the guess about mean and std starts
 NAMED_AS = {"original": "the original's", "huggingface": "Hugging Face's", "deit": "DeiT's"}
 
 
@@ -26,7 +32,8 @@ class Converted(NamedTuple):
     Attributes:
         checkpoint: the converted checkpoint.
         notes: what was read.
-        guesses: what the file does not record and was assumed, as in the published checkpoints.
+        guesses: what the user must know: what the file does not record and was assumed, as in the
+            published checkpoints, and what was chosen or left out.
     """
 
     checkpoint: Checkpoint
@@ -39,7 +46,7 @@ def read_torch_checkpoint(
     source_fields: dict[str, int] | None = None,
     target_fields: dict[str, Any] | None = None,
 ) -> Converted:
-    """Reads an original `.pth`, a Hugging Face folder, a `.safetensors`, or a DeiT checkpoint.
+    """Reads an original `.pth`, a Hugging Face or Trainer folder, a `.safetensors`, or a DeiT.
 
     Args:
         path: the file or folder.
@@ -52,45 +59,57 @@ def read_torch_checkpoint(
         InputError: the checkpoint cannot be used; the message names the file or tensor.
     """
     path, source_fields = Path(path), dict(source_fields or {})
+    target_fields = target_fields or {}
     is_folder = path.is_dir()
-    file = _weight_file(path) if is_folder else path
-    tensors, checkpoint_format = normalize_names(read_tensors(file), str(file))
+    folder, guesses = select_folder(path) if is_folder else (path, [])
+    file = find_weights(folder) if is_folder else path
+    state_dict = read_state_dict(file)
+    tensors, checkpoint_format, copies = normalize_names(state_dict.tensors, str(file))
+    guesses += state_dict.notes + copies
     notes = [f"{file}: {len(tensors)} tensors, named as {NAMED_AS[checkpoint_format]}"]
-    guesses = []
     if checkpoint_format == "deit":
-        fields = source_fields | (target_fields or {})
-        config = _ast_from_imagenet(tensors, fields, str(file))
+        config = _ast_from_imagenet(tensors, source_fields | target_fields, str(file))
         notes.append(f"inferred: {_summary(config)}")
         notes.append("an ImageNet checkpoint to start a training from: it has no classifier")
     elif is_folder:
-        config = _config_of_folder(path, source_fields)
+        config, dropout = read_folder_config(folder, tensors, source_fields)
         notes.append(f"config.json: {_summary(config)}")
+        guesses += dropout
     else:
         config = infer_config(tensors, checkpoint_format, source_fields, str(file))
         guesses.append(f"inferred: {_summary(config)}")
+        new_head = target_fields.get("num_labels", config.num_labels) != config.num_labels
+        if config.id2label and "id2label" not in target_fields and not new_head:
+            guesses.append(
+                f"no class names: those of {BY_NUM_LABELS[config.num_labels].class_list} are used, "
+                f"as it has {config.num_labels} classes too; if they are others, convert the file "
+                f"with --to-huggingface and correct id2label and problem_type in its config.json"
+            )
     params, ignored = params_from_tensors(tensors, checkpoint_format, config, str(file))
-    notes.append(f"ignored tensors: {', '.join(ignored) or 'none'}")
-    if is_folder and (path / FILE_NAME).exists():
-        extractor = ASTFeatureExtractor.from_pretrained(path)
-        check_agreement(config, extractor, str(path))
+    notes.append(f"ignored tensors: {', '.join(state_dict.ignored + ignored) or 'none'}")
+    extractor = read_folder_extractor(folder, path) if is_folder else None
+    if extractor:
+        check_agreement(config, extractor, str(folder))
     else:
         extractor, benchmark = published_extractor(config)
         guesses.append(
-            f"no {FILE_NAME}: mean {extractor.mean} and std {extractor.std} of {benchmark} are "
+            f"{NO_EXTRACTOR}: mean {extractor.mean} and std {extractor.std} of {benchmark} are "
             f"used; to change them pass --mean and --std to convert_torch_weights.py"
         )
     return Converted(Checkpoint(config, extractor, params), notes, guesses)
 
 
 def published_extractor(config: ASTConfig) -> tuple[ASTFeatureExtractor, str]:
-    """Returns the feature extractor of the published checkpoints with that many classes.
+    """Returns the feature extractor of the published checkpoints with these classes.
 
-    A checkpoint without preprocessor_config.json most likely uses it.
+    A checkpoint without preprocessor_config.json most likely uses it. For classes of no benchmark
+    it is AudioSet's, the default of Hugging Face's class.
 
     Returns:
         The extractor, and the name of the benchmark that its mean and std are from.
     """
-    benchmark = BY_NUM_LABELS.get(config.num_labels, AUDIOSET)
+    is_published = config.id2label == label_fields(config.num_labels).get("id2label")
+    benchmark = BY_NUM_LABELS.get(config.num_labels, AUDIOSET) if is_published else AUDIOSET
     extractor = ASTFeatureExtractor(
         num_mel_bins=config.num_mel_bins,
         max_length=config.max_length,
@@ -98,36 +117,6 @@ def published_extractor(config: ASTConfig) -> tuple[ASTFeatureExtractor, str]:
         std=benchmark.std,
     )
     return extractor, benchmark.class_list
-
-
-def _weight_file(folder: Path) -> Path:
-    for name in WEIGHT_FILES:
-        if (folder / name).exists():
-            return folder / name
-    raise InputError(
-        f"{folder}: no checkpoint: neither one of ast_jax nor {' nor '.join(WEIGHT_FILES)} is "
-        f"there; give the path of a checkpoint"
-    )
-
-
-def _config_of_folder(folder: Path, source_fields: dict[str, int]) -> ASTConfig:
-    file = folder / "config.json"
-    fields = read_json(file)
-    if isinstance(fields, dict):
-        # In transformers, dtype is the precision of the stored weights, not of the computation.
-        fields.pop("dtype", None)
-    config = ASTConfig.from_dict(fields, source=str(file))
-    for name, value in source_fields.items():
-        if getattr(config, name) != value:
-            raise InputError(
-                f"{file}: {name} is {getattr(config, name)}, not {value}; leave "
-                f"--{name.replace('_', '-')} out"
-            )
-    benchmark = label_fields(config.num_labels)
-    # Hugging Face's files do not record that AudioSet is multi-label.
-    if not fields.get("problem_type") and benchmark.get("id2label") == config.id2label:
-        config = config.replace(problem_type=benchmark["problem_type"])
-    return config
 
 
 def _ast_from_imagenet(tensors: Tensors, fields: dict[str, Any], source: str) -> ASTConfig:

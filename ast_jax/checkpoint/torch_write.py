@@ -55,7 +55,7 @@ def not_in_original(checkpoint: Checkpoint) -> str:
         same_geometry = False
     if not same_geometry:
         unrecorded |= geometry
-    published, _ = published_extractor(config)
+    published, _ = published_extractor(config.replace(**label_fields(config.num_labels)))
     for name in ("mean", "std"):
         if getattr(extractor, name) != getattr(published, name):
             unrecorded[name] = getattr(extractor, name)

@@ -71,6 +71,9 @@ def evaluate(
     if output:  # before printing, as the reader of a pipe may close it
         with naming(output):
             write_results(output, results)
+    for path, guesses in results.guesses.items():
+        for guess in guesses:
+            print(f"note: {path}: {guess}", file=sys.stderr)
     for path in results.unnamed:
         print(
             f"note: {path} does not name its classes; the order of the data's classes is used",

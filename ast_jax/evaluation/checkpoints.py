@@ -1,9 +1,10 @@
 """Evaluates checkpoints on labeled recordings, one by one and as an ensemble."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -51,12 +52,14 @@ class Results(NamedTuple):
         evaluations: by the path of the checkpoint.
         ensemble: of all checkpoints together; None for a single one.
         unnamed: checkpoints without class names, which are assumed to be in the data's order.
+        guesses: by the path of the checkpoint, see `read_checkpoint`.
     """
 
     data: EvaluationSet
     evaluations: dict[str, Evaluation]
     ensemble: Evaluation | None
     unnamed: list[str]
+    guesses: Mapping[str, list[str]] = MappingProxyType({})
 
 
 def evaluate_checkpoints(
@@ -83,7 +86,10 @@ def evaluate_checkpoints(
     if len({Path(path).resolve() for path in paths}) < len(paths):
         raise InputError("a checkpoint is given twice; give each of them once")
     # Each is read twice, so that a mismatch is known at once and not after hours of evaluation.
-    described = {str(path): read_checkpoint(path, **changes)[:2] for path in paths}
+    guesses: dict[str, list[str]] = {str(path): [] for path in paths}
+    described = {
+        path: read_checkpoint(path, guesses=found, **changes)[:2] for path, found in guesses.items()
+    }
     kinds = {config.problem_type: path for path, (config, _) in described.items()}
     if len(kinds) > 1:
         (one, first), (another, second) = kinds.items()
@@ -97,7 +103,7 @@ def evaluate_checkpoints(
         match_classes(config, extractor, data.labels, data.sampling_rate, path)
     evaluations = {
         path: evaluate(
-            read_checkpoint(path, **changes),
+            read_checkpoint(path, guesses=[], **changes),  # they are those of the first reading
             data.clips,
             data.labels,
             data.sampling_rate,
@@ -114,7 +120,7 @@ def evaluate_checkpoints(
         members = [evaluation.probabilities for evaluation in evaluations.values()]
         ensembled = ensemble(members, data.clips.all_targets(), next(iter(kinds)))
     unnamed = [path for path, (config, _) in described.items() if config.id2label is None]
-    return Results(data, evaluations, ensembled, unnamed)
+    return Results(data, evaluations, ensembled, unnamed, guesses)
 
 
 def evaluate(

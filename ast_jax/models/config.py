@@ -26,16 +26,12 @@ NUM_PREFIX_TOKENS = 2  # tokens before the patches: class and distillation
 # Fields that define the grid of patches; a checkpoint can be adapted to other values.
 GEOMETRY = ("frequency_stride", "time_stride", "max_length", "num_mel_bins")
 
-# Hugging Face's default where a config.json has no such field; ours differs.
+# Hugging Face's defaults where a config.json has no such field; ours differ.
 HUGGINGFACE_LAYER_NORM_EPS = 1e-12
+HUGGINGFACE_NUM_LABELS = 2
 
-# Fields of Hugging Face's config.json that change the model's computation, with the only values
-# that this model supports.
-FIXED = {
-    "hidden_act": ("gelu",),
-    "hidden_dropout_prob": (0, None),
-    "attention_probs_dropout_prob": (0, None),
-}
+# Fields of Hugging Face's config.json for training, which this model does without.
+DROPOUT_FIELDS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
 @dataclasses.dataclass
@@ -199,14 +195,18 @@ class ASTConfig:
                 f"{source}: model_type is {fields['model_type']!r}, not {MODEL_TYPE!r}: "
                 f"this is another model's configuration"
             )
-        for name, allowed in FIXED.items():
-            if name in fields and fields[name] not in allowed:
-                raise InputError(
-                    f"{source}: {name} is {fields[name]!r}, and this model only has {allowed[0]!r}"
-                )
+        if fields.get("hidden_act", "gelu") != "gelu":
+            raise InputError(
+                f"{source}: hidden_act is {fields['hidden_act']!r}, and this model only has 'gelu'"
+            )
+        for name in DROPOUT_FIELDS:
+            rate = fields.get(name)
+            if rate is not None and not (isinstance(rate, int | float) and 0 <= rate < 1):
+                raise InputError(f"{source}: {name} must be from 0 to 1, not {rate!r}")
         known = {field.name for field in dataclasses.fields(cls)}
         values = {k: v for k, v in fields.items() if k in known and v is not None}
         values.setdefault("layer_norm_eps", HUGGINGFACE_LAYER_NORM_EPS)
+        values.setdefault("num_labels", HUGGINGFACE_NUM_LABELS)
         values.setdefault("head_layer_norm_eps", values["layer_norm_eps"])
         if isinstance(values.get("patch_size"), list | tuple):
             values["patch_size"] = _square(values["patch_size"], source)
@@ -229,3 +229,14 @@ def _square(patch_size: list[int] | tuple[int, ...], source: str) -> int:
     if not patch_size or any(side != patch_size[0] for side in patch_size):
         raise InputError(f"{source}: patch_size {list(patch_size)} is not square")
     return patch_size[0]
+
+
+def dropout_notes(fields: dict[str, Any]) -> list[str]:
+    """Returns a note if a Hugging Face model was trained with dropout, which this model lacks."""
+    rates = [f"{name} {fields[name]}" for name in DROPOUT_FIELDS if fields.get(name)]
+    if not rates:
+        return []
+    return [
+        f"{' and '.join(rates)}: not used, as this model trains without dropout; predictions are "
+        f"not affected"
+    ]

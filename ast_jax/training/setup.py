@@ -13,6 +13,7 @@ from rich.console import Console
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.checkpoint.load import read_checkpoint
+from ast_jax.checkpoint.torch_read import NO_EXTRACTOR
 from ast_jax.config import TrainConfig
 from ast_jax.data.batches import EvaluationBatches, InputBuilder, TrainBatches
 from ast_jax.data.clips import Clips, DataSet, rare_class_notes
@@ -125,7 +126,12 @@ def initial_checkpoint(
         return Checkpoint(model, extractor, init_params(model, config.seed))
     for name in (*GEOMETRY, "dtype"):
         changes[name] = getattr(config.model, name)
-    source = read_checkpoint(config.init_from, head_seed=config.seed, **changes)
+    guesses: list[str] = []
+    source = read_checkpoint(config.init_from, head_seed=config.seed, guesses=guesses, **changes)
+    console = Console(soft_wrap=True, markup=False, highlight=False, quiet=jax.process_index() > 0)
+    for guess in guesses:
+        if not guess.startswith(NO_EXTRACTOR):  # the run has a feature extractor of its own
+            console.print(f"note: {config.init_from}: {guess}")
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
     found = {name: getattr(source.config, name) for name in names}
     found = {name: value for name, value in found.items() if value != getattr(config.model, name)}

@@ -288,7 +288,7 @@ def test_missing_fields_have_defaults_and_other_fields_are_ignored(tmp_path):
         *[("mean", value) for value in ("0", None, False, float("nan"), float("inf"))],
         *[("std", value) for value in (0, 0.0, -1.0, "1", None, True, float("nan"), float("inf"))],
         *[("do_normalize", value) for value in (0, 1, "true", None)],
-        *[("return_attention_mask", value) for value in (True, 0, None)],
+        *[("return_attention_mask", value) for value in (0, "true", None)],
         *[("feature_size", value) for value in (2, "1", None, True)],
         *[("padding_value", value) for value in (-1.0, 0.1, None, False)],
     ],

@@ -20,6 +20,9 @@ from ast_jax.models.ast import ASTForAudioClassification
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+# Of checkpoints without preprocessor_config.json.
+pytestmark = pytest.mark.filterwarnings("ignore:.*mean .* and std .* are used:UserWarning")
+
 SMALL = {
     "hidden_size": 48,
     "num_hidden_layers": 3,

@@ -14,6 +14,9 @@ from ast_jax.models.ast import ASTForAudioClassification, param_shapes
 from ast_jax.models.config import ASTConfig
 from ast_jax.models.positions import resize_position_embeddings
 
+# Of checkpoints without preprocessor_config.json.
+pytestmark = pytest.mark.filterwarnings("ignore:.*mean .* and std .* are used:UserWarning")
+
 CONFIG = ASTConfig(
     hidden_size=64,
     num_hidden_layers=1,
@@ -196,7 +199,7 @@ def test_a_checkpoint_without_a_head_cannot_classify(tmp_path):
     with pytest.raises(InputError) as caught:
         read_checkpoint(tmp_path / "headless")
     assert str(caught.value) == (
-        f"{tmp_path / 'headless'}: has no classification head; train one, or give num_labels to "
+        f"{tmp_path / 'headless'}: has no classification head; train one, or give num_labels=N to "
         f"add an untrained one"
     )
     params = read_checkpoint(tmp_path / "headless", num_labels=2).params

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from ast_jax.checkpoint.torch_files import normalize_names, read_tensors
+from ast_jax.checkpoint.torch_files import read_state_dict
 from ast_jax.errors import InputError
 
 torch = pytest.importorskip("torch")
@@ -22,7 +22,7 @@ ONE_FILE = settings(
 def refusal(path):
     """Returns the InputError's message: one line that starts with the path."""
     with pytest.raises(InputError) as caught:
-        read_tensors(path)
+        read_state_dict(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
@@ -47,7 +47,7 @@ def test_torch_files_are_read(tmp_path, save_torch, prefix, wrap, zipped):
     tensors = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.float32(7)}
     options = {"_use_new_zipfile_serialization": zipped}
     path = save_torch(tensors, tmp_path / "x.pth", prefix, wrap, **options)
-    read = read_tensors(path)
+    read = read_state_dict(path).tensors
     assert set(read) == {prefix + name for name in tensors}
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(read[prefix + name], tensor)
@@ -61,20 +61,22 @@ def test_every_half_precision_number_converts_to_float32_exactly(tmp_path, dtype
     numbers = every_half(dtype)
     save = safetensors.torch.save_file if kind == "x.safetensors" else torch.save
     save({"w": numbers}, tmp_path / kind)
-    read = read_tensors(tmp_path / kind)["w"].astype(np.float32)
+    read = read_state_dict(tmp_path / kind).tensors["w"].astype(np.float32)
     assert read.tobytes() == numbers.float().numpy().tobytes()
 
 
 def test_a_parameter_that_is_a_transposed_view_is_read_in_order(tmp_path):
     matrix = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3)).T
     torch.save({"w": matrix}, tmp_path / "x.pth")
-    np.testing.assert_array_equal(read_tensors(tmp_path / "x.pth")["w"], [[0, 3], [1, 4], [2, 5]])
+    read = read_state_dict(tmp_path / "x.pth").tensors["w"]
+    np.testing.assert_array_equal(read, [[0, 3], [1, 4], [2, 5]])
 
 
 def test_safetensors_are_read_without_torch(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     save_file({"w": np.eye(3, dtype=np.float32)}, tmp_path / "x.safetensors")
-    np.testing.assert_array_equal(read_tensors(tmp_path / "x.safetensors")["w"], np.eye(3))
+    read = read_state_dict(tmp_path / "x.safetensors").tensors["w"]
+    np.testing.assert_array_equal(read, np.eye(3))
 
 
 # ---- invalid files
@@ -140,7 +142,7 @@ def test_a_damaged_file_is_read_or_raises_an_input_error(tmp_path, whole, name, 
     content[start : start + len(noise)] = noise
     (tmp_path / name).write_bytes(content)
     with contextlib.suppress(InputError):
-        tensors = read_tensors(tmp_path / name)
+        tensors = read_state_dict(tmp_path / name).tensors
         assert all(isinstance(tensor, np.ndarray) for tensor in tensors.values())
 
 
@@ -185,61 +187,4 @@ def test_without_torch_the_error_says_how_to_install_it(tmp_path, monkeypatch, s
     path = save_torch({"w": np.zeros(1, np.float32)}, tmp_path / "x.pth")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(InputError, match=r"needs PyTorch, .*; pip install torch"):
-        read_tensors(path)
-
-
-# ---- names
-
-
-def names_of(*names):
-    return {name: np.zeros(1, np.float32) for name in names}
-
-
-def test_the_prefix_of_data_parallel_is_dropped():
-    tensors, checkpoint_format = normalize_names(
-        names_of("module.v.cls_token", "module.mlp_head.0.bias"), "x"
-    )
-    assert (list(tensors), checkpoint_format) == (["v.cls_token", "mlp_head.0.bias"], "original")
-
-
-def test_a_distilled_deit_is_recognized_by_its_names():
-    tensors, checkpoint_format = normalize_names(
-        names_of("cls_token", "dist_token", "blocks.0.a"), "x"
-    )
-    assert (list(tensors), checkpoint_format) == (["cls_token", "dist_token", "blocks.0.a"], "deit")
-
-
-def test_a_deit_that_is_not_distilled_is_refused():
-    with pytest.raises(InputError, match=r"^x: tensor dist_token is missing; .* .distilled. DeiT"):
-        normalize_names(names_of("cls_token", "patch_embed.proj.weight"), "x")
-
-
-@pytest.mark.parametrize("prefix", ["", "audio_spectrogram_transformer."])
-def test_transformers_module_names_become_its_file_names(prefix):
-    parts = [
-        ("attention.q_proj", "attention.attention.query"),
-        ("attention.k_proj", "attention.attention.key"),
-        ("attention.v_proj", "attention.attention.value"),
-        ("attention.o_proj", "attention.output.dense"),
-        ("mlp.fc1", "intermediate.dense"),
-        ("mlp.fc2", "output.dense"),
-        ("layernorm_before", "layernorm_before"),
-    ]
-    memory = [f"{prefix}embeddings.cls_token", *(f"{prefix}layers.11.{m}.bias" for m, _ in parts)]
-    tensors, checkpoint_format = normalize_names(names_of(*memory), "x")
-    whole = "audio_spectrogram_transformer."
-    assert list(tensors) == [
-        f"{whole}embeddings.cls_token",
-        *(f"{whole}encoder.layer.11.{file}.bias" for _, file in parts),
-    ]
-    assert checkpoint_format == "huggingface"
-
-
-def test_two_tensors_for_one_parameter_are_refused():
-    with pytest.raises(InputError, match=r"tensors v\.a and module\.v\.a are the same parameter"):
-        normalize_names(names_of("v.a", "module.v.a"), "x")
-
-
-def test_the_tensors_of_another_model_are_refused():
-    with pytest.raises(InputError, match=r"^x: neither an AST nor .* 2 tensors \(the first is a\)"):
-        normalize_names(names_of("a", "b"), "x")
+        read_state_dict(path)

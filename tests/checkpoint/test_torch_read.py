@@ -17,6 +17,9 @@ from ast_jax.models.ast import ASTForAudioClassification
 
 pytest.importorskip("torch")
 
+# Of checkpoints without preprocessor_config.json.
+pytestmark = pytest.mark.filterwarnings("ignore:.*mean .* and std .* are used:UserWarning")
+
 # ---- parity with the original's golden outputs
 
 

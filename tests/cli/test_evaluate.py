@@ -6,7 +6,8 @@ import pytest
 
 import ast_jax
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
-from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
+from ast_jax.checkpoint.format import Checkpoint, load_checkpoint, save_checkpoint
+from ast_jax.checkpoint.torch_write import write_huggingface
 from ast_jax.cli.main import main
 from ast_jax.data.prepared import open_prepared
 from ast_jax.models.ast import param_shapes
@@ -87,6 +88,14 @@ def test_evaluate_notes_a_checkpoint_without_class_names(models, prepared, capsy
         f"note: {models / 'unnamed'} does not name its classes; the order of the data's "
         f"classes is used\n"
     )
+
+
+def test_evaluate_notes_what_was_assumed_once(models, prepared, tmp_path, capsys):
+    write_huggingface(tmp_path / "theirs", load_checkpoint(models / "a"))
+    (tmp_path / "theirs" / "preprocessor_config.json").unlink()
+    assert evaluate(tmp_path / "theirs", "--data", prepared) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"note: {tmp_path / 'theirs'}: no preprocessor_config.json: mean ")
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,21 @@
-"""The step is compiled in the way that is fastest on the devices of the run."""
+"""What a run starts from, and how its step is compiled for its devices."""
 
+import json
 from unittest.mock import Mock
 
 import jax
 import pytest
 
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.checkpoint.format import Checkpoint
+from ast_jax.checkpoint.torch_write import write_huggingface
 from ast_jax.config import TrainConfig
+from ast_jax.data.synthetic import make_synthetic
+from ast_jax.models.ast import init_params
 from ast_jax.models.config import ASTConfig
 from ast_jax.sharding import DataParallel
-from ast_jax.training.setup import should_exchange_by_layer, should_unroll
+from ast_jax.training.setup import initial_checkpoint, should_exchange_by_layer, should_unroll
+from tests.small_run import small
 
 HALF = ASTConfig(dtype="bfloat16")
 
@@ -53,3 +60,18 @@ def test_one_tpu_unrolls_the_layers_if_their_weights_stay_in_its_kernel(
     platform, number, fields, expected
 ):
     assert should_unroll(*config_and_devices(platform, number, fields)) is expected
+
+
+def test_a_run_notes_the_dropout_that_its_initial_checkpoint_was_trained_with(tmp_path, capsys):
+    source = tmp_path / "theirs"
+    config = small(tmp_path / "run", init_from=str(source))
+    extractor = ASTFeatureExtractor(num_mel_bins=32, max_length=64)
+    write_huggingface(source, Checkpoint(config.model, extractor, init_params(config.model)))
+    (source / "preprocessor_config.json").unlink()  # the run has its own
+    fields = json.loads((source / "config.json").read_text()) | {"hidden_dropout_prob": 0.1}
+    (source / "config.json").write_text(json.dumps(fields))
+    initial_checkpoint(config, make_synthetic(1, 1, seed=0), extractor)
+    assert capsys.readouterr().out == (
+        f"note: {source}: hidden_dropout_prob 0.1: not used, as this model trains without dropout; "
+        f"predictions are not affected\n"
+    )
