@@ -63,11 +63,13 @@ PERMITTED = {
     "__main__": ("cli",),
 }  # fmt: skip
 
-# (importer, function, imported room): `from_pretrained` of both classes reads a checkpoint, and
-# `checkpoint` imports both classes. This is the only cycle.
+# (importer, function, imported room): `from_pretrained` and `save_pretrained` of these classes read
+# and write a checkpoint, and `checkpoint` imports the classes. This is the only cycle.
 EXCEPTIONS = {
     ("audio.feature_extractor", "from_pretrained", "checkpoint"),
+    ("models.config", "from_pretrained", "checkpoint"),
     ("models.ast", "from_pretrained", "checkpoint"),
+    ("models.ast", "save_pretrained", "checkpoint"),
 }
 
 

@@ -18,8 +18,8 @@ def adapt_checkpoint(
 ) -> Checkpoint:
     """Returns the checkpoint with changed configuration fields and adapted parameters.
 
-    A checkpoint without a head gets one if `changes` has `num_labels` or `id2label`. The classes
-    of a new head have no names unless `id2label` is given.
+    A checkpoint without a head gets one if `changes` has `num_labels`, `id2label` or `label2id`.
+    The classes of a new head have no names unless one of the last two is given.
 
     Args:
         checkpoint: the checkpoint.
@@ -32,13 +32,15 @@ def adapt_checkpoint(
     old, params = checkpoint.config, checkpoint.params
     new = old.replace(**changes)
     headless = "classifier" not in params
-    if (headless or new.num_labels != old.num_labels) and "problem_type" not in changes:
+    wants_head = bool(changes.keys() & {"num_labels", "id2label", "label2id"})
+    new_head = (headless and wants_head) or new.num_labels != old.num_labels
+    if new_head and "problem_type" not in changes:
         new = new.replace(problem_type=label_fields(new.num_labels)["problem_type"])
     extractor = dataclasses.replace(
         checkpoint.feature_extractor, max_length=new.max_length, num_mel_bins=new.num_mel_bins
     )
     params = adapt_params(params, old, new, head_seed)
-    if headless and not changes.keys() & {"num_labels", "id2label"}:
+    if headless and not wants_head:
         del params["classifier"]
     return Checkpoint(new, extractor, params)
 

@@ -14,9 +14,12 @@ from ast_jax.checkpoint.format import (
     Checkpoint,
     is_checkpoint,
     load_checkpoint,
+    load_description,
 )
+from ast_jax.checkpoint.torch_folder import read_folder_config, select_folder
 from ast_jax.checkpoint.torch_read import read_torch_checkpoint
 from ast_jax.errors import InputError
+from ast_jax.models.config import ASTConfig
 from ast_jax.storage import fetch, is_remote, list_files, normalize
 
 LAST_FILE = "_CHECKPOINT_METADATA"  # of a checkpoint: Orbax's, at its top
@@ -28,6 +31,7 @@ def read_checkpoint(
     *,
     head_seed: int = 0,
     guesses: list[str] | None = None,
+    headless: bool = False,
     **changes: Any,
 ) -> Checkpoint:
     """Reads a checkpoint of ast_jax or PyTorch, or the newest of a training run.
@@ -38,6 +42,7 @@ def read_checkpoint(
         head_seed: the seed that initializes a new classification head.
         guesses: receives a line for each thing that a PyTorch file does not record and that was
             assumed, or that was chosen or left out; None to issue one warning with them.
+        headless: whether a checkpoint without a classification head is accepted.
         **changes: fields of `ASTConfig` to change, see `adapt_params`.
 
     Raises:
@@ -50,13 +55,30 @@ def read_checkpoint(
     else:
         checkpoint, _, found = read_torch_checkpoint(local, target_fields=changes)
     checkpoint = adapt_checkpoint(checkpoint, changes, head_seed)
-    if "classifier" not in checkpoint.params:
+    if "classifier" not in checkpoint.params and not headless:
         raise InputError(
             f"{local}: has no classification head; train one, or give num_labels=N to add an "
             f"untrained one"
         )
     _report(path, found, guesses)
     return checkpoint
+
+
+def read_config(path: str | Path) -> ASTConfig:
+    """Reads the configuration alone of a checkpoint, a run or a folder with a config.json.
+
+    Raises:
+        InputError: there is none, or it is not of this model.
+    """
+    local = fetch_checkpoint(path)
+    if folder := find_checkpoint(local):
+        return load_description(folder)[0]
+    if local.is_file():
+        raise InputError(f"{local}: is a file; give the folder of its {CONFIG_FILE}")
+    folder, guesses = select_folder(local, [CONFIG_FILE])
+    config, dropout = read_folder_config(folder)
+    _report(path, guesses + dropout, None)
+    return config
 
 
 def _report(path: str | Path, found: list[str], guesses: list[str] | None) -> None:

@@ -79,7 +79,8 @@ def read_torch_checkpoint(
         config = infer_config(tensors, checkpoint_format, source_fields, str(file))
         guesses.append(f"inferred: {_summary(config)}")
         new_head = target_fields.get("num_labels", config.num_labels) != config.num_labels
-        if config.id2label and "id2label" not in target_fields and not new_head:
+        renamed = target_fields.keys() & {"id2label", "label2id"}
+        if config.id2label and not renamed and not new_head:
             guesses.append(
                 f"no class names: those of {BY_NUM_LABELS[config.num_labels].class_list} are used, "
                 f"as it has {config.num_labels} classes too; if they are others, convert the file "

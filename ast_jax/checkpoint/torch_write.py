@@ -2,17 +2,28 @@
 
 import io
 import json
+import os
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from ast_jax.checkpoint.format import Checkpoint
+import numpy as np
+from flax import traverse_util
+
+from ast_jax.audio.feature_extractor import FILE_NAME, ASTFeatureExtractor
+from ast_jax.checkpoint.format import CONFIG_FILE, Checkpoint, check_agreement
 from ast_jax.checkpoint.torch_files import import_torch
 from ast_jax.checkpoint.torch_infer import HEAD_WIDTH, infer_config
 from ast_jax.checkpoint.torch_names import tensors_from_params
 from ast_jax.checkpoint.torch_read import published_extractor
-from ast_jax.errors import InputError
+from ast_jax.errors import InputError, quoted
 from ast_jax.io import atomic_write
 from ast_jax.labels import label_fields
-from ast_jax.models.config import GEOMETRY
+from ast_jax.models.ast import param_shapes
+from ast_jax.models.config import GEOMETRY, ASTConfig
+from ast_jax.storage import check_local
+
+WEIGHTS_FILE = "model.safetensors"
 
 
 def write_original(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -67,23 +78,105 @@ def not_in_original(checkpoint: Checkpoint) -> str:
 
 
 def write_huggingface(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Writes a folder that Hugging Face's `from_pretrained` loads, with config and extractor.
+    """Writes a new folder that Hugging Face's `from_pretrained` loads, with config and extractor.
 
     Hugging Face's class uses the encoder's epsilon in the head too.
 
     Raises:
         InputError: `path` exists or cannot be written.
     """
+    config, extractor, params = checkpoint
+    _write_folder(Path(path), _huggingface_files(config, params, extractor))
+
+
+def save_huggingface(
+    path: str | os.PathLike[str],
+    config: ASTConfig,
+    params: dict[str, Any],
+    extractor: ASTFeatureExtractor | None = None,
+) -> None:
+    """Writes a folder for Hugging Face, or replaces its files in a folder that has no others.
+
+    Args:
+        path: the folder.
+        config: the model's configuration.
+        params: its parameters, with or without the classifier.
+        extractor: None to leave an existing preprocessor_config.json.
+
+    Raises:
+        InputError: `path` is a file, has other files or cannot be written; or the extractor or a
+            parameter does not match the configuration.
+    """
+    check_local(path)
+    path = Path(path)
+    _check_shapes(config, params, str(path))
+    if extractor is not None:
+        check_agreement(config, extractor, str(path))
+    elif (path / FILE_NAME).is_file():
+        check_agreement(config, ASTFeatureExtractor.from_pretrained(path), str(path))
+    files = _huggingface_files(config, params, extractor)
+    if not os.path.lexists(path):
+        _write_folder(path, files)
+        return
+    if not path.is_dir():
+        raise InputError(f"{path}: is a file; give the path of a folder")
+    others = {file.name for file in path.iterdir()} - {WEIGHTS_FILE, CONFIG_FILE, FILE_NAME}
+    if others:
+        raise InputError(
+            f"{path}: holds other files than a model's, such as {quoted(min(others))}; choose a "
+            f"new folder"
+        )
+    with ExitStack() as stack:  # renames the files after all are written
+        for name, content in files.items():
+            temporary = stack.enter_context(atomic_write(path / name, replace=True))
+            temporary.write_bytes(content)
+
+
+def _write_folder(path: Path, files: dict[str, bytes]) -> None:
+    with atomic_write(path) as folder:
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+
+
+def _check_shapes(config: ASTConfig, params: dict[str, Any], source: str) -> None:
+    """Raises `InputError` if parameters are not those of the configuration."""
+    expected = {part: arrays for part, arrays in param_shapes(config).items() if part in params}
+    found_shapes, expected_shapes = (
+        {name: array.shape for name, array in traverse_util.flatten_dict(tree, sep="/").items()}
+        for tree in (params, expected)
+    )
+    for name in sorted(found_shapes.keys() | expected_shapes.keys()):
+        found, wanted = found_shapes.get(name, "none"), expected_shapes.get(name, "none")
+        if found != wanted:
+            raise InputError(
+                f"{source}: parameter {name} has shape {found}, and the model's configuration "
+                f"requires {wanted}; correct model.config or the parameter"
+            )
+
+
+def _huggingface_files(
+    config: ASTConfig, params: dict[str, Any], extractor: ASTFeatureExtractor | None
+) -> dict[str, bytes]:
+    """Returns the contents of the files of a Hugging Face folder by name."""
     from safetensors.numpy import save
 
-    tensors = tensors_from_params(checkpoint.params, "huggingface")
+    tensors = {
+        name: np.asarray(tensor, np.float32)
+        for name, tensor in tensors_from_params(params, "huggingface").items()
+    }
     # In transformers, dtype is the precision of the stored weights.
-    config = checkpoint.config.to_dict() | {"dtype": "float32"}
-    if "classifier" not in checkpoint.params:
-        config["architectures"] = ["ASTModel"]
-    with atomic_write(Path(path)) as folder:
-        folder.mkdir()
-        (folder / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
-        text = json.dumps(config, indent=2)
-        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-        checkpoint.feature_extractor.save_pretrained(folder)
+    fields = config.to_dict() | {"dtype": "float32"}
+    if "classifier" not in params:
+        fields["architectures"] = ["ASTModel"]
+    files = {
+        WEIGHTS_FILE: save(tensors, metadata={"format": "pt"}),
+        CONFIG_FILE: _json_bytes(fields),
+    }
+    if extractor is not None:
+        files[FILE_NAME] = _json_bytes(extractor.to_dict())
+    return files
+
+
+def _json_bytes(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()

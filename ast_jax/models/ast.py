@@ -202,6 +202,7 @@ class ASTModel(nnx.Module):
         if attn_implementation is None:
             attn_implementation = resolve_attn_implementation(config, _devices({}))
         check_attn_implementation(config, attn_implementation)
+        self.config = config
         self.embeddings = Embeddings(config, rngs=rngs)
         self.encoder = Encoder(config, attn_implementation, rngs=rngs)
         self.layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps, "float32", rngs=rngs)
@@ -244,6 +245,35 @@ class ASTModel(nnx.Module):
         x = self.embeddings(input_values, keep_indices)
         x = self.encoder(x, NUM_PREFIX_TOKENS, remat, map_layer_params, unroll)
         return self.layernorm(x).mean(axis=1)
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, attn_implementation: str | None = None, **changes: Any
+    ) -> "ASTModel":
+        """Loads a checkpoint of any kind, with or without a classifier, which is left out.
+
+        Arguments and errors are those of `ASTForAudioClassification.from_pretrained`.
+        """
+        from ast_jax.checkpoint.load import read_checkpoint
+
+        config, _, params = read_checkpoint(path, headless=True, **changes)
+        params = jax.tree.map(jnp.asarray, params["ast"])
+        if attn_implementation is None:
+            attn_implementation = resolve_attn_implementation(config, _devices(params))
+        model = nnx.eval_shape(
+            lambda: cls(config, rngs=nnx.Rngs(0), attn_implementation=attn_implementation)
+        )
+        return nnx.merge(nnx.split(model)[0], params)
+
+    def save_pretrained(self, path: str | Path, feature_extractor: Any = None) -> None:
+        """Writes a folder for `from_pretrained` and for Hugging Face's `ASTModel`.
+
+        Arguments and errors are those of `ASTForAudioClassification.save_pretrained`.
+        """
+        from ast_jax.checkpoint.torch_write import save_huggingface
+
+        params = {"ast": nnx.to_pure_dict(nnx.state(self, nnx.Param))}
+        save_huggingface(path, self.config, params, feature_extractor)
 
 
 class Classifier(nnx.Module):
@@ -331,8 +361,28 @@ class ASTForAudioClassification(nnx.Module):
         if attn_implementation is None:
             attn_implementation = resolve_attn_implementation(config, _devices(params))
         model = nnx.merge(graphdef(config, attn_implementation), params)
-        model.config = config  # with the class names, which the cached graphdef lacks
+        model.config = model.ast.config = config  # with class names, which the graphdef lacks
         return model
+
+    def save_pretrained(self, path: str | Path, feature_extractor: Any = None) -> None:
+        """Writes a folder for `from_pretrained` and for Hugging Face's class of this name.
+
+        It has config.json, model.safetensors in float32, and preprocessor_config.json if there is
+        a feature extractor. PyTorch is not needed. In an existing folder these files are replaced,
+        once all of them are written; without `feature_extractor` the last is kept.
+
+        Args:
+            path: a new folder, or one that holds no other files.
+            feature_extractor: the `ASTFeatureExtractor` of the model's inputs.
+
+        Raises:
+            InputError: the folder has other files or cannot be written, or the feature extractor
+                or a parameter does not match the model's configuration.
+        """
+        from ast_jax.checkpoint.torch_write import save_huggingface
+
+        params = nnx.to_pure_dict(nnx.state(self, nnx.Param))
+        save_huggingface(path, self.config, params, feature_extractor)
 
 
 def graphdef(config: ASTConfig, attn_implementation: str | None = None) -> nnx.GraphDef:

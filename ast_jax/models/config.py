@@ -1,10 +1,12 @@
 """The model's configuration, with Hugging Face's names."""
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from ast_jax.errors import InputError, nearest
+from ast_jax.errors import InputError, nearest, quoted
 from ast_jax.fields import Range, check_fields
+from ast_jax.io import write_json
 
 MODEL_TYPE = "audio-spectrogram-transformer"
 
@@ -89,6 +91,13 @@ class ASTConfig:
             name = getattr(self.dtype, "name", getattr(self.dtype, "__name__", self.dtype))
             self.dtype = str(name).removeprefix("torch.")
 
+    def __hash__(self) -> int:
+        """Makes a model's graphdef hashable, which `jax.jit` requires of its arguments.
+
+        Do not change the fields of a configuration that is in use.
+        """
+        return hash(tuple(value for value in vars(self).values() if not isinstance(value, dict)))
+
     @classmethod
     def from_size(cls, size: str, **changes: Any) -> Self:
         """Returns the configuration of one of the original's sizes, e.g. `from_size("tiny224")`."""
@@ -116,15 +125,33 @@ class ASTConfig:
         names = self.id2label or {}
         return [names.get(i, f"LABEL_{i}") for i in range(self.num_labels)]
 
+    @property
+    def label2id(self) -> dict[str, int]:
+        """Class indices by name, the inverse of `labels`.
+
+        Raises:
+            InputError: two classes have the same name.
+        """
+        inverse: dict[str, int] = {}
+        for i, label in enumerate(self.labels):
+            if inverse.setdefault(label, i) != i:
+                raise InputError(
+                    f"id2label has the name {quoted(label)} for the classes {inverse[label]} and "
+                    f"{i}, so label2id is undefined; give each class a name of its own"
+                )
+        return inverse
+
     def replace(self, **changes: Any) -> Self:
         """Returns a validated copy with fields changed.
 
         A new `id2label` sets `num_labels`, and a new `num_labels` removes an `id2label` of
-        another length.
+        another length. `label2id` is accepted too, as in Hugging Face's classes.
 
         Raises:
             InputError: a field does not exist or has a value that no model can have.
         """
+        if label2id := changes.pop("label2id", None):
+            _set_id2label(changes, label2id)
         fields = {field.name for field in dataclasses.fields(self)}
         for name in changes:
             if name not in fields:
@@ -223,6 +250,44 @@ class ASTConfig:
             raise InputError(f"{source}: {error}") from None
         except (AttributeError, TypeError, ValueError):
             raise InputError(f"{source}: id2label must map class indices to names") from None
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **changes: Any) -> "ASTConfig":
+        """Loads the configuration of a checkpoint or run of ast_jax, or of a Hugging Face folder.
+
+        Args:
+            path: the folder, or the URL of a checkpoint.
+            **changes: fields to change, see `replace`.
+
+        Raises:
+            InputError: the folder has no configuration of this model.
+        """
+        # Imported here because loading builds on this class, not the other way round.
+        from ast_jax.checkpoint.load import read_config
+
+        return read_config(path).replace(**changes)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Writes config.json, which Hugging Face's class reads too, to a new or existing folder.
+
+        `dtype` is not saved: in Hugging Face's file it is that of the stored weights.
+
+        Raises:
+            InputError: the path is a file or cannot be written.
+        """
+        if Path(path).is_file():
+            raise InputError(f"{path} is a file; give the path of a folder, new or old")
+        write_json(Path(path) / "config.json", self.to_dict() | {"dtype": "float32"})
+
+
+def _set_id2label(changes: dict[str, Any], label2id: Any) -> None:
+    """Sets `id2label` from its inverse, or checks that the two agree."""
+    try:
+        inverse = {int(i): str(label) for label, i in label2id.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise InputError("label2id must map names to class indices") from None
+    if changes.setdefault("id2label", inverse) != inverse or len(inverse) != len(label2id):
+        raise InputError("label2id is not the inverse of id2label; leave one of them out")
 
 
 def _square(patch_size: list[int] | tuple[int, ...], source: str) -> int:

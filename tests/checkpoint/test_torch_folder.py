@@ -186,6 +186,8 @@ def test_the_newest_checkpoint_of_a_trainer_is_used_and_named(tmp_path):
     expected = read_torch_checkpoint(tmp_path / "checkpoint-100").checkpoint
     assert_same_params(checkpoint.params, expected.params)
     assert checkpoint.feature_extractor.mean == -3.0
+    with pytest.warns(UserWarning, match="checkpoint-100 is used"):
+        assert ast_jax.ASTConfig.from_pretrained(tmp_path) == expected.config
 
     # The model that the Trainer saves at its end is in the folder itself.
     save_theirs(tmp_path, seed=1, num_labels=2)
@@ -304,6 +306,7 @@ def without_extractor(request, tmp_path, original_tensors, save_torch):
     [
         ast_jax.load,
         ast_jax.ASTForAudioClassification.from_pretrained,
+        ast_jax.ASTModel.from_pretrained,
     ],
 )
 def test_python_warns_once_of_what_was_assumed(without_extractor, load):
