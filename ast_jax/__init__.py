@@ -14,9 +14,12 @@ _HOMES = {
     "ASTFeatureExtractor": "ast_jax.audio.feature_extractor",
     "ASTForAudioClassification": "ast_jax.models.ast",
     "ASTModel": "ast_jax.models.ast",
+    "Callback": "ast_jax.training.overrides",
     "InputError": "ast_jax.errors",
     "fbank": "ast_jax.audio.fbank",
     "fbank_jax": "ast_jax.audio.fbank_jax",
+    "fit": "ast_jax.training.loop",
+    "load_config": "ast_jax.config_files",
     "load": "ast_jax.inference.classifier",
     "load_audio": "ast_jax.audio.decode",
 }
@@ -28,11 +31,14 @@ if TYPE_CHECKING:
     from ast_jax.audio.fbank import fbank as fbank
     from ast_jax.audio.fbank_jax import fbank_jax as fbank_jax
     from ast_jax.audio.feature_extractor import ASTFeatureExtractor as ASTFeatureExtractor
+    from ast_jax.config_files import load_config as load_config
     from ast_jax.errors import InputError as InputError
     from ast_jax.inference.classifier import load as load
     from ast_jax.models.ast import ASTForAudioClassification as ASTForAudioClassification
     from ast_jax.models.ast import ASTModel as ASTModel
     from ast_jax.models.config import ASTConfig as ASTConfig
+    from ast_jax.training.loop import fit as fit
+    from ast_jax.training.overrides import Callback as Callback
 
 
 def __getattr__(name: str) -> Any:

@@ -257,8 +257,6 @@ class TrainConfig:
         check_fields(self)
         if not self.workdir:
             raise InputError("workdir is not set; say where the run goes")
-        if not isinstance(self.data, SyntheticData) and not self.data.dir:
-            raise InputError("data.dir is not set; say where the recordings are")
         rows, columns = self.model.grid
         for name, value, limit_name, limit in (
             ("grad_accum_steps", self.grad_accum_steps, "batch_size", self.batch_size),

@@ -321,7 +321,7 @@ def test_a_small_run_of_each_recipe_finishes(
     name, train, held_out, labels, prepared, tmp_path, no_plots
 ):
     config = shrunk(name, tmp_path / "run", prepared)
-    scores = fit(config)
+    scores = fit(config).scores
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["data"]["train"]["clips"] == train
     assert run["data"]["evaluation"]["clips"] == held_out

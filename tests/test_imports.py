@@ -39,7 +39,7 @@ PERMITTED = {
     "multihost": ("errors",),
     "storage": ("errors", "io"),
     "audio": ("errors", "io"),
-    "models": ("errors", "io"),
+    "models": ("errors", "fields", "io"),
     "config": ("errors", "fields", "models.config"),
     "config_files": ("errors", "io", "config"),
     "checkpoint": (*BASICS, "storage", "audio", "models"),

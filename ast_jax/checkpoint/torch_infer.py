@@ -67,7 +67,7 @@ def infer_encoder(
         raise InputError(
             f"{source}: the width {width} is not a multiple of {HEAD_WIDTH}, so the number of "
             f"attention heads is unknown; give a folder with its config.json, or pass "
-            f"--num-attention-heads to convert_torch_weights.py"
+            f"--num-attention-heads to ast-jax convert"
         )
     return {
         "hidden_size": width,
@@ -136,7 +136,7 @@ def _infer_geometry(
         + (f"several inputs ({examples})" if matching else "no common input")
         + (f" with {given}" if given else "")
         + "; pass --frequency-stride, --time-stride, --max-length or --num-mel-bins to "
-        "convert_torch_weights.py"
+        "ast-jax convert"
     )
 
 

@@ -95,7 +95,7 @@ def read_torch_checkpoint(
         extractor, benchmark = published_extractor(config)
         guesses.append(
             f"{NO_EXTRACTOR}: mean {extractor.mean} and std {extractor.std} of {benchmark} are "
-            f"used; to change them pass --mean and --std to convert_torch_weights.py"
+            f"used; to change them pass --mean and --std to ast-jax convert"
         )
     return Converted(Checkpoint(config, extractor, params), notes, guesses)
 

@@ -50,7 +50,7 @@ def not_in_original(checkpoint: Checkpoint) -> str:
     """Lists what a `.pth` does not record and a reader would assume otherwise.
 
     Returns:
-        Flags of convert_torch_weights.py with their values, and words where there is no flag; ""
+        Flags of ast-jax convert with their values, and words where there is no flag; ""
         if nothing is missing.
     """
     config, extractor = checkpoint.config, checkpoint.feature_extractor

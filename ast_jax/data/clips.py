@@ -89,6 +89,16 @@ def rare_class_notes(data: DataSet) -> list[str]:
     return sentences
 
 
+def check_length(waveform: np.ndarray, sampling_rate: int, name: str) -> None:
+    """Raises `InputError` if a waveform is shorter than one frame."""
+    frame, _ = frame_sizes(sampling_rate)
+    if len(waveform) < frame:
+        raise InputError(
+            f"{name}: lasts {1e3 * len(waveform) / sampling_rate:.0f} ms, less than one frame of "
+            f"25 ms; leave it out or pad it with silence"
+        )
+
+
 def read_clips(examples: list[Example], num_labels: int, sampling_rate: int, what: str) -> Clips:
     """Decodes recordings of one class each into memory, on all cores, with a progress bar.
 
@@ -103,15 +113,10 @@ def read_clips(examples: list[Example], num_labels: int, sampling_rate: int, wha
     Raises:
         InputError: a file cannot be used, or is shorter than one frame; the message names it.
     """
-    frame, _ = frame_sizes(sampling_rate)
 
     def read(path: str) -> np.ndarray:
         waveform = load_audio(path, sampling_rate)
-        if len(waveform) < frame:
-            raise InputError(
-                f"{path}: lasts {1e3 * len(waveform) / sampling_rate:.0f} ms, less than one frame "
-                f"of 25 ms; leave it out or pad it with silence"
-            )
+        check_length(waveform, sampling_rate, path)
         return waveform
 
     targets = np.eye(num_labels, dtype=np.float32)[[example.labels[0] for example in examples]]

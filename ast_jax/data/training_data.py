@@ -23,11 +23,11 @@ def load_data(config: TrainConfig) -> DataSet:
     if config.runs_all_folds:
         raise InputError("data.fold is 0, which trains five runs; set it to 1 to 5 for one run")
     if isinstance(data, ESC50Data):
-        return read_esc50(fetch(data.dir), data.fold, rate)
+        return read_esc50(fetch_folder(data), data.fold, rate)
     if isinstance(data, FolderData):
-        return read_folder(fetch(data.dir), data.holdout, rate)
+        return read_folder(fetch_folder(data), data.holdout, rate)
     if isinstance(data, PreparedData):
-        folder = fetch(data.dir)
+        folder = fetch_folder(data)
         prepared = open_prepared(folder, data.name)
         if data.digest and data.digest != prepared.digest:
             raise InputError(
@@ -38,6 +38,17 @@ def load_data(config: TrainConfig) -> DataSet:
     if rate != SAMPLING_RATE:
         raise InputError(f"frontend.sampling_rate is {rate}; set it to 16000 for synthetic clips")
     return make_synthetic(data.train_clips, data.evaluation_clips, config.seed)
+
+
+def fetch_folder(data: ESC50Data | FolderData | PreparedData) -> Path:
+    """Returns the folder of the recordings; that at a URL is downloaded.
+
+    Raises:
+        InputError: `data.dir` is not set, or as `fetch`.
+    """
+    if not data.dir:
+        raise InputError("data.dir is not set; say where the recordings are")
+    return fetch(data.dir)
 
 
 def read_esc50(folder: str | Path, fold: int, sampling_rate: int) -> DataSet:

@@ -15,10 +15,10 @@ from flax import nnx
 from jaxtyping import Float32
 
 from ast_jax.audio import fbank_jax
+from ast_jax.audio.sounds import is_batch, name_of, read_sound
 from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.checkpoint.load import read_checkpoint
 from ast_jax.errors import InputError, quoted
-from ast_jax.inference.inputs import is_batch, name_of, read_sound
 from ast_jax.models.ast import ASTForAudioClassification, round_kernels
 
 FUNCTIONS = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid, "none": lambda logits: logits}

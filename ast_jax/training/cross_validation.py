@@ -17,7 +17,7 @@ from rich.table import Table
 from ast_jax.config import ESC50Data, PreparedData, TrainConfig
 from ast_jax.data.prepared import open_prepared
 from ast_jax.data.sources.esc50 import FOLDS, list_esc50
-from ast_jax.data.training_data import load_data
+from ast_jax.data.training_data import fetch_folder, load_data
 from ast_jax.errors import InputError
 from ast_jax.io import read_json, write_csv, write_json
 from ast_jax.multihost import call_on_first
@@ -25,7 +25,7 @@ from ast_jax.runs.history import HISTORY_FILE
 from ast_jax.runs.mirror import push_last, run_folder
 from ast_jax.runs.plots import draw_folds
 from ast_jax.runs.workdir import check_data, open_workdir
-from ast_jax.storage import fetch, is_remote, list_files, normalize, upload
+from ast_jax.storage import is_remote, list_files, normalize, upload
 from ast_jax.training.loop import fit
 
 RESULT = "folds"  # the files' name, before its ending
@@ -114,9 +114,9 @@ def check_folds(config: TrainConfig) -> None:
     """Raises `InputError` if the data lacks a fold, or a field selects other clips."""
     data = config.data
     if isinstance(data, ESC50Data):
-        splits = set(list_esc50(fetch(data.dir)).splits)
+        splits = set(list_esc50(fetch_folder(data)).splits)
     elif isinstance(data, PreparedData):
-        prepared = open_prepared(fetch(data.dir), data.name)
+        prepared = open_prepared(fetch_folder(data), data.name)
         splits = set(prepared.splits)
         if prepared.name != "esc50":
             raise InputError(

@@ -63,6 +63,8 @@ def evaluate_epoch(
         f"epoch {epoch}/{run.config.num_epochs}: training loss "
         f"{format_number(row['training_loss'], '.4f')}; held out: {describe_metrics(row)}{speed}"
     )
+    for callback in run.overrides.callbacks:
+        callback.on_evaluation(row)
     return logits
 
 
@@ -102,7 +104,8 @@ def score(run: Run, logits: np.ndarray, clips: Clips) -> Metrics:
             "optimizer.learning_rate, and give another workdir"
         )
     targets = clips.all_targets()
-    loss = float(LOSSES[run.config.loss](jnp.asarray(logits), jnp.asarray(targets)))
+    criterion = run.overrides.loss or LOSSES[run.config.loss]
+    loss = float(criterion(jnp.asarray(logits), jnp.asarray(targets)))
     return compute_metrics(logits, targets, loss)
 
 

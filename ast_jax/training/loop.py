@@ -1,12 +1,14 @@
 """Trains a model from a configuration."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
+import optax
 from rich.console import Console
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
@@ -14,8 +16,9 @@ from ast_jax.checkpoint.format import checkpoint_description
 from ast_jax.config import TrainConfig
 from ast_jax.data.clips import DataSet
 from ast_jax.data.loader import stream
+from ast_jax.data.own import read_own_data
 from ast_jax.data.training_data import load_data
-from ast_jax.evaluation.metrics import Metrics
+from ast_jax.losses import Loss
 from ast_jax.multihost import call_on_first
 from ast_jax.runs.history import History, best_epoch, read_history
 from ast_jax.runs.logging import ScalarWriter
@@ -27,6 +30,13 @@ from ast_jax.training.checkpointing import RunCheckpoints
 from ast_jax.training.finalize import finalize
 from ast_jax.training.held_out import evaluate_epoch
 from ast_jax.training.metrics_log import MetricsLog
+from ast_jax.training.overrides import (
+    NO_OVERRIDES,
+    AugmentClip,
+    Callback,
+    FitResult,
+    Overrides,
+)
 from ast_jax.training.preemption import PreemptionHandler
 from ast_jax.training.setup import (
     Run,
@@ -46,9 +56,13 @@ POLL_STEPS = 10  # steps between checks across a pod's processes for a requested
 def fit(
     config: TrainConfig,
     *,
-    data: DataSet | None = None,
+    data: DataSet | Mapping[str, Any] | None = None,
+    loss: Loss | None = None,
+    augment: AugmentClip | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    callbacks: Sequence[Callback] = (),
     devices: Sequence[jax.Device] | None = None,
-) -> Metrics:
+) -> FitResult:
     """Trains as `config` says, or resumes an interrupted run.
 
     Afterwards `workdir` holds `model/`, which `ast_jax.load(workdir)` takes, `history.json`,
@@ -56,38 +70,51 @@ def fit(
 
     Args:
         config: the experiment.
-        data: the recordings; by default those that `config.data` names.
+        data: your own recordings instead of those that `config.data` names, see `read_own_data`.
+        loss: replaces `config.loss` in training and in the loss of held-out clips: (logits,
+            targets), both (batch, classes), → the mean loss. `config.loss` still decides between
+            softmax and sigmoid.
+        augment: replaces SpecAugment, noise and shift of `config.augment`: (key, input values
+            (frames, mel_bins) of a clip) → input values. It is traced by `jax.vmap` and `jax.jit`.
+        optimizer: replaces `config.optimizer`, learning rate included.
+        callbacks: hooks that are called after steps, after evaluations and at the end.
         devices: to train on; all by default.
-
-    Returns:
-        The metrics of the final parameters on the held-out clips, or on the test clips if any.
 
     Raises:
         InputError: a field, a recording or the folder cannot be used, or training diverged.
         KeyboardInterrupt: SIGINT or SIGTERM was received; progress is saved.
     """
-    run, state = set_up(config, data, devices)
+    overrides = Overrides(loss, augment, optimizer, callbacks)
+    run, state = set_up(config, data, devices, overrides)
     print_overview(run)
     extractor = run.initial.feature_extractor
     with acquire_workdir(run.workdir, run.saved_run, config, run.data, extractor):
-        return train(run, state)
+        result = train(run, state)
+        for callback in callbacks:
+            callback.on_end(result)
+        return result
 
 
 def set_up(
     config: TrainConfig,
-    data: DataSet | None = None,
+    data: DataSet | Mapping[str, Any] | None = None,
     devices: Sequence[jax.Device] | None = None,
+    overrides: Overrides = NO_OVERRIDES,
 ) -> tuple[Run, TrainState]:
     """Loads the data and builds the model and the step; returns the run and its initial state.
 
     Arguments and errors are those of `fit`.
     """
     config.validate()
+    overrides.check()
     parallel = DataParallel(config.parallel, devices)
     parallel.check_batch(config.batch_size, config.grad_accum_steps)
     workdir, saved_run = open_workdir(config)
 
-    data = load_data(config) if data is None else data
+    if data is None:
+        data = load_data(config)
+    elif not isinstance(data, DataSet):
+        data = read_own_data(data, config.frontend.sampling_rate)
     check_agreement(config, data)
     length = run_length(config, len(data.train.waveforms))
     if saved_run is None:
@@ -97,7 +124,7 @@ def set_up(
         extractor = ASTFeatureExtractor.from_dict(saved_run["feature_extractor"], str(workdir))
 
     initial = initial_checkpoint(config, data, extractor)
-    functions, state = build_step_functions(config, initial, parallel, length)
+    functions, state = build_step_functions(config, initial, parallel, length, overrides)
     run = Run(
         config=config,
         workdir=workdir,
@@ -112,11 +139,12 @@ def set_up(
         console=Console(
             soft_wrap=True, markup=False, highlight=False, quiet=jax.process_index() > 0
         ),
+        overrides=overrides,
     )
     return run, state
 
 
-def train(run: Run, state: TrainState) -> Metrics:
+def train(run: Run, state: TrainState) -> FitResult:
     """Takes the remaining steps from the newest checkpoint, or from `state`; writes the result."""
     config = run.config
     steps_per_epoch, num_steps = run.length
@@ -186,7 +214,8 @@ def train(run: Run, state: TrainState) -> Metrics:
         params = select_final_params(run, state, history, checkpoints)
         if stop():
             raise KeyboardInterrupt
-    return finalize(run, params, history, logits if config.final_params == "last" else None)
+    scores = finalize(run, params, history, logits if config.final_params == "last" else None)
+    return FitResult(scores, run.workdir / "model", history)
 
 
 def is_evaluation_due(run: Run, step: int) -> bool:

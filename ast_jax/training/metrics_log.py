@@ -66,6 +66,10 @@ class MetricsLog:
         else:
             self.running_loss = self.running_loss._replace(skipped=self.running_loss.skipped + 1)
             self._report_nonfinite(step, "gradient" if math.isfinite(loss) else "loss")
+        for callback in self._run.overrides.callbacks:
+            callback.on_step(
+                step, {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
+            )
         self._bar.step(loss, learning_rate, self._run.config.batch_size)
         if self._scalars and step % LOG_EVERY == 0:
             self._scalars.write(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 from rich.console import Console
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
@@ -27,6 +28,7 @@ from ast_jax.models.attention import TPU_MAX_TOKENS, resolve_attn_implementation
 from ast_jax.models.config import GEOMETRY
 from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
 from ast_jax.training.optimizer import make_optimizer, make_schedule, state_specs
+from ast_jax.training.overrides import NO_OVERRIDES, Overrides
 from ast_jax.training.step import (
     Params,
     StepSpec,
@@ -196,16 +198,24 @@ class StepFunctions(NamedTuple):
 
 
 def build_step_functions(
-    config: TrainConfig, initial: Checkpoint, parallel: DataParallel, length: RunLength
+    config: TrainConfig,
+    initial: Checkpoint,
+    parallel: DataParallel,
+    length: RunLength,
+    overrides: Overrides = NO_OVERRIDES,
 ) -> tuple[StepFunctions, TrainState]:
     """Returns the functions that run on the devices, and the initial state there."""
-    functions = map_step_functions(config, initial, parallel, length)
+    functions = map_step_functions(config, initial, parallel, length, overrides)
     state = functions.init_state(initial.params)
     return functions, parallel.device_put(state, functions.state_specs)
 
 
 def map_step_functions(
-    config: TrainConfig, initial: Checkpoint, parallel: DataParallel, length: RunLength
+    config: TrainConfig,
+    initial: Checkpoint,
+    parallel: DataParallel,
+    length: RunLength,
+    overrides: Overrides = NO_OVERRIDES,
 ) -> StepFunctions:
     """Maps the step functions over devices.
 
@@ -217,14 +227,26 @@ def map_step_functions(
     )
     shards = len(parallel.devices) if config.shard_optimizer else 1
     optimizer = make_optimizer(config.optimizer, shards)
+    schedule = make_schedule(config.optimizer, length.num_steps, length.steps_per_epoch)
+    if overrides.optimizer is not None:
+        if shards > 1:
+            raise InputError(
+                "shard_optimizer shards the configured optimizer only; set it to False"
+            )
+        # The step subtracts updates times a rate.
+        optimizer = optax.chain(overrides.optimizer, optax.scale(-1))
+        schedule = optax.constant_schedule(1.0)
+    augment = make_augment(config.augment, extractor)
+    if overrides.augment is not None:
+        augment = jax.vmap(overrides.augment)
     spec = StepSpec(
         graphdef=graph,
         extractor=extractor,
-        loss=with_label_smoothing(LOSSES[config.loss], config.label_smoothing),
+        loss=overrides.loss or with_label_smoothing(LOSSES[config.loss], config.label_smoothing),
         optimizer=optimizer,
-        schedule=make_schedule(config.optimizer, length.num_steps, length.steps_per_epoch),
+        schedule=schedule,
         key=jax.random.key(config.seed),
-        augment=make_augment(config.augment, extractor),
+        augment=augment,
         patchout=make_patchout(config.augment, model.grid),
         grad_accum_steps=config.grad_accum_steps,
         num_shards=shards,
@@ -301,6 +323,7 @@ class Run(NamedTuple):
         train_batches: step → this process's share of its batch.
         evaluation_batches: clips → this process's share of their batches.
         console: prints in the first process alone.
+        overrides: of the step, and hooks.
     """
 
     config: TrainConfig
@@ -314,6 +337,7 @@ class Run(NamedTuple):
     train_batches: TrainBatches
     evaluation_batches: Callable[[Clips], EvaluationBatches]
     console: Console
+    overrides: Overrides
 
 
 def print_overview(run: Run) -> None:

@@ -212,7 +212,7 @@ def test_an_incomplete_description_is_refused(copy, content, complaint):
     ("part", "entries", "complaint"),
     [
         ("model", {"model_type": "vit"}, "model_type is 'vit'"),
-        ("model", {"hidden_size": "8"}, "hidden_size must be a whole number from 1"),
+        ("model", {"hidden_size": "8"}, "hidden_size is '8'; it must be a whole number from 1"),
         ("model", {"id2label": {"0": "a", "2": "b"}}, "id2label must name the classes 0 to 1"),
         ("model", {"max_length": 80}, "max_length is 80 for the model and 64 for the feature"),
         ("feature_extractor", {"std": 0}, "std"),

@@ -139,7 +139,7 @@ def test_an_ambiguous_number_of_patches_lists_the_inputs_and_names_the_flags():
         (
             1212,
             {"frequency_stride": 0},
-            "frequency_stride must be a whole number from 1 to 1000000, not 0",
+            "frequency_stride is 0; it must be a whole number from 1 to 1000000",
         ),
         (1212, {"max_length": 3}, "max_length 3 is smaller than one patch"),
     ],

@@ -16,9 +16,9 @@ from safetensors.numpy import load_file, save_file
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint, load_checkpoint, save_checkpoint
 from ast_jax.checkpoint.torch_write import write_huggingface
+from ast_jax.cli.main import main
 from ast_jax.models.ast import init_params
 from ast_jax.models.config import ASTConfig
-from convert_torch_weights import main
 
 torch = pytest.importorskip("torch")
 
@@ -30,7 +30,7 @@ def convert(capsys):
     """Returns a function that runs the command, asserts success and returns the output."""
 
     def run(*argv):
-        assert main([str(argument) for argument in argv]) == 0
+        assert main(["convert", *map(str, argv)]) == 0
         printed = capsys.readouterr()
         assert printed.err == ""
         assert printed.out.splitlines()[-1] == f"wrote {argv[1]}"
@@ -48,14 +48,14 @@ def refused(capsys, tmp_path):
 
     def run(*argv):
         before = sorted(tmp_path.rglob("*"))
-        assert main([str(argument) for argument in argv]) == 1
+        assert main(["convert", *map(str, argv)]) == 1
         printed = capsys.readouterr()
         (line,) = printed.err.splitlines()
-        assert line.startswith("convert_torch_weights.py: ")
+        assert line.startswith("ast-jax: ")
         assert not line.endswith(".")
         assert "wrote" not in printed.out
         assert sorted(tmp_path.rglob("*")) == before
-        return line.removeprefix("convert_torch_weights.py: ")
+        return line.removeprefix("ast-jax: ")
 
     return run
 
@@ -241,14 +241,14 @@ def test_a_write_that_fails_at_the_end_leaves_nothing(refused, ours, tmp_path, t
 def test_a_full_disk_leaves_nothing(ours, tmp_path, target):
     # A limit on the file size makes a write fail in the middle, like a full disk.
     code = (
-        "import resource, sys; from convert_torch_weights import main; "
+        "import resource, sys; from ast_jax.cli.main import main; "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); sys.exit(main(sys.argv[1:]))"
     )
-    command = [sys.executable, "-c", code, str(ours), str(tmp_path / "out"), *target]
+    command = [sys.executable, "-c", code, "convert", str(ours), str(tmp_path / "out"), *target]
     run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=SCRIPT.parent)
     assert run.returncode == 1
     # TensorStore may print from threads of its own.
-    sentence = f"convert_torch_weights.py: {tmp_path / 'out'}: cannot be written ("
+    sentence = f"ast-jax: {tmp_path / 'out'}: cannot be written ("
     assert any(line.startswith(sentence) for line in run.stderr.splitlines())
     assert [path.name for path in tmp_path.iterdir()] == ["ours"]
 
@@ -320,7 +320,7 @@ def test_a_wrong_tensor_is_named(
         ("{", "cannot be read as JSON"),
         ("[1]", "expected a JSON object"),
         ('{"model_type": "vit"}', "model_type is 'vit'"),
-        ('{"hidden_size": []}', "hidden_size must be a whole number from 1"),
+        ('{"hidden_size": []}', "hidden_size is []; it must be a whole number from 1"),
         ('{"id2label": {"0": "a", "2": "b"}}', "id2label must name the classes 0 to 1"),
     ],
 )
@@ -338,7 +338,7 @@ def test_a_malformed_extractor_is_refused(refused, small_checkpoint, tmp_path):
     write_huggingface(tmp_path / "hf", small_checkpoint)
     file = tmp_path / "hf" / "preprocessor_config.json"
     file.write_text(json.dumps({"mean": "quiet"}))
-    assert main([str(tmp_path / "hf"), str(tmp_path / "out")]) == 1
+    assert main(["convert", str(tmp_path / "hf"), str(tmp_path / "out")]) == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -351,15 +351,15 @@ def test_geometry_flags_for_a_checkpoint_of_ours_are_refused(refused, ours, tmp_
 
 @pytest.mark.parametrize("flag", ["--std=0", "--std=nan", "--mean=inf"])
 def test_invalid_statistics_are_refused(capsys, ours, tmp_path, flag):
-    assert main([str(ours), str(tmp_path / "out"), flag]) == 1
+    assert main(["convert", str(ours), str(tmp_path / "out"), flag]) == 1
     assert flag[2:].split("=")[0] in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("flag", ["--max-length=0", "--time-stride=x", "--strides=3"])
-def test_invalid_flags_print_the_usage(capsys, tmp_path, flag):
+def test_invalid_flags_are_told_with_status_2(capsys, tmp_path, flag):
     with pytest.raises(SystemExit) as caught:
-        main([str(tmp_path / "x.pth"), str(tmp_path / "out"), flag])
+        main(["convert", str(tmp_path / "x.pth"), str(tmp_path / "out"), flag])
     assert caught.value.code == 2
     assert flag.split("=")[0] in capsys.readouterr().err
 
@@ -392,7 +392,7 @@ def test_the_command_converts_and_refuses_without_a_traceback(
     bad = run(tmp_path / "empty.pth", tmp_path / "none")
     assert (bad.returncode, bad.stdout) == (1, "")
     assert len(bad.stderr.splitlines()) == 1
-    assert bad.stderr.startswith(f"convert_torch_weights.py: {tmp_path / 'empty.pth'}: ")
+    assert bad.stderr.startswith(f"ast-jax: {tmp_path / 'empty.pth'}: ")
     assert not (tmp_path / "none").exists()
 
 

@@ -178,7 +178,7 @@ def test_a_finished_run_evaluates_to_the_same_scores_and_is_left_as_it_is():
     scores = json.loads(Path("finished/results.json").read_text())
     before = params_of("finished/model")
     results = evaluate_checkpoints(["finished"], "prepared", batch_size=8)
-    for found in (results.evaluations["finished"].metrics, fit(finished())):
+    for found in (results.evaluations["finished"].metrics, fit(finished()).scores):
         assert found._asdict() == pytest.approx(
             {name: value for name, value in scores.items() if name != "classes"}, abs=TOLERANCE
         )

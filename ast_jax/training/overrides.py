@@ -1,0 +1,89 @@
+"""What a caller of `fit` may replace, and the hooks that it may add."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from ast_jax.errors import InputError
+from ast_jax.evaluation.metrics import Metrics
+from ast_jax.losses import Loss
+from ast_jax.runs.history import History
+
+AugmentClip = Callable[[jax.Array, jax.Array], jax.Array]  # key, (frames, mel_bins) → the same
+
+
+class FitResult(NamedTuple):
+    """The result of a run.
+
+    Attributes:
+        scores: of the final parameters on the test clips, or on the held-out clips if none.
+        checkpoint: the folder of the model, which `ast_jax.load` takes.
+        history: a row per evaluation.
+    """
+
+    scores: Metrics
+    checkpoint: Path
+    history: History
+
+
+class Callback:
+    """Hooks of a run, which do nothing by themselves; every process of a pod calls them."""
+
+    def on_step(self, step: int, metrics: dict[str, float]) -> None:
+        """Called after each step with its loss, gradient norm and learning rate.
+
+        Runs while the device computes the next step, so that it is not waited for.
+        """
+
+    def on_evaluation(self, row: dict[str, Any]) -> None:
+        """Called after each evaluation with the new row of the history."""
+
+    def on_end(self, result: FitResult) -> None:
+        """Called once, at the end of the run."""
+
+
+class Overrides(NamedTuple):
+    """Parts of the step that replace the configuration's, and the hooks.
+
+    Attributes:
+        loss: (logits, targets), both (batch, classes) → the mean loss ().
+        augment: (key, input values of a clip) → input values.
+        optimizer: gives the updates that are added to the parameters, learning rate included.
+        callbacks: called in order.
+    """
+
+    loss: Loss | None = None
+    augment: AugmentClip | None = None
+    optimizer: optax.GradientTransformation | None = None
+    callbacks: Sequence[Callback] = ()
+
+    def check(self) -> None:
+        """Raises `InputError` for a part of a wrong type."""
+        for name, part in (("loss", self.loss), ("augment", self.augment)):
+            if part is not None and not callable(part):
+                raise InputError(f"{name} is {part!r}; give a function, see `fit`")
+        if self.optimizer is not None and not isinstance(
+            self.optimizer, optax.GradientTransformation
+        ):
+            raise InputError(
+                f"optimizer is {self.optimizer!r}; give an optax.GradientTransformation, such as "
+                f"optax.adamw(1e-5)"
+            )
+        for callback in self.callbacks:
+            if not isinstance(callback, Callback):
+                raise InputError(f"callbacks has {callback!r}; give objects of ast_jax.Callback")
+
+    def names(self) -> dict[str, str]:
+        """Returns the names of what is replaced, for the run's record."""
+        parts = {"loss": self.loss, "augment": self.augment, "optimizer": self.optimizer}
+        return {
+            name: getattr(part, "__qualname__", type(part).__name__)
+            for name, part in parts.items()
+            if part is not None
+        }
+
+
+NO_OVERRIDES = Overrides()
