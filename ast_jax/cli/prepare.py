@@ -38,8 +38,10 @@ def prepare(
         beam_option: for Beam, such as --beam-option=--project=mine; may be repeated
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from ast_jax.data.prepared import check_packages, classes_without_clips
+
+    check_packages()
     from ast_jax.data.prepare import run_builder
-    from ast_jax.data.prepared import classes_without_clips
 
     check_local(output)
     try:

@@ -1,13 +1,18 @@
 """Makes batches ahead of the training: with tf.data in this process, or in worker processes."""
 
+import importlib.util
 import os
+from collections import deque
 from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from ast_jax.data.batches import Batch
 from ast_jax.data.workers import MakeBatch, make_in_processes
+
+AHEAD = 2  # batches made in advance, as many as tf.data prefetches
 
 
 def stream(make_batch: MakeBatch, numbers: range, workers: int = 0) -> Generator[Batch, None, None]:
@@ -17,14 +22,31 @@ def stream(make_batch: MakeBatch, numbers: range, workers: int = 0) -> Generator
         make_batch: see `make_in_processes`; threads call it with a number alone.
         numbers: the batches to make.
         workers: the number of processes; 0 uses tf.data's threads in this process, which compete
-            for the GIL with a caller that is busy in Python.
+            for the GIL with a caller that is busy in Python. Without TensorFlow, Python's threads
+            make them.
     """
     if workers:
         return make_in_processes(make_batch, numbers, workers)
-    return _make_in_threads(make_batch, numbers)
+    if importlib.util.find_spec("tensorflow") is None:
+        return _make_in_threads(make_batch, numbers)
+    return _make_with_tf_data(make_batch, numbers)
 
 
 def _make_in_threads(make_batch: MakeBatch, numbers: range) -> Generator[Batch, None, None]:
+    ahead: deque[Future[Batch]] = deque()
+    pool = ThreadPoolExecutor()
+    try:
+        for number in numbers:
+            ahead.append(pool.submit(make_batch, number))
+            if len(ahead) > AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _make_with_tf_data(make_batch: MakeBatch, numbers: range) -> Generator[Batch, None, None]:
     if not numbers:
         return
     tf = import_tensorflow()

@@ -1,5 +1,6 @@
 """Reads prepared sets: random access to clips without decoding."""
 
+import importlib.util
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,15 @@ SPLITS = {
     "audioset": ("balanced+unbalanced", "eval"),
     "speech_commands": ("train", "validation"),
 }
+
+
+def check_packages() -> None:
+    """Raises `InputError` unless the packages of prepared sets are installed."""
+    for package in ("array_record", "tensorflow_datasets"):
+        if importlib.util.find_spec(package) is None:
+            raise InputError(
+                f"prepared sets need {package}, which is not installed; pip install 'ast-jax[data]'"
+            )
 
 
 class RecordedWaveforms(Sequence[np.ndarray]):
@@ -113,8 +123,10 @@ def open_prepared(folder: str | Path, name: str = "") -> PreparedSet:
         name: the set's kind of source, if the output has several sets.
 
     Raises:
-        InputError: there is no set or several, or it has another version or is damaged.
+        InputError: there is no set or several, it has another version or is damaged, or the
+            packages that read it are not installed.
     """
+    check_packages()
     set_folder = _find(Path(folder), name)
     info = read_json(set_folder / "dataset_info.json")
     metadata = read_json(set_folder / "metadata.json")

@@ -1,5 +1,6 @@
 import csv
 import os
+import sys
 import threading
 
 import numpy as np
@@ -40,9 +41,13 @@ def assert_equal(first, second):
             np.testing.assert_array_equal(array, b[name])
 
 
-@pytest.mark.parametrize("on_device", [False, True])
-def test_threads_give_the_same_batches_as_sequential_calls(clips, on_device):
-    inputs = InputBuilder(INPUTS.extractor, on_device)
+@pytest.mark.parametrize(("on_device", "with_tensorflow"), [(0, 1), (1, 1), (1, 0)])
+def test_threads_give_the_same_batches_as_sequential_calls(
+    clips, on_device, with_tensorflow, monkeypatch
+):
+    if not with_tensorflow:
+        monkeypatch.setitem(sys.modules, "tensorflow", None)
+    inputs = InputBuilder(INPUTS.extractor, bool(on_device))
     make = TrainBatches(clips, inputs, seed=3, batch_size=4, mixup=0.5, balanced=True)
     assert_equal(stream(make, range(2, 30, 3)), map(make, range(2, 30, 3)))
 
