@@ -42,6 +42,10 @@ class RecordedWaveforms(Sequence[np.ndarray]):
     """
 
     def __init__(self, files: list[tuple[str, int]]):
+        # Imported before a progress bar starts: TFDS swaps `builtins.__import__` while it is
+        # imported, and an import in the bar's thread then fails and freezes the bar.
+        from tensorflow_datasets.proto import tf_example_pb2  # noqa: F401
+
         self.files = files
         self._starts = np.cumsum([0, *(count for _, count in files)])
         self._readers: dict[int, Any] = {}

@@ -1,0 +1,102 @@
+"""Tests what a run shows on a terminal."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from ast_jax.data.prepare.run_builder import prepare
+
+ROOT = Path(__file__).parents[2]
+
+# Starts a run and stops it at its first step. TFDS swaps `builtins.__import__` for milliseconds
+# while it is imported; a pause makes sure that the bar's thread imports something meanwhile.
+START = """
+import sys
+import time
+from contextlib import contextmanager
+
+from etils import epy
+
+from ast_jax.config import DataConfig, FrontendConfig
+from ast_jax.training.loop import set_up, train
+from tests.small_run import small
+
+swap = epy.lazy_imports
+
+@contextmanager
+def swap_for_longer(*args, **options):
+    with swap(*args, **options):
+        time.sleep(0.15)
+        yield
+
+epy.lazy_imports = swap_for_longer
+
+def stop(state, batch):
+    run.console.print("at the first step")
+    time.sleep(1)
+    raise KeyboardInterrupt
+
+run, state = set_up(small(
+    sys.argv[2],
+    data=DataConfig(kind="prepared", dir=sys.argv[1]),
+    frontend=FrontendConfig(mean=-5.0, std=4.0),
+    batch_size=2,
+))
+try:
+    train(run._replace(functions=run.functions._replace(train_step=stop)), state)
+except KeyboardInterrupt:
+    run.console.print("stopped")
+"""
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """Returns the folder of a prepared set of three clips."""
+    rng = np.random.default_rng(0)
+    lines = ["path,labels,split"]
+    for name, split in (("a", "train"), ("b", "train"), ("a", "test")):
+        file = f"{split}-{name}.wav"
+        soundfile.write(tmp_path / file, rng.uniform(-0.1, 0.1, 8000), 16000)
+        lines.append(f"{file},{name},{split}")
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    prepare("csv", tmp_path, tmp_path / "prepared")
+    return tmp_path / "prepared"
+
+
+def run_in_terminal(code, *arguments):
+    """Runs Python code in a terminal of 80 columns; returns its exit status and its output."""
+    reading, terminal = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "80", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    process = subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, stderr=terminal, cwd=ROOT, env=environment
+    )
+    os.close(terminal)
+    output = b""
+    while part := read_terminal(reading):
+        output += part
+    os.close(reading)
+    return process.wait(), output.decode()
+
+
+def read_terminal(reading):
+    """Returns the next bytes, or none when the last process of the terminal has ended."""
+    try:
+        return os.read(reading, 65536)
+    except OSError:  # how Linux reports that end
+        return b""
+
+
+def test_the_bar_of_a_run_on_a_prepared_set_survives_the_import_of_tfds(prepared, tmp_path):
+    status, output = run_in_terminal(START, prepared, tmp_path / "run")
+    assert status == 0, output
+    assert "Exception" not in output
+    before, _, after = output.partition("at the first step")
+    assert "epoch 1/3" in before
+    assert after.count("epoch 1/3") > 3, "the bar is frozen"
