@@ -4,9 +4,11 @@ Source: feature-window.cc and mel-computations.cc of Kaldi.
 """
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+import numpy.typing as npt
+from jaxtyping import Float, Real
 
 from ast_jax.errors import InputError
 
@@ -123,6 +125,22 @@ def mel_bank(
     return weights
 
 
-def _mel(hertz: float | Float[np.ndarray, " n"]) -> float | Float[np.ndarray, " n"]:
+def mel_position(
+    hertz: Real[np.ndarray, " n"],
+    num_mel_bins: int,
+    sampling_rate: int,
+    low_freq: float = 20.0,
+    high_freq: float = 0.0,
+) -> Float[np.ndarray, " n"]:
+    """Returns where frequencies are among the mel filters: i at the center of filter i, from 0.
+
+    Arguments are those of `mel_bank`; the defaults are those of `fbank`.
+    """
+    highest = high_freq if high_freq > 0 else sampling_rate / 2 + high_freq
+    lowest_mel, highest_mel = _mel(low_freq), _mel(highest)
+    return (_mel(hertz) - lowest_mel) / (highest_mel - lowest_mel) * (num_mel_bins + 1) - 1
+
+
+def _mel(hertz: npt.ArrayLike) -> Any:
     """Converts frequencies from Hz to mel."""
-    return 1127 * np.log1p(hertz / 700)
+    return 1127 * np.log1p(np.asarray(hertz) / 700)

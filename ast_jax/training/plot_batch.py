@@ -9,6 +9,7 @@ import numpy as np
 from ast_jax.audio.fbank_jax import batch_input_values
 from ast_jax.config import TrainConfig
 from ast_jax.data.training_data import load_data
+from ast_jax.runs.fonts import drawable_names
 from ast_jax.runs.plots import draw_batch
 from ast_jax.training.cross_validation import fold_config
 from ast_jax.training.setup import check_clips, make_extractor, make_train_batches
@@ -37,9 +38,11 @@ def plot_batch(config: TrainConfig, file: Path, step: int = 0) -> None:
     key = jax.random.fold_in(jax.random.key(config.seed), step)
     keys = clip_keys(key, 0, config.batch_size)
     augmented = make_augment(config.augment, extractor)(keys, plain)
-    titles = [describe_target(target, data.labels) for target in batch["targets"][:MAX_CLIPS]]
+    names = drawable_names(data.labels).names
+    titles = [describe_target(target, names) for target in batch["targets"][:MAX_CLIPS]]
     before, after = (np.asarray(values)[:MAX_CLIPS] for values in (plain, augmented))
-    draw_batch(before, after, titles, file, -extractor.mean / (2 * extractor.std))
+    padding = -extractor.mean / (2 * extractor.std)
+    draw_batch(before, after, titles, file, padding, extractor.sampling_rate)
 
 
 def describe_target(target: np.ndarray, labels: list[str]) -> str:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from ast_jax.audio.kaldi import mel_bank, window
+from ast_jax.audio.kaldi import mel_bank, mel_position, window
 
 
 @pytest.mark.parametrize("size", [2, 25, 400, 551])
@@ -26,3 +26,10 @@ def test_mel_bank_matches_hugging_face():
     np.testing.assert_allclose(theirs[256], 0, atol=1e-12)
     assert (np.count_nonzero(ours, axis=0) <= 2).all()
     assert (~ours.any(axis=1)).sum() == 1  # one low filter lies between two FFT bins
+
+
+@pytest.mark.parametrize(("bins", "rate"), [(64, 16000), (128, 44100)])
+def test_a_filter_peaks_at_its_position(bins, rate):
+    weights = mel_bank(bins, 1 << 18, rate, 20.0, 0.0)
+    peaks = weights.argmax(axis=1) * rate / (1 << 18)
+    np.testing.assert_allclose(mel_position(peaks, bins, rate), np.arange(bins), atol=0.01)
