@@ -207,11 +207,12 @@ class TrainConfig:
         remat: what the backward pass recomputes: 'none', 'norms_and_activations' (LayerNorm and
             GELU: a quarter of the memory), or 'everything' (each layer keeps its input alone: a
             sixth of the default's memory for up to a third more time).
-        num_epochs: passes over the training clips.
+        num_epochs: passes over the training clips; may grow when a run resumes.
         evaluate_every: epochs between evaluations, each with a checkpoint.
         checkpoint_every_steps: steps between additional checkpoints; 0 for none.
         max_to_keep: newest checkpoints to keep, beside the best.
-        metric: metric of the best epoch, 'mean_average_precision' or 'accuracy'.
+        metric: metric of the best epoch, 'mean_average_precision' or 'accuracy'; of equally good
+            epochs the first is the best.
         average_from: first epoch whose parameters are averaged; 0 for no average.
         average_to: last epoch of the average; 0 for the last of the run.
         cumulative: also evaluate the mean prediction of all evaluations so far.

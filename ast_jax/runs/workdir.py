@@ -8,7 +8,8 @@
     WORKDIR/profile/        traces of `profile_steps`
     WORKDIR/checkpoints/    to resume from
     WORKDIR/model/          the final parameters, once the run is finished
-    WORKDIR/results.json    their metrics; also per_class.csv and pictures; test/ has the same
+    WORKDIR/results.json    their metrics and epoch; also per_class.csv, predictions.csv,
+                            worst.csv and pictures; test/ has the same
 
 The first process of a pod writes and reads it; the others need not see its disk.
 """
@@ -90,13 +91,21 @@ def _read_run(workdir: Path, config: TrainConfig) -> dict[str, Any] | None:
             f"{where}: {RUN_FILE} is damaged; remove {where} or choose another workdir"
         )
     run["config"] = _fields(config_from_dict(run["config"], str(file)))
-    if run["config"] != _fields(config):
+    fields = _fields(config)
+    before = run["config"] | ({"num_epochs": config.num_epochs} if is_extended(run, config) else {})
+    if before != fields:
         raise InputError(
-            f"{where}: holds a run with another "
-            f"{first_difference(run['config'], _fields(config))}; choose another "
-            f"workdir, or remove this one"
+            f"{where}: holds a run with another {first_difference(before, fields)}; choose "
+            f"another workdir, or remove this one"
         )
     return run
+
+
+def is_extended(run: dict[str, Any] | None, config: TrainConfig) -> bool:
+    """Returns whether the configuration has more epochs than the saved run, which trains on."""
+    fields = run["config"] if run else None
+    before = fields.get("num_epochs") if isinstance(fields, dict) else None
+    return isinstance(before, int) and before < config.num_epochs
 
 
 @contextmanager
@@ -109,8 +118,9 @@ def acquire_workdir(
 ) -> Iterator[None]:
     """Holds the run's folder during the run; creates it if `saved_run` is None.
 
-    A new run that ends before its first checkpoint removes its folder. A remote one is uploaded
-    meanwhile. Collective.
+    A new run that ends before its first checkpoint removes its folder. If a saved run gets more
+    epochs, they are written to `run.json` and the final parameters of the shorter run are removed.
+    A remote run is uploaded meanwhile. Collective.
 
     Raises:
         InputError: the folder cannot be written.
@@ -118,13 +128,16 @@ def acquire_workdir(
     first = jax.process_index() == 0
     remote = is_remote(config.workdir)
     new_folder = first and not workdir.exists()
-    session = describe_run() | {"seed": config.seed}
+    session = describe_run() | {"seed": config.seed, "num_epochs": config.num_epochs}
     owner: bytes | None = None  # the remote SESSIONS_FILE of this run
 
     def start_session() -> None:
         try:
             if saved_run is None:
                 create_workdir(workdir, config, data, extractor)
+            elif is_extended(saved_run, config):
+                _remove([workdir / "model"] if (workdir / "model").exists() else [])
+                write_json(workdir / RUN_FILE, saved_run | {"config": _fields(config)})
             sessions = workdir / SESSIONS_FILE
             before = read_json(sessions) if sessions.exists() else []
             if not isinstance(before, list):

@@ -24,7 +24,7 @@ from ast_jax.multihost import call_on_first
 from ast_jax.runs.history import HISTORY_FILE
 from ast_jax.runs.mirror import push_last, run_folder
 from ast_jax.runs.plots import draw_folds
-from ast_jax.runs.workdir import check_data, open_workdir
+from ast_jax.runs.workdir import check_data, is_extended, open_workdir
 from ast_jax.storage import is_remote, list_files, normalize, upload
 from ast_jax.training.loop import fit
 
@@ -96,13 +96,15 @@ def fold_config(config: TrainConfig, fold: int) -> TrainConfig:
 
 
 def is_finished(run: TrainConfig) -> bool:
-    """Returns whether a run has its final parameters. Collective.
+    """Returns whether a run has its final parameters, of as many epochs. Collective.
 
     Raises:
         InputError: the run is of other recordings, or the folder holds something else.
     """
     workdir, saved_run = open_workdir(run)
-    if saved_run is None or not call_on_first((workdir / "model").exists):
+    if saved_run is None or is_extended(saved_run, run):
+        return False
+    if not call_on_first((workdir / "model").exists):
         return False
     if is_remote(run.workdir):  # its last upload may have failed
         call_on_first(lambda: push_last(run.workdir, workdir))

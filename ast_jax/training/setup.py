@@ -26,6 +26,7 @@ from ast_jax.losses import LOSSES, with_label_smoothing
 from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.attention import TPU_MAX_TOKENS, resolve_attn_implementation
 from ast_jax.models.config import GEOMETRY
+from ast_jax.runs.workdir import is_extended
 from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
 from ast_jax.training.optimizer import make_optimizer, make_schedule, state_specs
 from ast_jax.training.overrides import NO_OVERRIDES, Overrides
@@ -354,6 +355,20 @@ def print_overview(run: Run) -> None:
     )
     for note in rare_class_notes(data):
         run.console.print(f"note: {note}")
+    if run.saved_run is not None and is_extended(run.saved_run, run.config):
+        run.console.print(f"note: {extension_note(run.saved_run, run.config)}")
+
+
+def extension_note(saved_run: dict[str, Any], config: TrainConfig) -> str:
+    """Returns a sentence about a run that gets more epochs than it had."""
+    before, now = saved_run["config"]["num_epochs"], config.num_epochs
+    if config.optimizer.schedule == "cosine":
+        return (
+            f"num_epochs grew from {before} to {now}: the learning rate goes on as in a cosine of "
+            f"{now} epochs, higher than it ended, and the result is not that of a run of {now} "
+            f"epochs from the start"
+        )
+    return f"num_epochs grew from {before} to {now}: the run goes on as if it had had {now}"
 
 
 def parameter_count(params: Params) -> int:
