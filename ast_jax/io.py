@@ -38,14 +38,17 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows to a CSV file atomically: a column per field, empty for None or missing."""
+    """Writes rows to a CSV file atomically: a column per field, empty for None or missing.
+
+    Bytes of file names that are not UTF-8 are escaped.
+    """
     text = io.StringIO()
     fields = dict.fromkeys(name for row in rows for name in row)
     writer = csv.DictWriter(text, list(fields), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     with atomic_write(file, replace=True) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+        temporary.write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager

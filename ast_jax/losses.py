@@ -1,11 +1,13 @@
 """Training criteria, and the probabilities that go with them."""
 
+import math
 from collections.abc import Callable
 
 import jax
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Float32
+from scipy.special import entr
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -31,6 +33,18 @@ LOSSES: dict[str, Loss] = {
     "cross_entropy": cross_entropy,
     "binary_cross_entropy": binary_cross_entropy,
 }
+
+
+def chance_loss(problem_type: str, targets: Float[np.ndarray, "clips classes"]) -> float:
+    """Computes the loss of a prediction that is the same for all clips.
+
+    For single-label problems it gives all classes the same probability, so that the loss is the
+    log of their number; otherwise it gives each class the share of the clips that have it.
+    """
+    if problem_type == "single_label_classification":
+        return math.log(targets.shape[1])
+    shares = np.mean(targets > 0, axis=0)
+    return float((entr(shares) + entr(1 - shares)).mean())
 
 
 def with_label_smoothing(loss: Loss, smoothing: float) -> Loss:

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from ast_jax.errors import InputError
@@ -107,3 +109,8 @@ def test_a_missing_json_file_is_named(tmp_path):
 def test_a_csv_file_has_a_column_per_field(tmp_path):
     write_csv(tmp_path / "x.csv", [{"a": 1, "b": None}, {"a": 'x, "y"', "c": 0.5}])
     assert (tmp_path / "x.csv").read_text() == 'a,b,c\n1,,\n"x, ""y""",,0.5\n'
+
+
+def test_a_csv_file_escapes_names_that_are_not_utf8(tmp_path):
+    write_csv(tmp_path / "x.csv", [{"clip": os.fsdecode(b"caf\xe9.wav")}])
+    assert (tmp_path / "x.csv").read_text() == "clip\ncaf\\udce9.wav\n"

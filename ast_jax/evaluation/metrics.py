@@ -90,6 +90,48 @@ def per_class_metrics(scores: np.ndarray, targets: np.ndarray) -> ClassMetrics:
     return ClassMetrics(np.array(clips), np.array(precisions), np.array(areas))
 
 
+class ClassificationMetrics(NamedTuple):
+    """Metrics of decisions by class, each float64 (classes,).
+
+    Attributes:
+        precision: share of the clips predicted to have the class that have it; NaN for none.
+        recall: share of the class's clips that are predicted to have it; NaN for none.
+        f1: harmonic mean of both; NaN for a class that is neither true nor predicted.
+    """
+
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+
+
+def predicted_classes(problem_type: str, logits: np.ndarray) -> np.ndarray:
+    """Returns the decisions, bool (clips, classes).
+
+    For single-label problems it is the class with the highest logit, otherwise all classes with a
+    probability of 0.5 or more.
+    """
+    if problem_type == "single_label_classification":
+        return logits.argmax(axis=1)[:, None] == np.arange(logits.shape[1])
+    return logits >= 0
+
+
+def classification_metrics(predicted: np.ndarray, targets: np.ndarray) -> ClassificationMetrics:
+    """Computes precision, recall and F1 of each class, as scikit-learn.
+
+    Args:
+        predicted: bool (clips, classes).
+        targets: (clips, classes); positive where a clip has the class.
+    """
+    actual = targets > 0
+    hits = (predicted & actual).sum(axis=0)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        return ClassificationMetrics(
+            hits / predicted.sum(axis=0),
+            hits / actual.sum(axis=0),
+            2 * hits / (predicted.sum(axis=0) + actual.sum(axis=0)),
+        )
+
+
 def d_prime(auc: float) -> float:
     """Returns √2·Φ⁻¹(auc): the distance of two normal distributions with this AUC."""
     return math.sqrt(2) * float(ndtri(auc))

@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 from rich.text import Text
 
 from ast_jax.evaluation.checkpoints import Evaluation, Results
-from ast_jax.evaluation.metrics import ClassMetrics
+from ast_jax.evaluation.metrics import ClassificationMetrics, ClassMetrics
 from ast_jax.io import atomic_write
+from ast_jax.losses import LOSSES, probabilities
 
 
 def results_table(results: Results) -> Table:
@@ -99,13 +102,67 @@ def _rows(results: Results) -> list[tuple[str, Evaluation]]:
     return rows + ([("ensemble", results.ensemble)] if results.ensemble else [])
 
 
-def class_rows(labels: Sequence[str], per_class: ClassMetrics) -> list[dict[str, Any]]:
-    """Returns a row per class: `label`, `clips`, `AP` and `AUC`, None where they are undefined."""
+def class_rows(
+    labels: Sequence[str], per_class: ClassMetrics, decisions: ClassificationMetrics | None = None
+) -> list[dict[str, Any]]:
+    """Returns a row per class: `label`, `clips`, `AP` and `AUC`, None where they are undefined.
+
+    With `decisions` it also has `precision`, `recall` and `F1`.
+    """
+    columns: dict[str, Sequence[Any]] = {
+        "label": labels,
+        "clips": per_class.clips.tolist(),
+        "AP": per_class.average_precision.tolist(),
+        "AUC": per_class.auc.tolist(),
+    }
+    if decisions is not None:
+        columns |= {
+            "precision": decisions.precision.tolist(),
+            "recall": decisions.recall.tolist(),
+            "F1": decisions.f1.tolist(),
+        }
     return [
-        finite_or_none(
-            {"label": label, "clips": int(clips), "AP": float(precision), "AUC": float(auc)}
-        )
-        for label, clips, precision, auc in zip(labels, *per_class, strict=True)
+        finite_or_none(dict(zip(columns, values, strict=True)))
+        for values in zip(*columns.values(), strict=True)
+    ]
+
+
+def prediction_rows(
+    names: Sequence[str] | np.ndarray,
+    labels: Sequence[str],
+    logits: np.ndarray,
+    targets: np.ndarray,
+    problem_type: str,
+) -> list[dict[str, Any]]:
+    """Returns a row per clip: `clip`, `true`, `predicted`, `score` and `loss`.
+
+    Args:
+        names: of the clips.
+        labels: class names.
+        logits: (clips, classes).
+        targets: (clips, classes); the classes of a clip that has several are joined by ';'.
+        problem_type: of the model.
+
+    Returns:
+        The rows. The predicted class is that with the highest score, which is its probability;
+        the loss is the clip's own.
+    """
+    scores = probabilities(problem_type, logits)
+    single = problem_type == "single_label_classification"
+    criterion = LOSSES["cross_entropy" if single else "binary_cross_entropy"]
+    losses = jax.vmap(lambda x, target: criterion(x[None], target[None]))(
+        jnp.asarray(logits), jnp.asarray(targets)
+    )
+    best = scores.argmax(axis=1)
+    return [
+        {
+            "clip": str(names[i]),
+            "true": ";".join(labels[k] for k in np.flatnonzero(targets[i]).tolist()),
+            "predicted": labels[int(best[i])],
+            "score": round(float(scores[i, best[i]]), 6),
+            "loss": round(float(loss), 6),
+        }
+        for i, loss in enumerate(np.asarray(losses))
     ]
 
 

@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.table import Table
-
+from ast_jax.config import TrainConfig
 from ast_jax.errors import InputError
 from ast_jax.evaluation.report import finite_or_none, format_number
 from ast_jax.io import read_json, write_csv, write_json
@@ -14,15 +12,67 @@ from ast_jax.runs.plots import draw_loss
 
 HISTORY_FILE = "history.json"
 
+SHORT_NAMES = {"mean_average_precision": "mAP"}  # of metrics
+
 History = list[dict[str, Any]]
 
 
-def write_history(folder: Path, history: History) -> None:
-    """Writes a row per evaluation to `history.json` and `history.csv`, and draws `loss.png`."""
+class KeptEpochs(NamedTuple):
+    """The epochs of the parameters that a run results in.
+
+    Attributes:
+        first: the first epoch of an average, otherwise the epoch.
+        last: the last epoch of an average, otherwise the epoch.
+        reason: 'last', 'best mAP', 'best accuracy' or 'average'.
+    """
+
+    first: int
+    last: int
+    reason: str
+
+    def __str__(self) -> str:
+        """Returns 'epoch 8 (last)', or 'mean of epochs 2 to 8'."""
+        if self.reason == "average":
+            return f"mean of epochs {self.first} to {self.last}"
+        return f"epoch {self.last} ({self.reason})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields of `results.json`: `epoch`, or `averaged_epochs` (first, last)."""
+        if self.reason == "average":
+            return {"averaged_epochs": [self.first, self.last]}
+        return {"epoch": self.last}
+
+
+def kept_epochs(config: TrainConfig, history: History) -> KeptEpochs | None:
+    """Returns the epochs that a run keeps if it ends with this history; None if none yet."""
+    if not history:
+        return None
+    last = history[-1]["epoch"]
+    if config.final_params == "average":
+        first, last = config.average_from, min(config.average_to or last, last)
+        return KeptEpochs(first, last, "average") if first <= last else None
+    best = best_epoch(history, config.metric)
+    if config.final_params == "last" or best is None:
+        return KeptEpochs(last, last, "last")
+    name = SHORT_NAMES.get(config.metric, config.metric)
+    return KeptEpochs(best, best, f"best {name}")
+
+
+def write_history(
+    folder: Path, history: History, chance: float | None = None, kept: KeptEpochs | None = None
+) -> None:
+    """Writes a row per evaluation to `history.json` and `history.csv`, and draws `loss.png`.
+
+    Args:
+        folder: of the run.
+        history: a row per evaluation.
+        chance: see `draw_loss`.
+        kept: the epochs to mark; None to mark none.
+    """
     rows = [finite_or_none(row) for row in history]
     write_json(folder / HISTORY_FILE, rows)
     write_csv(folder / "history.csv", rows)
-    draw_loss(history, folder / "loss.png")
+    draw_loss(history, folder / "loss.png", chance, kept and (kept.first, kept.last))
 
 
 def read_history(workdir: Path, step: int, steps_per_epoch: int) -> History:
@@ -50,27 +100,53 @@ def best_epoch(history: History, metric: str) -> int | None:
     return max(scored, key=lambda row: row[metric])["epoch"] if scored else None
 
 
-def print_table(console: Console, history: History, rows: int = 10) -> None:
-    """Prints the last evaluations as a table."""
-    table = Table(title="held-out clips")
-    for name in ("epoch", "training loss", "loss", "mAP", "mAUC", "d'", "accuracy"):
-        table.add_column(name, justify="right")
-    for row in history[-rows:]:
-        table.add_row(
-            str(row["epoch"]),
-            format_number(row["training_loss"], ".4f"),
-            format_number(row["loss"], ".4f"),
-            format_number(row["mean_average_precision"], ".3f"),
-            format_number(row["mean_auc"], ".3f"),
-            "∞" if row["mean_auc"] == 1 else format_number(row["d_prime"], ".2f"),
-            format_number(row["accuracy"], ".1%"),
-        )
-    console.print(table)
+# Of the table that a run prints, a row per evaluation. It fits 80 columns up to 999 epochs.
+COLUMNS = {
+    "training loss": 13,
+    "held-out loss": 13,
+    "accuracy": 8,
+    "mAP": 5,
+    "mAUC": 5,
+    "clips/s": 7,
+    "waiting": 7,
+}
+
+
+def epoch_header(num_epochs: int) -> str:
+    """Returns the header of `epoch_line`."""
+    return _join("epoch", list(COLUMNS), num_epochs)
+
+
+def epoch_line(
+    row: Mapping[str, Any], num_epochs: int, speed: tuple[float, float] | None = None
+) -> str:
+    """Returns the line of an evaluation, below `epoch_header`.
+
+    Args:
+        row: of the history.
+        num_epochs: of the run.
+        speed: clips/s, and the share of the time spent waiting for data; None if unknown.
+    """
+    rate, waiting = speed or (None, None)
+    values = [
+        format_number(row["training_loss"], ".4f"),
+        format_number(row["loss"], ".4f"),
+        format_number(row["accuracy"], ".1%"),
+        format_number(row["mean_average_precision"], ".3f"),
+        format_number(row["mean_auc"], ".3f"),
+        format_number(rate, ".1f" if rate and rate < 100 else ".0f"),
+        format_number(waiting, ".0%"),
+    ]
+    return _join(f"{row['epoch']}/{num_epochs}", values, num_epochs)
+
+
+def _join(first: str, values: list[str], num_epochs: int) -> str:
+    width = max(len("epoch"), len(f"{num_epochs}/{num_epochs}"))
+    cells = [f"{value:>{n}}" for value, n in zip(values, COLUMNS.values(), strict=True)]
+    return "  ".join([f"{first:>{width}}", *cells])
 
 
 def describe_metrics(row: Mapping[str, Any]) -> str:
-    """Returns the metrics of an evaluation on one line."""
-    parts = [f"loss {row['loss']:.4f}", f"accuracy {row['accuracy']:.1%}"]
-    for name, short in (("mean_average_precision", "mAP"), ("mean_auc", "mAUC")):
-        parts.append(f"{short} {format_number(row[name], '.3f')}")
-    return ", ".join(parts)
+    """Returns the loss, the accuracy and the mAP of an evaluation."""
+    precision = format_number(row["mean_average_precision"], ".3f")
+    return f"loss {row['loss']:.4f}, accuracy {row['accuracy']:.1%}, mAP {precision}"

@@ -4,42 +4,48 @@ import time
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+COMPILING = "compiling…"
 
 
 class EpochBar:
     """Context with a progress bar for the current epoch; without a terminal it only measures.
 
-    The bar shows the loss, the learning rate, clips/s, the share of time spent waiting for data,
-    and the time left in the epoch.
+    The bar fits 80 columns. It shows the loss, clips/s, the share of time spent waiting for data,
+    and the time left in the epoch; before the run's first step is done, that it compiles.
     """
 
     def __init__(self, console: Console, num_epochs: int):
         self.num_epochs = num_epochs
+        self.console = console
+        self.status = COMPILING
         self.progress = Progress(
+            SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn(
-                "loss {task.fields[loss]:.4f}  rate {task.fields[learning_rate]:.1e}  "
-                "{task.fields[rate]:.1f} clips/s, {task.fields[waiting]:.0%} waiting"
-            ),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
+            expand=True,
             disable=not console.is_terminal or console.quiet,
         )
 
     def start(self, epoch: int, step: int, steps: int) -> None:
         """Starts the bar of an epoch of so many steps, of which `step` are done."""
+        if self.progress.disable and self.status == COMPILING:
+            self.console.print("compiling the training step…")
         self.task = self.progress.add_task(
-            f"epoch {epoch}/{self.num_epochs}",
-            total=steps,
-            completed=step,
-            loss=float("nan"),
-            learning_rate=0.0,
-            rate=0.0,
-            waiting=0.0,
+            f"epoch {epoch}/{self.num_epochs}", total=steps, completed=step, status=self.status
         )
         self.clips, self.waited, self.started = 0, 0.0, time.perf_counter()
 
@@ -47,17 +53,11 @@ class EpochBar:
         """Adds time that was spent waiting for a batch."""
         self.waited += seconds
 
-    def step(self, loss: float, learning_rate: float, clips: int) -> None:
+    def step(self, loss: float, clips: int) -> None:
         """Counts a step of so many clips."""
         self.clips += clips
-        self.progress.update(
-            self.task,
-            advance=1,
-            loss=loss,
-            learning_rate=learning_rate,
-            rate=self.rate,
-            waiting=self.waiting,
-        )
+        self.status = f"loss {loss:.4f}, {self.rate:.0f} clips/s, {self.waiting:.0%} waiting"
+        self.progress.update(self.task, advance=1, status=self.status)
 
     @property
     def rate(self) -> float:

@@ -27,17 +27,21 @@ PARTS = ("params", "opt_state", "ema", "average")  # fields of `TrainState` save
 
 
 class RunningLoss(NamedTuple):
-    """Losses and skipped steps, accumulated between two evaluations.
+    """Losses, time and skipped steps, accumulated between two evaluations.
 
     Attributes:
         loss_sum: sum of the training losses since the last evaluation.
         loss_steps: number of those losses.
         skipped: steps skipped so far because their loss or gradient was not finite.
+        learning_rate: of the last step; None before the first since the last evaluation.
+        seconds: time since the last evaluation, without that between sessions.
     """
 
     loss_sum: float = 0.0
     loss_steps: int = 0
     skipped: int = 0
+    learning_rate: float | None = None
+    seconds: float = 0.0
 
     @property
     def mean_loss(self) -> float | None:

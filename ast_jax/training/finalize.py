@@ -7,7 +7,7 @@ from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
 from ast_jax.config import SyntheticData
 from ast_jax.data.synthetic import write_unseen
 from ast_jax.evaluation.metrics import Metrics
-from ast_jax.runs.history import History, describe_metrics, print_table
+from ast_jax.runs.history import History, describe_metrics, kept_epochs
 from ast_jax.runs.results import write_run_results
 from ast_jax.storage import is_remote
 from ast_jax.training.held_out import predict_clips, score
@@ -31,21 +31,26 @@ def finalize(run: Run, params: Params, history: History, logits: np.ndarray | No
     parts = [("", "held out", run.data.evaluation, logits)]
     if run.data.test is not None:
         parts.append(("test", "test", run.data.test, None))
-    if first:
-        print_table(run.console, history)
+    kept = kept_epochs(run.config, history)
+    assert kept is not None  # a run ends with an evaluation
+    lines = []
     for folder, name, clips, known_logits in parts:
         logits = predict_clips(run, params, clips) if known_logits is None else known_logits
         metrics = score(run, logits, clips)
         if first:
-            targets = clips.all_targets()
-            write_run_results(run.workdir / folder, run.data.labels, metrics, logits, targets)
-            run.console.print(f"the result, {name}: {describe_metrics(metrics._asdict())}")
+            problem_type = run.initial.config.problem_type
+            write_run_results(
+                run.workdir / folder, run.data.labels, metrics, logits, clips, problem_type, kept
+            )
+            lines.append(f"{name}, {kept}: {describe_metrics(metrics._asdict())}")
     if first:
         if not (run.workdir / "model").exists():
             params = jax.tree.map(np.asarray, params)
             model = Checkpoint(run.initial.config, run.initial.feature_extractor, params)
             save_checkpoint(run.workdir / "model", model)
         print_next_command(run)
+        for line in lines:
+            run.console.print(line)
     return metrics
 
 
@@ -56,5 +61,7 @@ def print_next_command(run: Run) -> None:
     if isinstance(run.config.data, SyntheticData):
         write_unseen(run.workdir / "unseen", run.config.seed)
         sounds = f"{run.workdir if is_remote(workdir) else workdir}/unseen/*.wav"
-    run.console.print(f"results.json, per_class.csv, pictures and checkpoints are in {workdir}")
+    run.console.print(
+        f"results.json, predictions.csv, worst.csv, pictures and checkpoints are in {workdir}"
+    )
     run.console.print(f"to use it: ast-jax classify {sounds} --checkpoint {workdir}")

@@ -13,10 +13,9 @@ from ast_jax.data.loader import stream
 from ast_jax.errors import InputError
 from ast_jax.evaluation.metrics import Metrics, compute_metrics
 from ast_jax.evaluation.predict import predict_batches
-from ast_jax.evaluation.report import format_number
 from ast_jax.io import atomic_write
-from ast_jax.losses import LOSSES, probabilities
-from ast_jax.runs.history import History, describe_metrics, write_history
+from ast_jax.losses import LOSSES, chance_loss, probabilities
+from ast_jax.runs.history import History, kept_epochs, write_history
 from ast_jax.training.metrics_log import MetricsLog
 from ast_jax.training.setup import Run
 from ast_jax.training.step import Params, TrainState
@@ -50,19 +49,27 @@ def evaluate_epoch(
     epoch = step // run.length.steps_per_epoch
     logits = predict_clips(run, state.eval_params, run.data.evaluation, stop)
     metrics = score(run, logits, run.data.evaluation)
-    row = {"epoch": epoch, "training_loss": log.running_loss.mean_loss} | metrics._asdict()
+    log.flush()
+    row = {
+        "epoch": epoch,
+        "training_loss": log.running_loss.mean_loss,
+        "learning_rate": log.running_loss.learning_rate,
+        "seconds": round(log.running_loss.seconds, 3),
+        **metrics._asdict(),
+    }
     if run.config.cumulative:
         row |= score_cumulative(run, epoch, history, logits)
     history.append(row)
     log.reset_loss()
     if jax.process_index() == 0:
-        write_history(run.workdir, history)
-    log.write_scalars(step, {f"evaluation/{name}": row[name] for name in row.keys() - {"epoch"}})
-    speed = " ({:.1f} clips/s, {:.0%} waiting for data)".format(*log.speed) if log.speed else ""
-    run.console.print(
-        f"epoch {epoch}/{run.config.num_epochs}: training loss "
-        f"{format_number(row['training_loss'], '.4f')}; held out: {describe_metrics(row)}{speed}"
-    )
+        chance = None
+        if run.overrides.loss is None:
+            targets = run.data.evaluation.all_targets()
+            chance = chance_loss(run.initial.config.problem_type, targets)
+        write_history(run.workdir, history, chance, kept_epochs(run.config, history))
+    scores = row.keys() - {"epoch", "learning_rate", "seconds"}
+    log.write_scalars(step, {f"evaluation/{name}": row[name] for name in scores})
+    log.print_row(row)
     for callback in run.overrides.callbacks:
         callback.on_evaluation(row)
     return logits

@@ -1,8 +1,11 @@
 """The metrics of the training steps: read late, summed, checked and logged."""
 
 import math
+import time
+from typing import Any
 
 from ast_jax.errors import InputError
+from ast_jax.runs.history import epoch_header, epoch_line
 from ast_jax.runs.logging import ScalarWriter
 from ast_jax.runs.progress import EpochBar
 from ast_jax.training.checkpointing import RunCheckpoints, RunningLoss
@@ -22,7 +25,7 @@ class MetricsLog:
         scalars: writes them for TensorBoard; None in other processes than the first.
 
     Attributes:
-        running_loss: the losses since the last evaluation, and the steps skipped so far.
+        running_loss: what is accumulated since the last evaluation; `flush` updates it.
         speed: clips/s and share of time waiting for data of the last epoch, or None.
     """
 
@@ -33,6 +36,8 @@ class MetricsLog:
         self.speed: tuple[float, float] | None = None
         self._run, self._checkpoints, self._bar, self._scalars = run, checkpoints, bar, scalars
         self._unread: tuple[int, StepMetrics] | None = None
+        self._counted_until = time.perf_counter()
+        self._header_printed = False
 
     def start_epoch(self, epoch: int, step_in_epoch: int) -> None:
         """Starts the progress bar of an epoch, counted from 0."""
@@ -52,15 +57,20 @@ class MetricsLog:
         self._unread = step, metrics
 
     def flush(self) -> None:
-        """Waits for the last step and reads its metrics.
+        """Waits for the last step, reads its metrics and counts the time.
 
         Raises:
             InputError: as `add`.
         """
+        now = time.perf_counter()
+        seconds = self.running_loss.seconds + now - self._counted_until
+        self.running_loss = self.running_loss._replace(seconds=seconds)
+        self._counted_until = now
         if self._unread is None:
             return
         (step, metrics), self._unread = self._unread, None
         loss, grad_norm, learning_rate = (float(value) for value in metrics)
+        self.running_loss = self.running_loss._replace(learning_rate=learning_rate)
         if math.isfinite(loss) and math.isfinite(grad_norm):
             self.running_loss = self.running_loss.with_loss(loss)
         else:
@@ -70,7 +80,7 @@ class MetricsLog:
             callback.on_step(
                 step, {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
             )
-        self._bar.step(loss, learning_rate, self._run.config.batch_size)
+        self._bar.step(loss, self._run.config.batch_size)
         if self._scalars and step % LOG_EVERY == 0:
             self._scalars.write(
                 step,
@@ -89,13 +99,21 @@ class MetricsLog:
         self.speed = self._bar.end()
 
     def reset_loss(self) -> None:
-        """Starts a new mean of the training loss."""
+        """Starts a new mean of the training loss, and a new count of the time."""
         self.running_loss = RunningLoss(skipped=self.running_loss.skipped)
 
     def write_scalars(self, step: int, scalars: dict[str, float | None]) -> None:
         """Writes scalars for TensorBoard."""
         if self._scalars:
             self._scalars.write(step, scalars)
+
+    def print_row(self, row: dict[str, Any]) -> None:
+        """Prints the line of an evaluation, the first below a header."""
+        num_epochs = self._run.config.num_epochs
+        if not self._header_printed:
+            self._run.console.print(epoch_header(num_epochs))
+            self._header_printed = True
+        self._run.console.print(epoch_line(row, num_epochs, self.speed))
 
     def _report_nonfinite(self, step: int, what: str) -> None:
         """Names the clips of a skipped step; raises `InputError` if it is one too many."""

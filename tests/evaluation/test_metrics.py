@@ -159,3 +159,21 @@ def test_accuracy_uses_the_highest_score(scores, targets):
 def test_the_confusion_matrix_matches_scikit_learn(scores, targets):
     expected = sklearn_metrics.confusion_matrix(targets.argmax(1), scores.argmax(1))
     np.testing.assert_array_equal(metrics.confusion_matrix(scores, targets), expected)
+
+
+@settings(deadline=None)
+@given(
+    evaluations(), st.sampled_from(["single_label_classification", "multi_label_classification"])
+)
+def test_precision_recall_and_f1_match_scikit_learn(evaluation, problem_type):
+    scores, targets = evaluation
+    predicted = metrics.predicted_classes(problem_type, scores)
+    if problem_type == "single_label_classification":
+        assert (predicted.argmax(axis=1) == scores.argmax(axis=1)).all()
+        assert (predicted.sum(axis=1) == 1).all()
+    found = metrics.classification_metrics(predicted, targets)
+    for k, values in enumerate(zip(*found, strict=True)):
+        *expected, _ = sklearn_metrics.precision_recall_fscore_support(
+            targets[:, k], predicted[:, k], average="binary", zero_division=np.nan
+        )
+        np.testing.assert_allclose(values, expected, rtol=0, atol=TOLERANCE)

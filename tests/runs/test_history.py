@@ -1,18 +1,24 @@
 """Tests table, files and plot of a run's history."""
 
 import csv
-import io
 import json
 import os
 
 import matplotlib.image
 import numpy as np
 import pytest
-from rich.console import Console
 
+from ast_jax.config import TrainConfig
 from ast_jax.errors import InputError
 from ast_jax.evaluation.metrics import compute_metrics
-from ast_jax.runs.history import best_epoch, print_table, read_history, write_history
+from ast_jax.runs.history import (
+    best_epoch,
+    epoch_header,
+    epoch_line,
+    kept_epochs,
+    read_history,
+    write_history,
+)
 from ast_jax.runs.plots import draw_loss
 
 
@@ -29,38 +35,69 @@ def files_in(folder):
     return {file.name for file in folder.iterdir()}
 
 
-def test_the_table_shows_every_metric_and_an_infinite_d_prime(history):
-    console = Console(file=io.StringIO(), width=120)
-    print_table(console, history)
-    shown = console.file.getvalue()
-    first, last = history
-    assert all(name in shown for name in ("epoch", "training loss", "mAP", "mAUC", "d'"))
-    for figure in (
+@pytest.mark.parametrize("num_epochs", [4, 100, 999])
+def test_the_lines_of_evaluations_are_aligned_and_fit_80_columns(history, num_epochs):
+    header = epoch_header(num_epochs)
+    lines = [epoch_line(row, num_epochs, (12345.6, 0.07)) for row in history]
+    assert {len(line) for line in (header, *lines)} == {len(header)}
+    assert len(header) <= 80
+    first = history[0]
+    assert lines[0].split() == [
+        f"2/{num_epochs}",
+        "0.7500",
+        "0.5000",
+        f"{first['accuracy']:.1%}",
         f"{first['mean_average_precision']:.3f}",
         f"{first['mean_auc']:.3f}",
-        f"{first['d_prime']:.2f}",
-        f"{first['accuracy']:.1%}",
-    ):
-        assert figure in shown
-    assert last["d_prime"] is None
-    assert "∞" in shown
+        "12346",
+        "7%",
+    ]
 
 
-def test_the_table_shows_only_the_last_rows(history):
-    console = Console(file=io.StringIO(), width=120)
-    print_table(console, history[:1] * 3 + history[1:], rows=1)
-    assert "∞" in console.file.getvalue()
-    assert f"{history[0]['mean_auc']:.3f}" not in console.file.getvalue()
-
-
-def test_an_undefined_metric_is_a_dash_in_the_table_and_a_gap_in_the_curve(history, tmp_path):
+def test_an_undefined_metric_is_a_dash_in_the_line_and_a_gap_in_the_curve(history, tmp_path):
     nothing = compute_metrics(np.zeros((3, 2)), np.zeros((3, 2)), loss=0.5)
-    history.append({"epoch": 6, "training_loss": 0.5, **nothing._asdict()})
-    console = Console(file=io.StringIO(), width=120)
-    print_table(console, history, rows=1)
-    assert console.file.getvalue().count("–") == 3
+    history.append({"epoch": 6, "training_loss": None, **nothing._asdict()})
+    assert epoch_line(history[-1], 6).count("–") == 5
     draw_loss(history, tmp_path / "loss.png")
     assert read(tmp_path / "loss.png").std() > 0.02
+
+
+@pytest.mark.parametrize(
+    ("fields", "text", "written"),
+    [
+        ({}, "epoch 6 (last)", {"epoch": 6}),
+        ({"final_params": "best"}, "epoch 2 (best mAP)", {"epoch": 2}),
+        (
+            {"final_params": "best", "metric": "accuracy"},
+            "epoch 4 (best accuracy)",
+            {"epoch": 4},
+        ),
+        (
+            {"final_params": "average", "average_from": 3},
+            "mean of epochs 3 to 6",
+            {"averaged_epochs": [3, 6]},
+        ),
+        (
+            {"final_params": "average", "average_from": 1, "average_to": 4},
+            "mean of epochs 1 to 4",
+            {"averaged_epochs": [1, 4]},
+        ),
+    ],
+)
+def test_the_kept_epochs_are_named(fields, text, written):
+    history = [
+        {"epoch": 2, "mean_average_precision": 0.9, "accuracy": 0.1},
+        {"epoch": 4, "mean_average_precision": 0.5, "accuracy": 0.8},
+        {"epoch": 6, "mean_average_precision": 0.9, "accuracy": 0.8},
+    ]
+    kept = kept_epochs(TrainConfig(**fields), history)
+    assert (str(kept), kept.to_dict()) == (text, written)
+
+
+def test_nothing_is_kept_before_an_evaluation_or_the_start_of_the_average():
+    assert kept_epochs(TrainConfig(), []) is None
+    config = TrainConfig(final_params="average", average_from=5)
+    assert kept_epochs(config, [{"epoch": 4}]) is None
 
 
 def test_history_json_and_csv_have_the_same_values(history, tmp_path):

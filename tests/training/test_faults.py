@@ -28,6 +28,7 @@ from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.data.synthetic import make_synthetic
 from ast_jax.errors import InputError
 from ast_jax.training.loop import fit
+from tests.small_run import history_of
 
 ROOT = Path(__file__).parents[2]
 STEPS = 24  # of a run, which evaluates after 12 and 24
@@ -208,7 +209,8 @@ class Undisturbed:
         expected, found = (load_checkpoint(w / "model").params for w in (self.workdir, workdir))
         assert_equal(found, expected)
         assert_equal(found, self.params[STEPS])
-        for name in ("history.json", "history.csv", "results.json", "per_class.csv"):
+        assert history_of(workdir) == history_of(self.workdir)
+        for name in ("results.json", "per_class.csv", "predictions.csv", "worst.csv"):
             assert (workdir / name).read_bytes() == (self.workdir / name).read_bytes(), name
         left = {x.relative_to(workdir).parts[0] for x in workdir.glob("*")}
         assert left == {x.relative_to(self.workdir).parts[0] for x in self.workdir.glob("*")}

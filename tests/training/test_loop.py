@@ -33,7 +33,7 @@ from ast_jax.training.loop import fit, set_up
 from ast_jax.training.preemption import PreemptionHandler
 from ast_jax.training.setup import build_step_functions, make_extractor, make_train_batches
 from ast_jax.training.step import StepMetrics
-from tests.small_run import small
+from tests.small_run import history_of, small
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,9 @@ def test_a_run_writes_history_pictures_and_a_loadable_checkpoint(finished):
     history = json.loads((workdir / "history.json").read_text())
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert history[-1]["accuracy"] == scores.accuracy
+    rates = [row["learning_rate"] for row in history]
+    assert rates == pytest.approx([5e-4, 8.536e-4, 1.464e-4], rel=1e-3)  # of the last steps
+    assert read_json(workdir / "results.json")["epoch"] == 3
     assert 0 <= scores.accuracy <= 1
     for name in ("loss.png", "confusion.png"):
         picture = image.imread(workdir / name)
@@ -85,7 +88,8 @@ def test_a_stopped_run_resumes_exactly(finished, tmp_path, monkeypatch, steps):
     scores = fit(small(tmp_path / "run")).scores
     assert scores == finished[1]
     jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "run"), params_of(finished[0]))
-    for file in ("history.json", "results.json"):
+    assert history_of(tmp_path / "run") == history_of(finished[0])
+    for file in ("results.json", "predictions.csv", "worst.csv"):
         assert (tmp_path / "run" / file).read_text() == (finished[0] / file).read_text()
     sessions = json.loads((tmp_path / "run" / "sessions.json").read_text())
     assert len(sessions) == 2
@@ -181,9 +185,7 @@ def test_all_optional_state_resumes_exactly(tmp_path, monkeypatch):
     fit(everything(tmp_path / "interrupted"))
     expected = params_of(tmp_path / "whole")
     jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "interrupted"), expected)
-    whole, interrupted = (
-        read_json(tmp_path / name / "history.json") for name in ("whole", "interrupted")
-    )
+    whole, interrupted = (history_of(tmp_path / name) for name in ("whole", "interrupted"))
     assert whole == interrupted
     assert whole[-1]["cumulative_accuracy"] is not None
 
@@ -278,6 +280,43 @@ def test_a_finished_run_returns_its_result_without_training(finished):
     before = params_of(finished[0])
     assert fit(small(finished[0])).scores == finished[1]
     jax.tree.map(np.testing.assert_array_equal, params_of(finished[0]), before)
+
+
+def test_more_epochs_give_the_result_of_a_run_that_always_had_them(tmp_path, monkeypatch):
+    def constant(name, num_epochs):
+        config = small(tmp_path / name, num_epochs=num_epochs, average_from=2)
+        config.optimizer, config.final_params = OptimizerConfig(warmup_steps=1), "average"
+        return config
+
+    fit(constant("run", 2))
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        with pytest.raises(KeyboardInterrupt):
+            fit(constant("run", 4))
+    assert not (tmp_path / "run" / "model").exists()  # it was of two epochs
+    scores = fit(constant("run", 4))
+    assert scores == fit(constant("whole", 4))
+    assert history_of(tmp_path / "run") == history_of(tmp_path / "whole")
+    params = params_of(tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, params, params_of(tmp_path / "whole"))
+    results = read_json(tmp_path / "run" / "results.json")
+    assert results["averaged_epochs"] == [2, 4]
+    assert read_json(tmp_path / "run" / "run.json")["config"]["num_epochs"] == 4
+    sessions = read_json(tmp_path / "run" / "sessions.json")
+    assert {session["num_epochs"] for session in sessions} == {2, 4}
+    with pytest.raises(InputError, match=r"another num_epochs \(4, not 2\)"):
+        fit(constant("run", 2))
+
+
+def test_more_epochs_of_a_cosine_are_noted(finished, tmp_path, capsys):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    assert history_of(run)[-1]["learning_rate"] < 1e-3 / 4
+    fit(small(run, num_epochs=5))
+    output = capsys.readouterr().out.replace("\n", " ")
+    assert "note: num_epochs grew from 3 to 5: the learning rate goes on as in a cosine" in output
+    rows = history_of(run)
+    assert rows[:3] == history_of(finished[0])
+    assert rows[3]["learning_rate"] > rows[2]["learning_rate"]
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Training in several processes gives the same result as in one."""
 
-import json
 import os
 import re
 import signal
@@ -22,6 +21,7 @@ from ast_jax.errors import InputError
 from ast_jax.training.cluster import VARIABLES, resolve_placement, slurm_devices
 from ast_jax.training.distributed import connect
 from ast_jax.training.loop import fit
+from tests.small_run import history_of
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -96,7 +96,7 @@ def alone(pod, no_plots):
 
 def same(one, other):
     """Asserts that losses of two histories agree to 1e-6, and metrics exactly."""
-    ours, theirs = (json.loads((folder / "history.json").read_text()) for folder in (one, other))
+    ours, theirs = (history_of(folder) for folder in (one, other))
     for mine, yours in zip(ours, theirs, strict=True):
         for name in mine:
             if name.endswith("loss"):
@@ -153,7 +153,7 @@ def test_sigterm_to_one_process_stops_all_and_the_run_resumes_on_others(pod, alo
     uninterrupted = pod.folder / "uninterrupted"
     pod(workdir, 1, 1, *more)
     pod(uninterrupted, 1, 1, *more)
-    ours, theirs = (json.loads((x / "history.json").read_text()) for x in (workdir, uninterrupted))
+    ours, theirs = (history_of(x) for x in (workdir, uninterrupted))
     for mine, yours in zip(ours, theirs, strict=True):
         assert mine["training_loss"] == pytest.approx(yours["training_loss"], rel=1e-5)
     ours, theirs = (load_checkpoint(x / "model").params for x in (workdir, uninterrupted))

@@ -54,7 +54,7 @@ def copy_to(url, folder):
 
 def assert_same(folder, other):
     """Asserts that two runs have the same history and parameters."""
-    assert (folder / "history.json").read_text() == (other / "history.json").read_text()
+    assert small_run.history_of(folder) == small_run.history_of(other)
     one, another = (load_checkpoint(path / "model").params for path in (folder, other))
     jax.tree.map(np.testing.assert_array_equal, one, another)
 
@@ -218,7 +218,7 @@ def test_two_processes_without_a_shared_disk_train_in_a_bucket(bucket, local, tm
     outputs = run(["three", "four"], "--num_epochs=2")
     assert "resuming after step 2 of 4" in outputs[0]
     (folder,) = (tmp_path / "three" / "ast_jax" / "runs").glob("*/run")
-    ours, theirs = (json.loads((path / "history.json").read_text()) for path in (folder, local))
+    ours, theirs = (small_run.history_of(path) for path in (folder, local))
     for mine, yours in zip(ours, theirs, strict=True):
         assert mine["loss"] == pytest.approx(yours["loss"], rel=1e-6)
         assert mine["accuracy"] == yours["accuracy"]

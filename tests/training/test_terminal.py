@@ -1,7 +1,9 @@
 """Tests what a run shows on a terminal."""
 
+import io
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 import soundfile
 
 from ast_jax.data.prepare.run_builder import prepare
+from ast_jax.training.loop import fit
+from tests.small_run import small
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,3 +104,52 @@ def test_the_bar_of_a_run_on_a_prepared_set_survives_the_import_of_tfds(prepared
     before, _, after = output.partition("at the first step")
     assert "epoch 1/3" in before
     assert after.count("epoch 1/3") > 3, "the bar is frozen"
+
+
+class Terminal(io.StringIO):
+    """Collects what is written to a terminal."""
+
+    def isatty(self):
+        return True
+
+    def lines(self):
+        """Returns the lines as they were drawn, without colors and moves of the cursor."""
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.getvalue())
+        return [line.strip() for line in re.split("[\r\n]", text) if line.strip()]
+
+
+def shown(monkeypatch, output, config):
+    """Runs a configuration that prints to `output`."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stdout", output)
+    fit(config)
+    monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_a_run_fits_a_terminal_of_80_columns_and_names_the_epoch_kept(tmp_path, monkeypatch):
+    terminal = Terminal()
+    shown(monkeypatch, terminal, small(tmp_path / "run", final_params="best"))
+    lines = terminal.lines()
+    bars = [line for line in lines if re.search(r"epoch \d/3", line)]
+    assert re.fullmatch(r"\S epoch 1/3 ━+ +0/2 compiling… --:--", bars[0])
+    assert any(re.search(r"loss \d\.\d{4}, \d+ clips/s, \d+% waiting", line) for line in bars)
+    table = [line for line in lines if re.match(r"(epoch  |\d/3 )", line)]
+    assert [line.split()[0] for line in table] == ["epoch", "1/3", "2/3", "3/3"]
+    assert max(map(len, bars + table)) <= 80
+    assert not any("nan" in line for line in lines)
+    assert re.fullmatch(
+        r"held out, epoch \d \(best mAP\): loss \d\.\d{4}, accuracy \d+\.\d%, mAP \d\.\d{3}",
+        lines[-1],
+    )
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_a_run_without_a_terminal_prints_lines(tmp_path, monkeypatch):
+    output = io.StringIO()
+    shown(monkeypatch, output, small(tmp_path / "run"))
+    lines = output.getvalue().splitlines()
+    assert "compiling the training step…" in lines
+    assert "\x1b" not in output.getvalue()
+    assert lines[-1].startswith("held out, epoch 3 (last): loss ")
