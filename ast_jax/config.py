@@ -197,8 +197,9 @@ class TrainConfig:
     Attributes:
         workdir: folder of the run, created if missing; an interrupted run resumes there. A URL,
             gs://… or s3://…, is uploaded during the run.
-        init_from: checkpoint to start from, or its URL; '' for random weights. Its size must equal
-            the model's; strides, length, mel bins and classes may differ, see `adapt_params`.
+        init_from: checkpoint to start from, or its URL; '' for random weights. The model has
+            its size unless `model` sets another, which is refused; strides, length, mel bins and
+            classes may differ, see `adapt_params`.
         model: the model; the data sets its labels.
         loss: 'cross_entropy' (one class per clip) or 'binary_cross_entropy' (any number).
         label_smoothing: share of a training target that is spread over all classes.

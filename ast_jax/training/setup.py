@@ -25,7 +25,7 @@ from ast_jax.evaluation.predict import make_predict
 from ast_jax.losses import LOSSES, with_label_smoothing
 from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.attention import TPU_MAX_TOKENS, resolve_attn_implementation
-from ast_jax.models.config import GEOMETRY
+from ast_jax.models.config import GEOMETRY, ASTConfig
 from ast_jax.runs.workdir import is_extended
 from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
 from ast_jax.training.optimizer import make_optimizer, make_schedule, state_specs
@@ -110,6 +110,11 @@ def make_extractor(config: TrainConfig, data: DataSet) -> ASTFeatureExtractor:
     )
 
 
+SIZE = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size",
+)  # fmt: skip
+
+
 def initial_checkpoint(
     config: TrainConfig, data: DataSet, extractor: ASTFeatureExtractor
 ) -> Checkpoint:
@@ -135,10 +140,10 @@ def initial_checkpoint(
     for guess in guesses:
         if not guess.startswith(NO_EXTRACTOR):  # the run has a feature extractor of its own
             console.print(f"note: {config.init_from}: {guess}")
-    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
-    found = {name: getattr(source.config, name) for name in names}
+    found = {name: getattr(source.config, name) for name in SIZE}
     found = {name: value for name, value in found.items() if value != getattr(config.model, name)}
-    if found:
+    # The defaults are base384's: another value was set on purpose.
+    if any(getattr(config.model, name) != getattr(ASTConfig, name) for name in found):
         raise InputError(
             f"{config.init_from}: has "
             + " and ".join(
@@ -148,6 +153,9 @@ def initial_checkpoint(
             + "; set "
             + " ".join(f"model.{name}={value}" for name, value in found.items())
         )
+    if found:
+        size = ", ".join(f"{name} {value}" for name, value in found.items())
+        console.print(f"note: {config.init_from}: the model has its size, {size}")
     return source._replace(feature_extractor=extractor)
 
 

@@ -13,10 +13,12 @@ def share_functions():
     """Lets runs of equal configuration share their jitted functions: tracing is most of a run."""
     shared = {}
 
-    def build(config, initial, parallel, length):
-        functions, state = build_step_functions(config, initial, parallel, length)
+    def build(config, initial, parallel, length, overrides):
+        functions, state = build_step_functions(config, initial, parallel, length, overrides)
         same = dataclasses.replace(config, workdir="", data=None)  # no program depends on them
-        key = repr((same, initial.config, initial.feature_extractor, parallel.devices, length))
+        key = repr(
+            (same, initial.config, initial.feature_extractor, parallel.devices, length, overrides)
+        )
         return shared.setdefault(key, functions), state
 
     with pytest.MonkeyPatch.context() as patch:

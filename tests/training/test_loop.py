@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
+import optax
 import pytest
 from matplotlib import image
 from sklearn.metrics import average_precision_score
@@ -294,8 +295,8 @@ def test_more_epochs_give_the_result_of_a_run_that_always_had_them(tmp_path, mon
         with pytest.raises(KeyboardInterrupt):
             fit(constant("run", 4))
     assert not (tmp_path / "run" / "model").exists()  # it was of two epochs
-    scores = fit(constant("run", 4))
-    assert scores == fit(constant("whole", 4))
+    scores = fit(constant("run", 4)).scores
+    assert scores == fit(constant("whole", 4)).scores
     assert history_of(tmp_path / "run") == history_of(tmp_path / "whole")
     params = params_of(tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, params, params_of(tmp_path / "whole"))
@@ -368,9 +369,8 @@ def test_a_folder_that_is_not_a_run_is_not_written_to(tmp_path):
 @pytest.mark.parametrize("batch_size", [8, pytest.param(16, marks=pytest.mark.slow)])
 def test_a_diverging_run_raises_an_input_error(tmp_path, batch_size):
     config = small(tmp_path / "run", batch_size=batch_size)
-    config.optimizer = OptimizerConfig(learning_rate=1e30)
-    with pytest.raises(InputError, match=r"is not finite.*lower --optimizer.learning_rate"):
-        fit(config)
+    with pytest.raises(InputError, match=r"is not finite.*lower optimizer.learning_rate"):
+        fit(config, optimizer=optax.sgd(1e38))
     assert not (tmp_path / "run" / "model").exists()
 
 
@@ -429,7 +429,7 @@ def test_mean_or_std_can_be_given_alone():
 def test_an_initial_checkpoint_of_another_size_is_refused(finished, tmp_path):
     config = small(tmp_path / "run", init_from=str(finished[0]))
     config.model.num_hidden_layers = 3
-    with pytest.raises(InputError, match=r"num_hidden_layers 2 where .* has 3; set --config"):
+    with pytest.raises(InputError, match=r"num_hidden_layers 2 where .* has 3; set "):
         fit(config)
     assert not (tmp_path / "run").exists()
 
@@ -493,5 +493,5 @@ def test_a_run_of_a_version_with_fewer_fields_resumes(finished, tmp_path):
         ("augment", AugmentConfig(frequency_mask=8, time_mask=16, patchout_time=1)),
         ("loss", "binary_cross_entropy"),
     ):
-        with pytest.raises(InputError, match=rf"another {name}.*choose another --workdir"):
+        with pytest.raises(InputError, match=rf"another {name}.*choose another workdir"):
             open_workdir(small(workdir, **{name: changed}))

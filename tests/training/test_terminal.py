@@ -27,7 +27,7 @@ from contextlib import contextmanager
 
 from etils import epy
 
-from ast_jax.config import DataConfig, FrontendConfig
+from ast_jax.config import FrontendConfig, PreparedData
 from ast_jax.training.loop import set_up, train
 from tests.small_run import small
 
@@ -48,7 +48,7 @@ def stop(state, batch):
 
 run, state = set_up(small(
     sys.argv[2],
-    data=DataConfig(kind="prepared", dir=sys.argv[1]),
+    data=PreparedData(dir=sys.argv[1]),
     frontend=FrontendConfig(mean=-5.0, std=4.0),
     batch_size=2,
 ))
