@@ -18,7 +18,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -58,20 +58,30 @@ MAY_CHANGE = (
     "profile_steps",
 )
 
+NO_NAMES: dict[str, str] = {}
 
-def open_workdir(config: TrainConfig) -> tuple[Path, dict[str, Any] | None]:
+
+def open_workdir(
+    config: TrainConfig, overrides: Mapping[str, str] = NO_NAMES
+) -> tuple[Path, dict[str, Any] | None]:
     """Returns the run's folder and its saved `run.json`, None for a new run; writes nothing.
 
     Collective: each process of a pod must call it; the first reads the folder.
+
+    Args:
+        config: of the run.
+        overrides: the names of the parts that replace the configuration's.
 
     Raises:
         InputError: the folder holds something else, or a run of another configuration.
     """
     workdir = run_folder(config.workdir)
-    return workdir, call_on_first(lambda: _read_run(workdir, config))
+    return workdir, call_on_first(lambda: _read_run(workdir, config, overrides))
 
 
-def _read_run(workdir: Path, config: TrainConfig) -> dict[str, Any] | None:
+def _read_run(
+    workdir: Path, config: TrainConfig, overrides: Mapping[str, str]
+) -> dict[str, Any] | None:
     file = workdir / RUN_FILE
     where: str | Path = workdir
     if is_remote(config.workdir):
@@ -98,6 +108,12 @@ def _read_run(workdir: Path, config: TrainConfig) -> dict[str, Any] | None:
             f"{where}: holds a run with another {first_difference(before, fields)}; choose "
             f"another workdir, or remove this one"
         )
+    if run.get("overrides", {}) != overrides:
+        raise InputError(
+            f"{where}: holds a run with another "
+            f"{first_difference(run.get('overrides', {}), dict(overrides))} given to fit; give the "
+            f"same, or choose another workdir"
+        )
     return run
 
 
@@ -115,6 +131,7 @@ def acquire_workdir(
     config: TrainConfig,
     data: DataSet,
     extractor: ASTFeatureExtractor,
+    overrides: Mapping[str, str],
 ) -> Iterator[None]:
     """Holds the run's folder during the run; creates it if `saved_run` is None.
 
@@ -134,7 +151,7 @@ def acquire_workdir(
     def start_session() -> None:
         try:
             if saved_run is None:
-                create_workdir(workdir, config, data, extractor)
+                create_workdir(workdir, config, data, extractor, overrides)
             elif is_extended(saved_run, config):
                 _remove([workdir / "model"] if (workdir / "model").exists() else [])
                 write_json(workdir / RUN_FILE, saved_run | {"config": _fields(config)})
@@ -193,7 +210,11 @@ def _empty(folder: Path) -> None:
 
 
 def create_workdir(
-    workdir: Path, config: TrainConfig, data: DataSet, extractor: ASTFeatureExtractor
+    workdir: Path,
+    config: TrainConfig,
+    data: DataSet,
+    extractor: ASTFeatureExtractor,
+    overrides: Mapping[str, str],
 ) -> None:
     """Creates the run's folder and writes `run.json`.
 
@@ -205,6 +226,7 @@ def create_workdir(
         "config": _fields(config),
         "data": describe_data(data),
         "feature_extractor": extractor.to_dict(),
+        "overrides": dict(overrides),
     }
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / RUN_FILE, run)

@@ -88,7 +88,8 @@ def fit(
     run, state = set_up(config, data, devices, overrides)
     print_overview(run)
     extractor = run.initial.feature_extractor
-    with acquire_workdir(run.workdir, run.saved_run, config, run.data, extractor):
+    names = overrides.names()
+    with acquire_workdir(run.workdir, run.saved_run, config, run.data, extractor, names):
         result = train(run, state)
         for callback in callbacks:
             callback.on_end(result)
@@ -109,7 +110,7 @@ def set_up(
     overrides.check()
     parallel = DataParallel(config.parallel, devices)
     parallel.check_batch(config.batch_size, config.grad_accum_steps)
-    workdir, saved_run = open_workdir(config)
+    workdir, saved_run = open_workdir(config, overrides.names())
 
     if data is None:
         data = load_data(config)

@@ -32,6 +32,10 @@ def config(workdir, **changes):
     return small(workdir, optimizer=ADAM, augment=AugmentConfig(), num_epochs=2, **changes)
 
 
+def negative(logits, targets):
+    return -logits[:, 3].mean()
+
+
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     return fit(config(tmp_path_factory.mktemp("plain") / "run"))
@@ -79,7 +83,7 @@ def test_a_loss_of_ones_own_is_minimized(tmp_path, no_plots):
     """The negative logit of class 3 makes every clip class 3."""
     result = fit(
         config(tmp_path / "run"),
-        loss=lambda logits, targets: -logits[:, 3].mean(),
+        loss=negative,
         optimizer=optax.adam(1e-2),
     )
     assert result.history[-1]["loss"] < -1
@@ -102,6 +106,13 @@ def test_parts_of_a_wrong_type_are_refused(tmp_path, parts, message):
     with pytest.raises(InputError, match=message):
         fit(config(tmp_path / "run"), **parts)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_resumes_with_the_same_parts_only(plain, tmp_path):
+    again = config(plain.checkpoint.parent)
+    with pytest.raises(InputError, match=r"another loss \(None, not negative\) given to fit"):
+        fit(again, loss=negative)
+    assert fit(again).scores == plain.scores
 
 
 def test_an_optimizer_of_ones_own_is_not_sharded(tmp_path):
