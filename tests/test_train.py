@@ -24,6 +24,7 @@ def train(*flags, timeout=400):
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
+        (["--config=configs/demo.py", "--config.batch_size=3"], "--config is no longer an option"),
         (["none.py"], "none.py: there is no such file"),
         (["demo", "--data.kind=esc51"], "esc51"),
         (["demo", "--batch-size=0"], "batch_size is 0"),

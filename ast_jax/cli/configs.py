@@ -2,12 +2,14 @@
 
 import ast
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from ast_jax.config_files import data_of_kind, load_config
+from ast_jax.errors import InputError
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -34,8 +36,14 @@ def config_type(argv: Sequence[str]) -> Any:
             replaces the data of all.
 
     Raises:
-        InputError: the file cannot be used, or there is no such kind of data.
+        InputError: the file cannot be used, there is no such kind of data, or the arguments are
+            those of earlier versions.
     """
+    if any(word.startswith(("--config=", "--config.")) for word in argv):
+        raise InputError(
+            "--config is no longer an option; give the configuration's name or file first and its "
+            "fields as they are called, such as ast-jax train demo --optimizer.learning-rate 1e-4"
+        )
     files = config_files()
     first = argv[0] if argv else ""
     if first.endswith((".py", ".json")):
@@ -57,7 +65,7 @@ def config_type(argv: Sequence[str]) -> Any:
 def option_value(argv: Sequence[str], option: str) -> str | None:
     """Returns the last value that the arguments give an option; None for none."""
     found = None
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in zip_longest(argv, argv[1:], fillvalue=""):
         if word == option:
             found = following
         elif word.startswith(f"{option}="):

@@ -9,6 +9,7 @@ from ast_jax.cli.main import main
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["train"],
         ["classify"],
         ["classify", "x.wav"],
         ["classify", "x.wav", "--checkpoint", "y", "--top-k", "0"],
