@@ -36,8 +36,8 @@ def make_weights(fields: dict[str, Any]) -> tuple[ASTConfig, dict[str, Any], dic
     import torch
     import transformers
 
-    from ast_jax.checkpoint.torch_files import normalize_names
     from ast_jax.checkpoint.torch_names import params_from_tensors
+    from ast_jax.checkpoint.torch_state_dict import normalize_names
 
     torch.manual_seed(0)
     their_config = transformers.ASTConfig(**fields, num_labels=527)
@@ -50,7 +50,7 @@ def make_weights(fields: dict[str, Any]) -> tuple[ASTConfig, dict[str, Any], dic
                 parameter.normal_(std=0.1)
     config = ASTConfig.from_dict(their_config.to_dict())
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    tensors, checkpoint_format = normalize_names(tensors, "the random model")
+    tensors, checkpoint_format, _ = normalize_names(tensors, "the random model")
     params, _ = params_from_tensors(tensors, checkpoint_format, config, "the random model")
     return config, model.state_dict(), params
 
