@@ -5,10 +5,11 @@ fields: `ast-jax train demo --optimizer.learning-rate 2e-5`.
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from ast_jax.errors import InputError
+from ast_jax.errors import InputError, first_line, quoted
 from ast_jax.fields import Range, check_fields
 from ast_jax.models.config import ASTConfig
 
@@ -48,17 +49,38 @@ class SyntheticData(Data):
 
 @dataclass(slots=True)
 class FolderData(Data):
-    """A folder of sound files per class, held in memory.
+    r"""A folder of sound files per class, held in memory.
 
     Attributes:
         dir: the folder, or its URL, which is downloaded.
-        holdout: average share of the files that is held out, by file name.
+        holdout: share of the files that is held out, by file name, where `dir` has no folders
+            `train` and `test`.
+        stratify: hold out the same share of each class; otherwise each file by itself, so that
+            none changes sides when others are added. Runs of earlier versions keep the latter.
+        group: regular expression for the recording that a file is a piece of, such as '^(.*)_\d+'
+            for rain_001.wav: its first group, or what it matches in the path below the class
+            folder. Pieces of a recording are held out together, always stratified; '' for none.
+        recursive: read subfolders of class folders, too. Runs of earlier versions do not.
     """
 
     kind: ClassVar[str] = "folder"
 
     dir: str = ""
     holdout: Annotated[float, Range(1e-6, BELOW_ONE)] = 0.2
+    stratify: bool = True
+    group: str = ""
+    recursive: bool = True
+
+    def validate(self) -> None:
+        """Raises `InputError` for the first field that cannot be used."""
+        check_fields(self)
+        try:
+            re.compile(self.group)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise InputError(
+                f"group is {quoted(self.group)}, which is no regular expression "
+                f"({first_line(error)}); correct it"
+            ) from None
 
 
 @dataclass(slots=True)

@@ -2,10 +2,11 @@
 
 import dataclasses
 import runpy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ast_jax.config import DATA_KINDS, Data, TrainConfig
+from ast_jax.config import DATA_KINDS, Data, FolderData, TrainConfig
 from ast_jax.errors import InputError, nearest
 from ast_jax.io import read_json
 
@@ -36,8 +37,8 @@ def load_config(file: str | Path) -> TrainConfig:
         raise InputError(f"{file}: there is no such file; give a configuration's name or file")
     if file.suffix == ".json":
         fields = read_json(file)
-        if isinstance(fields, dict) and "feature_extractor" in fields:  # a run.json
-            fields = fields.get("config")
+        if isinstance(fields, dict) and {"config", "feature_extractor"} <= fields.keys():  # a run
+            return config_of_run(fields, str(file))
         return config_from_dict(fields, str(file))
     try:
         config = runpy.run_path(str(file))["get_config"]()
@@ -67,6 +68,21 @@ def config_from_dict(fields: Any, source: str = "the configuration") -> TrainCon
             config.data = data_of_kind(data.pop("kind", config.data.kind))
             fields["data"] = data
     _assign(config, fields, source, "")
+    return config
+
+
+def config_of_run(run: Mapping[str, Any], source: str) -> TrainConfig:
+    """Returns the configuration in a `run.json`.
+
+    Runs of earlier versions did not record how a folder is held out, as there was one way.
+
+    Raises:
+        InputError: as `config_from_dict`.
+    """
+    fields = run["config"]
+    config = config_from_dict(fields, source)
+    if isinstance(config.data, FolderData) and "stratify" not in fields.get("data", {}):
+        config.data = dataclasses.replace(config.data, stratify=False, recursive=False)
     return config
 
 

@@ -154,6 +154,14 @@ def test_configurations_of_earlier_versions_are_read():
     assert config.data == PreparedData(dir="sets", name="csv")
 
 
+@pytest.mark.parametrize("group", ["(", "*", "(?P<x", "[a-", "a{2,1}"])
+def test_an_invalid_regular_expression_is_named(group):
+    config = trainable()
+    config.data = FolderData(dir="sounds", group=group)
+    with pytest.raises(InputError, match=r"^data\.group is '.*, which is no regular expression \("):
+        config.validate()
+
+
 def test_another_kind_of_data_keeps_the_fields_that_both_have():
     data = data_of_kind("prepared", like=FolderData(dir="x", workers=3, holdout=0.5))
     assert data == PreparedData(dir="x", workers=3)

@@ -74,6 +74,10 @@ def evaluate(
     for path, guesses in results.guesses.items():
         for guess in guesses:
             print(f"note: {path}: {guess}", file=sys.stderr)
+    for note in results.data.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for path, note in results.trained.items():
+        print(f"note: {path}: {note}", file=sys.stderr)
     for path in results.unnamed:
         print(
             f"note: {path} does not name its classes; the order of the data's classes is used",

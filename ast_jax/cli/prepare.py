@@ -66,6 +66,8 @@ def prepare(
     for what, lines in (("missing", prepared.missing), ("unreadable", prepared.damaged)):
         if lines:
             print(f"{len(lines)} clips {what}, listed in skipped.csv, such as {lines[0]}")
+    for note in prepared.notes:
+        print(f"note: {note}")
     empty = classes_without_clips(prepared.folder)
     if empty:
         print(f"note: no clip of {', '.join(empty[:5])}" + (" and others" * (len(empty) > 5)))

@@ -1,8 +1,7 @@
 """Finds the sound files to classify, and reads them in threads ahead of the model."""
 
-import os
 import sys
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -30,35 +29,16 @@ def find_sounds(folder: str) -> list[str]:
     Raises:
         InputError: a folder cannot be read, or there are no sound files.
     """
-    from ast_jax.data.sources.manifest_io import is_sound
+    from ast_jax.data.sources.manifest_io import is_sound, passed_over, walk
 
-    files = [str(path) for path in _walk(Path(folder), set())]
+    files = [str(path) for path in walk(Path(folder))]
     sounds = [file for file in files if is_sound(file)]
-    others = Counter(os.path.splitext(file)[1].lower() for file in files if not is_sound(file))
-    counts = [f"{n} {suffix or 'without suffix'}" for suffix, n in others.most_common(5)]
-    if rest := others.total() - sum(n for _, n in others.most_common(5)):
-        counts.append(f"{rest} others")
-    passed_over = f"passed over files that are no sound files: {', '.join(counts) or 'none'}"
+    others = [file for file in files if not is_sound(file)]
     if not sounds:
-        raise InputError(f"{folder}: has no sound files; {passed_over}")
+        raise InputError(f"{folder}: has no sound files; {passed_over(others)}")
     if others:
-        print(f"note: {folder}: {passed_over}", file=sys.stderr)
+        print(f"note: {folder}: {passed_over(others)}", file=sys.stderr)
     return sounds
-
-
-def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    """Yields the files below a folder; follows links, but enters each folder once."""
-    from ast_jax.data.sources.manifest_io import visible
-
-    real = folder.resolve()
-    if real in seen:
-        return
-    seen.add(real)
-    for path in visible(folder):
-        if path.is_dir():
-            yield from _walk(path, seen)
-        else:
-            yield path
 
 
 def read_inputs(

@@ -66,6 +66,7 @@ class DataSet(NamedTuple):
             bins, if measured before.
         test: clips to test the final parameters on; None for no test.
         digest: the source digest of a prepared set; '' for other data.
+        notes: sentences about the source to read before training, such as files passed over.
     """
 
     labels: list[str]
@@ -74,6 +75,7 @@ class DataSet(NamedTuple):
     statistics: Mapping[int, tuple[float, float]] = {}
     test: Clips | None = None
     digest: str = ""
+    notes: Sequence[str] = ()
 
 
 def rare_class_notes(data: DataSet) -> list[str]:

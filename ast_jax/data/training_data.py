@@ -25,7 +25,7 @@ def load_data(config: TrainConfig) -> DataSet:
     if isinstance(data, ESC50Data):
         return read_esc50(fetch_folder(data), data.fold, rate)
     if isinstance(data, FolderData):
-        return read_folder(fetch_folder(data), data.holdout, rate)
+        return read_folder(fetch_folder(data), data, rate)
     if isinstance(data, PreparedData):
         folder = fetch_folder(data)
         prepared = open_prepared(folder, data.name)
@@ -59,7 +59,7 @@ def read_esc50(folder: str | Path, fold: int, sampling_rate: int) -> DataSet:
     """
     if fold not in FOLDS:
         raise InputError(f"data.fold is {fold}; ESC-50 has folds 1 to 5")
-    labels, splits, missing = list_esc50(Path(folder))
+    labels, splits, missing, _ = list_esc50(Path(folder))
     if missing:
         raise InputError(f"{missing[0]}; restore it or remove the line")
     held_out = splits.pop(f"fold{fold}", [])
@@ -71,19 +71,25 @@ def read_esc50(folder: str | Path, fold: int, sampling_rate: int) -> DataSet:
     return _read(labels, train, held_out, sampling_rate, f"fold {fold}")
 
 
-def read_folder(folder: str | Path, holdout: float, sampling_rate: int) -> DataSet:
+def read_folder(folder: str | Path, data: FolderData, sampling_rate: int) -> DataSet:
     """Loads a folder of recordings, as `list_folder` lists it: `train` and one other split.
 
     Raises:
         InputError: as for `list_folder`, or a recording cannot be used.
     """
-    labels, splits, _ = list_folder(Path(folder), holdout=holdout)
-    if len(splits) != 2:
+    labels, splits, _, notes = list_folder(Path(folder), data=data)
+    if len(splits) == 1:
+        what = "recordings (data.group)" if data.group else "sound files"
+        raise InputError(
+            f"{folder}: no class has two {what}; add some, as one of a class is held out"
+        )
+    if len(splits) > 2:
         raise InputError(
             f"{folder}: has the splits {', '.join(splits)}; keep train and the one to evaluate on"
         )
     train, held_out = splits.values()
-    return _read(labels, train, held_out, sampling_rate, "held-out recordings")
+    read = _read(labels, train, held_out, sampling_rate, "held-out recordings")
+    return read._replace(notes=notes)
 
 
 def _read(

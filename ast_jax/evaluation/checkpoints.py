@@ -19,8 +19,9 @@ from ast_jax.checkpoint.load import read_checkpoint
 from ast_jax.data.batches import EvaluationBatches, InputBuilder
 from ast_jax.data.clips import Clips
 from ast_jax.data.loader import stream
+from ast_jax.data.overlap import overlap_note, read_trained_clips
 from ast_jax.errors import InputError, quoted
-from ast_jax.evaluation.evaluation_set import EvaluationSet, read_evaluation_set
+from ast_jax.evaluation.evaluation_set import EvaluationSet, read_evaluation_set, read_holdout
 from ast_jax.evaluation.metrics import ClassMetrics, Metrics, compute_metrics, per_class_metrics
 from ast_jax.evaluation.predict import make_predict, predict_batches
 from ast_jax.losses import LOSSES, probabilities
@@ -53,6 +54,8 @@ class Results(NamedTuple):
         ensemble: of all checkpoints together; None for a single one.
         unnamed: checkpoints without class names, which are assumed to be in the data's order.
         guesses: by the path of the checkpoint, see `read_checkpoint`.
+        trained: by the path of a checkpoint of a run: a sentence with the number of clips that it
+            was trained on.
     """
 
     data: EvaluationSet
@@ -60,6 +63,7 @@ class Results(NamedTuple):
     ensemble: Evaluation | None
     unnamed: list[str]
     guesses: Mapping[str, list[str]] = MappingProxyType({})
+    trained: Mapping[str, str] = MappingProxyType({})
 
 
 def evaluate_checkpoints(
@@ -98,9 +102,11 @@ def evaluate_checkpoints(
             f"averaged; evaluate them separately"
         )
     rate = next(extractor.sampling_rate for _, extractor in described.values())
-    data = read_evaluation_set(folder, rate, split=split, name=name)
+    data = read_evaluation_set(folder, rate, split=split, name=name, holdout=read_holdout(paths))
     for path, (config, extractor) in described.items():
         match_classes(config, extractor, data.labels, data.sampling_rate, path)
+    records = {path: read_trained_clips(path) for path in described}
+    trained = {path: overlap_note(data.clips, hashes) for path, hashes in records.items() if hashes}
     evaluations = {
         path: evaluate(
             read_checkpoint(path, guesses=[], **changes),  # they are those of the first reading
@@ -120,7 +126,7 @@ def evaluate_checkpoints(
         members = [evaluation.probabilities for evaluation in evaluations.values()]
         ensembled = ensemble(members, data.clips.all_targets(), next(iter(kinds)))
     unnamed = [path for path, (config, _) in described.items() if config.id2label is None]
-    return Results(data, evaluations, ensembled, unnamed, guesses)
+    return Results(data, evaluations, ensembled, unnamed, guesses, trained)
 
 
 def evaluate(

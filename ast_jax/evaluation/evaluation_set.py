@@ -1,11 +1,14 @@
 """Loads the recordings that checkpoints are evaluated on."""
 
+import json
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from ast_jax.config import FolderData
 from ast_jax.data.clips import Clips, read_clips
+from ast_jax.data.overlap import read_run_file
 from ast_jax.data.prepared import PreparedSet, default_splits, open_prepared, split_names
 from ast_jax.data.sources.folder import list_folder
 from ast_jax.errors import InputError
@@ -21,6 +24,7 @@ class EvaluationSet(NamedTuple):
         labels: class names.
         sampling_rate: of the clips, in Hz.
         clips: the recordings.
+        notes: sentences about the source to read, such as files passed over.
     """
 
     folder: str
@@ -28,10 +32,16 @@ class EvaluationSet(NamedTuple):
     labels: list[str]
     sampling_rate: int
     clips: Clips
+    notes: Sequence[str] = ()
 
 
 def read_evaluation_set(
-    folder: str | Path, sampling_rate: int, *, split: str = "", name: str = ""
+    folder: str | Path,
+    sampling_rate: int,
+    *,
+    split: str = "",
+    name: str = "",
+    holdout: FolderData | None = None,
 ) -> EvaluationSet:
     """Loads a split of a prepared set, or a folder of sound files by class.
 
@@ -42,6 +52,8 @@ def read_evaluation_set(
         split: such as 'eval' or 'validation+test'. '' takes the split that the benchmark holds
             out; of sound files all, or the one folder that is not `train`.
         name: of the prepared set, where the folder holds several.
+        holdout: how the splits `train` and `test` of a folder without them are chosen, see
+            `read_holdout`; None for the default.
 
     Raises:
         InputError: the folder cannot be used, or the split does not exist or is ambiguous.
@@ -59,10 +71,10 @@ def read_evaluation_set(
             prepared.clips(split),
         )
     else:
-        labels, splits, _ = list_folder(folder)
+        labels, splits, _, notes = list_folder(folder, data=holdout)
         if not split:
-            first = Path(splits["train"][0].path)
-            if first.parents[1] == folder.absolute():
+            first = splits["train"][0]
+            if Path(first.path) == folder.absolute() / first.id:
                 split = "+".join(splits)
             else:
                 split = _only([other for other in splits if other != "train"], splits, folder)
@@ -70,10 +82,39 @@ def read_evaluation_set(
         entries = [entry for chosen in names for entry in splits[chosen]]
         clips = read_clips(entries, len(labels), sampling_rate, "recordings")
         clips = clips._replace(names=[entry.id for entry in entries])
-        found = EvaluationSet(str(folder), split, labels, sampling_rate, clips)
+        found = EvaluationSet(str(folder), split, labels, sampling_rate, clips, notes)
     if not len(found.clips.waveforms):
         raise InputError(f"{found.folder}: split '{split}' has no clips; choose another")
     return found
+
+
+def read_holdout(checkpoints: Iterable[str | Path]) -> FolderData | None:
+    """Returns how the first run that was trained on a folder held files out; None for no such run.
+
+    Raises:
+        InputError: the `run.json` of a checkpoint is damaged.
+    """
+    for checkpoint in checkpoints:
+        content = read_run_file(checkpoint, "run.json")
+        if content is None:
+            continue
+        try:
+            data = json.loads(content)["config"]["data"]
+            if data.get("kind") == FolderData.kind:
+                # Runs of earlier versions have no other fields than `holdout`.
+                found = FolderData(
+                    holdout=data["holdout"],
+                    stratify=data.get("stratify", False),
+                    group=data.get("group", ""),
+                    recursive=data.get("recursive", False),
+                )
+                found.validate()
+                return found
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise InputError(
+                f"{checkpoint}: its run.json is damaged ({error}); repair or remove it"
+            ) from None
+    return None
 
 
 def _is_prepared(folder: Path) -> bool:

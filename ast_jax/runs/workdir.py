@@ -1,6 +1,7 @@
 """The folder of a run.
 
     WORKDIR/run.json        the configuration, the clips' digests, the feature extractor
+    WORKDIR/trained_clips.npz  hashes of the training clips, for evaluations of the model
     WORKDIR/sessions.json   an entry per start: when, where and with which versions
     WORKDIR/history.json    a row per evaluation; also history.csv and loss.png
     WORKDIR/predictions/    of each evaluation, for `cumulative`
@@ -20,6 +21,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,10 @@ import numpy as np
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import wait_for_writers
 from ast_jax.checkpoint.load import step_folders
-from ast_jax.config import TrainConfig
-from ast_jax.config_files import config_from_dict
+from ast_jax.config import FolderData, TrainConfig
+from ast_jax.config_files import config_of_run
 from ast_jax.data.clips import DataSet
+from ast_jax.data.overlap import TRAINED_FILE, write_trained_clips
 from ast_jax.errors import InputError
 from ast_jax.io import read_json, write_json
 from ast_jax.multihost import call_on_first
@@ -100,8 +103,8 @@ def _read_run(
         raise InputError(
             f"{where}: {RUN_FILE} is damaged; remove {where} or choose another workdir"
         )
-    run["config"] = _fields(config_from_dict(run["config"], str(file)))
-    fields = _fields(config)
+    run["config"] = _fields(config_of_run(run, str(file)))
+    fields = _fields(keep_holdout(config, run))
     before = run["config"] | ({"num_epochs": config.num_epochs} if is_extended(run, config) else {})
     if before != fields:
         raise InputError(
@@ -122,6 +125,20 @@ def is_extended(run: dict[str, Any] | None, config: TrainConfig) -> bool:
     fields = run["config"] if run else None
     before = fields.get("num_epochs") if isinstance(fields, dict) else None
     return isinstance(before, int) and before < config.num_epochs
+
+
+def keep_holdout(config: TrainConfig, saved_run: dict[str, Any] | None) -> TrainConfig:
+    """Returns the configuration, for a saved run that holds files out as earlier versions did so.
+
+    Its command did not name the fields, and their defaults are others now.
+    """
+    if saved_run is None or not isinstance(config.data, FolderData):
+        return config
+    earlier = {"kind": FolderData.kind, "stratify": False, "recursive": False}
+    if earlier.items() <= saved_run["config"]["data"].items():
+        data = replace(config.data, stratify=False, recursive=False)
+        return replace(config, data=data)
+    return config
 
 
 @contextmanager
@@ -155,6 +172,8 @@ def acquire_workdir(
             elif is_extended(saved_run, config):
                 _remove([workdir / "model"] if (workdir / "model").exists() else [])
                 write_json(workdir / RUN_FILE, saved_run | {"config": _fields(config)})
+            if not (workdir / TRAINED_FILE).exists():  # also of a run of an earlier version
+                write_trained_clips(workdir / TRAINED_FILE, data.train)
             sessions = workdir / SESSIONS_FILE
             before = read_json(sessions) if sessions.exists() else []
             if not isinstance(before, list):

@@ -23,7 +23,7 @@ from ast_jax.multihost import call_on_first
 from ast_jax.runs.history import History, best_epoch, read_history
 from ast_jax.runs.logging import ScalarWriter
 from ast_jax.runs.progress import EpochBar
-from ast_jax.runs.workdir import acquire_workdir, check_data, open_workdir
+from ast_jax.runs.workdir import acquire_workdir, check_data, keep_holdout, open_workdir
 from ast_jax.sharding import DataParallel
 from ast_jax.training.agreement import check_agreement
 from ast_jax.training.checkpointing import RunCheckpoints
@@ -89,7 +89,7 @@ def fit(
     print_overview(run)
     extractor = run.initial.feature_extractor
     names = overrides.names()
-    with acquire_workdir(run.workdir, run.saved_run, config, run.data, extractor, names):
+    with acquire_workdir(run.workdir, run.saved_run, run.config, run.data, extractor, names):
         result = train(run, state)
         for callback in callbacks:
             callback.on_end(result)
@@ -111,12 +111,16 @@ def set_up(
     parallel = DataParallel(config.parallel, devices)
     parallel.check_batch(config.batch_size, config.grad_accum_steps)
     workdir, saved_run = open_workdir(config, overrides.names())
+    config = keep_holdout(config, saved_run)
+    console = Console(soft_wrap=True, markup=False, highlight=False, quiet=jax.process_index() > 0)
 
     if data is None:
         data = load_data(config)
     elif not isinstance(data, DataSet):
         data = read_own_data(data, config.frontend.sampling_rate)
     check_agreement(config, data)
+    for note in data.notes:
+        console.print(f"note: {note}")
     length = run_length(config, len(data.train.waveforms))
     if saved_run is None:
         extractor = make_extractor(config, data)
@@ -137,9 +141,7 @@ def set_up(
         functions=functions,
         train_batches=make_train_batches(config, data.train, extractor),
         evaluation_batches=partial(make_evaluation_batches, config, extractor=extractor),
-        console=Console(
-            soft_wrap=True, markup=False, highlight=False, quiet=jax.process_index() > 0
-        ),
+        console=console,
         overrides=overrides,
     )
     return run, state

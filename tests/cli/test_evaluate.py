@@ -9,6 +9,7 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint, load_checkpoint, save_checkpoint
 from ast_jax.checkpoint.torch_write import write_huggingface
 from ast_jax.cli.main import main
+from ast_jax.data.overlap import TRAINED_FILE, write_trained_clips
 from ast_jax.data.prepared import open_prepared
 from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig
@@ -96,6 +97,16 @@ def test_evaluate_notes_what_was_assumed_once(models, prepared, tmp_path, capsys
     assert evaluate(tmp_path / "theirs", "--data", prepared) == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"note: {tmp_path / 'theirs'}: no preprocessor_config.json: mean ")
+
+
+def test_evaluate_notes_clips_that_a_run_was_trained_on(models, prepared, tmp_path, capsys):
+    (tmp_path / "run.json").write_text('{"config": {"data": {"kind": "prepared"}}}')
+    (tmp_path / "model").symlink_to(models / "a")
+    for split, trained in (("train", "none of the 2"), ("test", "2 of the 2")):
+        clips = open_prepared(prepared).clips(split)
+        write_trained_clips(tmp_path / TRAINED_FILE, clips)
+        assert evaluate(tmp_path, "--data", prepared) == 0
+        assert f"note: {tmp_path}: trained on {trained} clips" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

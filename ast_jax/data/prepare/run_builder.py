@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ class Prepared(NamedTuple):
         missing: a sentence for each clip without a sound file.
         damaged: a sentence for each sound file that could not be read.
         digest: the digest of the source.
+        notes: sentences about the source, such as files passed over.
     """
 
     folder: Path
@@ -34,6 +35,7 @@ class Prepared(NamedTuple):
     missing: list[str]
     damaged: list[str]
     digest: str
+    notes: Sequence[str] = ()
 
 
 def prepare(
@@ -91,7 +93,10 @@ def prepare(
     for leftover in folder.glob("*.shard_infos.json"):  # TFDS writes them with Beam
         leftover.unlink()
     splits = {split: info.num_examples for split, info in builder.info.splits.items()}
-    return Prepared(folder, splits, builder.manifest.missing, builder.damaged, builder.digest)
+    manifest = builder.manifest
+    return Prepared(
+        folder, splits, manifest.missing, builder.damaged, builder.digest, manifest.notes
+    )
 
 
 class _InProcesses:

@@ -1,62 +1,77 @@
 """Lists recordings in a folder per class."""
 
-import os
-import zlib
+import re
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
+from ast_jax.config import FolderData
 from ast_jax.data.sources.class_csv import refuse_classes
+from ast_jax.data.sources.holdout import hold_out_by_hash, hold_out_stratified, name_hash
 from ast_jax.data.sources.manifest import Example, Manifest
-from ast_jax.data.sources.manifest_io import check_text, is_sound, visible
+from ast_jax.data.sources.manifest_io import (
+    check_text,
+    is_sound,
+    passed_over,
+    quoted,
+    visible,
+    walk,
+)
 from ast_jax.errors import InputError
 
 SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval", "evaluation"}
 
 
-def list_folder(source: Path, classes: Path | None = None, holdout: float = 0.2) -> Manifest:
-    """Lists `source/LABEL/*.wav` or `source/SPLIT/LABEL/*.wav`, labels in alphabetical order.
+def list_folder(
+    source: Path, classes: Path | None = None, data: FolderData | None = None
+) -> Manifest:
+    """Lists `source/LABEL/**/*.wav` or `source/SPLIT/LABEL/**/*.wav`, labels in alphabetical order.
 
     The folders are splits if they are `train` and one or more others of `SPLITS`, and each has
-    subfolders. Otherwise the splits are `train` and `test`: a file is in `test` if the CRC-32 of
-    `LABEL/name`, divided by 2**32, is below `holdout`, which does not depend on other files. If
-    that leaves a class without a file in one split, the file with the lowest CRC moves to
-    `test`, or the one with the highest to `train`.
+    subfolders. Otherwise the splits are `train` and `test`, see `hold_out_stratified`, or
+    `hold_out_by_hash` where `data.stratify` is False; `test` is missing if no class has two files
+    or recordings.
 
-    A clip's id is `LABEL/name`. Hidden files and those without a suffix of
-    `manifest_io.SUFFIXES` are skipped.
+    A clip's id is `LABEL/name`, or `LABEL/folder/name`. Hidden files are skipped, and those
+    without a suffix of `manifest_io.SUFFIXES`, which `notes` counts.
 
     Args:
         source: the folder of a folder per class, or of a folder per split with one per class.
         classes: must be None, as the folders are the classes.
-        holdout: the share of files to hold out, on average; at least one per class.
+        data: has `holdout`, `stratify`, `recursive` and `group`; None for the defaults.
 
     Raises:
-        InputError: there are fewer than two classes, a class has no files, or fewer than two
-            where `holdout` applies.
+        InputError: there are fewer than two classes, a class has no files, or `data.group` does not
+            match a file.
     """
     refuse_classes(classes, "a folder for each class")
+    data = data or FolderData()
     source = Path(source).absolute()
     if not source.is_dir():
         raise InputError(f"{source}: no such folder; give one with a folder for each class")
-    if not 0 < holdout < 1:
-        raise InputError(f"holdout is {holdout}; give a number between 0 and 1")
+    if not 0 < data.holdout < 1:
+        raise InputError(f"holdout is {data.holdout}; give a number between 0 and 1")
     folders = _folders(source)
     if _are_splits(folders):
-        return _list_splits(source, folders)
+        return _list_splits(source, folders, data)
     labels = _labels(source, folders)
-    train, test = [], []
-    for index, folder in enumerate(folders):
-        files = _sound_files(folder)
-        if len(files) < 2:
-            raise InputError(
-                f"{folder}: has {len(files)} sound files; add some, as a class needs two or more, "
-                f"one of them to hold out"
-            )
-        files.sort(key=_hash)
-        count = sum(_hash(file) < holdout for file in files)
-        count = min(max(count, 1), len(files) - 1)
-        test += _examples(files[:count], index)
-        train += _examples(files[count:], index)
-    return Manifest(labels, {"train": train, "test": test}, [])
+    files = {folder: _files(folder, data.recursive) for folder in folders}
+    examples = []
+    for i, folder in enumerate(folders):
+        found = _examples(folder, i, files[folder])
+        examples += sorted(found, key=lambda clip: name_hash(clip.id))
+    targets = [example.labels for example in examples]
+    if data.stratify or data.group:
+        held = hold_out_stratified(targets, _recordings(examples, data.group), data.holdout)
+    else:
+        held = hold_out_by_hash(targets, [example.id for example in examples], data.holdout)
+    splits = {
+        "train": [example for i, example in enumerate(examples) if i not in held],
+        "test": [example for i, example in enumerate(examples) if i in held],
+    }
+    if not held:
+        del splits["test"]
+    return Manifest(labels, splits, [], _notes(source, files, examples, data.recursive))
 
 
 def _are_splits(folders: list[Path]) -> bool:
@@ -64,22 +79,47 @@ def _are_splits(folders: list[Path]) -> bool:
     return "train" in names and len(names) > 1 and names <= SPLITS and all(map(_folders, folders))
 
 
-def _list_splits(source: Path, folders: list[Path]) -> Manifest:
+def _list_splits(source: Path, folders: list[Path], data: FolderData) -> Manifest:
     folders.sort(key=lambda folder: folder.name != "train")  # train first
     labels = _labels(source / "train", _folders(source / "train"))
     splits: dict[str, list[Example]] = {}
+    notes = []
     for folder in folders:
         splits[folder.name] = []
-        for class_folder in _folders(folder):
+        files = {path: _files(path, data.recursive) for path in _folders(folder)}
+        for class_folder in files:
             if class_folder.name not in labels:
                 raise InputError(
                     f"{class_folder}: is not a class in {source / 'train'}; rename or remove it"
                 )
-            files = _sound_files(class_folder)
-            if not files:
-                raise InputError(f"{class_folder}: has no sound files; add some or remove it")
-            splits[folder.name] += _examples(files, labels.index(class_folder.name))
-    return Manifest(labels, splits, [])
+            label = labels.index(class_folder.name)
+            splits[folder.name] += _examples(class_folder, label, files[class_folder])
+        notes += _notes(folder, files, splits[folder.name], data.recursive)
+    if data.group:
+        groups = {name: _recordings(clips, data.group) for name, clips in splits.items()}
+        notes += shared_group_notes(source, groups)
+    return Manifest(labels, splits, [], notes)
+
+
+def shared_group_notes(where: Path, groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns a sentence if a group, such as a recording, has clips in several splits.
+
+    Args:
+        where: the source, for the sentence.
+        groups: the group of each clip, by split.
+    """
+    first: dict[str, str] = {}
+    shared = {
+        group: (first[group], split)
+        for split, names in groups.items()
+        for group in dict.fromkeys(names)
+        if first.setdefault(group, split) != split
+    }
+    if not shared:
+        return []
+    group, (one, another) = next(iter(shared.items()))
+    more = f", and so do {len(shared) - 1} others" if len(shared) > 1 else ""
+    return [f"{where}: group {quoted(group)} has clips in both {one} and {another}{more}"]
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -96,17 +136,65 @@ def _labels(source: Path, folders: list[Path]) -> list[str]:
     return [folder.name for folder in folders]
 
 
-def _sound_files(folder: Path) -> list[Path]:
-    files = [path for path in visible(folder) if is_sound(path.name) and path.is_file()]
-    for file in files:
-        check_text(file.name, "the name of the file", str(folder))
-    return files
+def _examples(folder: Path, label: int, files: list[Path]) -> list[Example]:
+    """Returns the recordings among the files of a class."""
+    sounds = [file for file in files if is_sound(file.name)]
+    for file in sounds:
+        name = file.relative_to(folder).as_posix()
+        check_text(name, "the name of the file", str(folder))
+    if not sounds:
+        reason = f" ({passed_over(file.name for file in files)})" if files else ""
+        raise InputError(f"{folder}: has no sound files{reason}; add some or remove it")
+    root = folder.parent
+    return [Example(f.relative_to(root).as_posix(), str(f), (label,)) for f in sounds]
 
 
-def _examples(files: list[Path], label: int) -> list[Example]:
-    return [Example(f"{file.parent.name}/{file.name}", str(file), (label,)) for file in files]
+def _files(folder: Path, recursive: bool) -> list[Path]:
+    return list(walk(folder)) if recursive else [f for f in visible(folder) if f.is_file()]
 
 
-def _hash(file: Path) -> float:
-    """Returns a pseudorandom number in [0, 1) that depends on the class and the file's name."""
-    return zlib.crc32(os.fsencode(f"{file.parent.name}/{file.name}")) / 2**32
+def _recordings(examples: list[Example], group: str) -> list[str]:
+    """Returns the recording that each file is a piece of: the file itself without `group`."""
+    if not group:
+        return [example.id for example in examples]
+    rule, names = re.compile(group), []
+    for example in examples:
+        name = example.id.partition("/")[2]
+        match = rule.search(name)
+        found = match and match[1 if rule.groups else 0]
+        if not found:
+            raise InputError(
+                f"{example.path}: data.group {quoted(group)} finds no recording in "
+                f"{quoted(name)}; correct the expression or rename the file"
+            )
+        names.append(found)
+    return names
+
+
+def _notes(
+    source: Path, files: dict[Path, list[Path]], examples: list[Example], recursive: bool
+) -> list[str]:
+    """Returns sentences about files that are passed over, and about subfolders of classes."""
+    beside = [path for path in visible(source) if path.is_file()]
+    notes = []
+    if sounds := [path.name for path in beside if is_sound(path.name)]:
+        notes.append(
+            f"{source}: passed over {len(sounds)} sound files that are in no class folder, such "
+            f"as {quoted(sounds[0])}"
+        )
+    others = [path.name for path in [*chain(*files.values()), *beside] if not is_sound(path.name)]
+    if others:
+        notes.append(f"{source}: {passed_over(others)}")
+    if recursive:
+        inner = dict.fromkeys(
+            clip.id.rpartition("/")[0] for clip in examples if clip.id.count("/") > 1
+        )
+        what = "the files of {} subfolders, such as {}, have the class of the folder above"
+    else:
+        inner = dict.fromkeys(
+            str(path.relative_to(source)) for folder in files for path in _folders(folder)
+        )
+        what = "passed over {} subfolders, such as {}, as data.recursive is False"
+    if inner:
+        notes.append(f"{source}: {what.format(len(inner), quoted(next(iter(inner))))}")
+    return notes

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ast_jax.data.sources.class_csv import read_classes
+from ast_jax.data.sources.folder import shared_group_notes
+from ast_jax.data.sources.holdout import hold_out_stratified
 from ast_jax.data.sources.manifest import Example, Manifest
 from ast_jax.data.sources.manifest_io import (
     check_text,
@@ -17,6 +19,8 @@ from ast_jax.data.sources.manifest_io import (
 )
 from ast_jax.errors import InputError
 from ast_jax.io import read_json
+
+HOLDOUT = 0.2  # share of the clips, as of a folder
 
 
 def list_json(source: Path, classes: Path | None = None) -> Manifest:
@@ -67,10 +71,14 @@ def list_json(source: Path, classes: Path | None = None) -> Manifest:
 
 
 def list_csv(source: Path, classes: Path | None = None) -> Manifest:
-    """Lists a CSV file with columns `path`, `labels` and optionally `split` and `id`.
+    """Lists a CSV file with columns `path`, `labels` and optionally `split`, `id` and `group`.
 
     Labels are separated by `;`. Paths are relative to the folder of the file. Without a value,
-    the split is `train` and the id is the path.
+    the split is `train`, the id is the path and the group, such as a recording, the clip alone.
+
+    With a column `group` and none `split`, a fifth of each class is held out as the split `test`,
+    in whole groups, see `hold_out_stratified`. With both, a note says if a group is in several
+    splits.
 
     Args:
         source: the CSV file, or a folder with no other CSV but the class CSV.
@@ -98,8 +106,11 @@ def list_csv(source: Path, classes: Path | None = None) -> Manifest:
         index = {mid: i for i, mid in enumerate(mids)} | {name: i for i, name in enumerate(names)}
     splits: dict[str, list[Example]] = {}
     missing: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
+    columns: set[str] = set()
     seen: dict[tuple[str, str], str] = {}
     for where, row in read_table(file, ("path", "labels")):
+        columns = set(row)
         split, id = row.get("split") or "train", row.get("id") or row["path"]
         _check_split(split, where)
         check_text(id, "id", where)
@@ -109,6 +120,7 @@ def list_csv(source: Path, classes: Path | None = None) -> Manifest:
         clips, absent = splits.setdefault(split, []), missing.setdefault(split, [])
         if os.path.isfile(path):
             clips.append(example)
+            groups.setdefault(split, []).append(row.get("group") or id)
         else:
             absent.append(f"{where}: {path} does not exist")
     if not splits:
@@ -116,7 +128,22 @@ def list_csv(source: Path, classes: Path | None = None) -> Manifest:
     for split, clips in splits.items():
         if not clips:
             raise none_found(file, missing[split])
-    return Manifest(names, splits, [line for lines in missing.values() for line in lines])
+    notes = []
+    if "group" in columns and "split" in columns:
+        notes = shared_group_notes(file, groups)
+    elif "group" in columns:
+        splits = _hold_out(splits["train"], groups["train"])
+    absent = [line for lines in missing.values() for line in lines]
+    return Manifest(names, splits, absent, notes)
+
+
+def _hold_out(clips: list[Example], groups: list[str]) -> dict[str, list[Example]]:
+    """Returns the splits `train` and `test`; without the latter if no class has two groups."""
+    held = hold_out_stratified([clip.labels for clip in clips], groups, HOLDOUT)
+    splits = {"train": [clip for i, clip in enumerate(clips) if i not in held]}
+    if held:
+        splits["test"] = [clips[i] for i in sorted(held)]
+    return splits
 
 
 def _files(source: Path, suffix: str) -> list[Path]:

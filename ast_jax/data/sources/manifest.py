@@ -1,5 +1,6 @@
 """Defines the manifest of a source: its splits, clips and classes."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -25,8 +26,10 @@ class Manifest(NamedTuple):
         splits: the clips of each split, in order.
         missing: a sentence for each listed clip without a sound file; it names the list and the
             line.
+        notes: sentences about the source to read before training, such as files passed over.
     """
 
     labels: list[str]
     splits: dict[str, list[Example]]
     missing: list[str]
+    notes: Sequence[str] = ()

@@ -4,7 +4,8 @@ import codecs
 import csv
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ast_jax.errors import InputError, quoted
@@ -158,3 +159,35 @@ def visible(folder: Path) -> list[Path]:
 def is_sound(name: str) -> bool:
     """Returns whether a file name has the suffix of a sound file."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Yields the files in a folder and its subfolders in the order of names, without hidden ones.
+
+    Follows links to folders, and enters each folder once.
+
+    Raises:
+        InputError: a folder cannot be read.
+    """
+    return _walk(folder, set())
+
+
+def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    real = folder.resolve()
+    if real in seen:
+        return
+    seen.add(real)
+    for path in visible(folder):
+        if path.is_dir():
+            yield from _walk(path, seen)
+        else:
+            yield path
+
+
+def passed_over(names: Iterable[str]) -> str:
+    """Returns a clause that counts files that are no sound files, by suffix."""
+    suffixes = Counter(os.path.splitext(name)[1].lower() for name in names)
+    counts = [f"{n} {suffix or 'without suffix'}" for suffix, n in suffixes.most_common(5)]
+    if rest := suffixes.total() - sum(n for _, n in suffixes.most_common(5)):
+        counts.append(f"{rest} others")
+    return f"passed over files that are no sound files: {', '.join(counts) or 'none'}"

@@ -286,7 +286,7 @@ def test_the_recordings_of_esc10_are_prepared_as_they_are_decoded(esc10, tmp_pat
     from ast_jax.data.sources import SOURCES, list_esc50
 
     def some(source, classes):
-        labels, splits, missing = list_esc50(source, classes)
+        labels, splits, missing, _ = list_esc50(source, classes)
         return Manifest(labels, {s: splits[s][:5] for s in ("fold1", "fold2")}, missing)
 
     monkeypatch.setitem(SOURCES, "esc50", some)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from ast_jax.config import FolderData
 from ast_jax.data.sources.folder import list_folder
 from ast_jax.data.training_data import read_folder
 from ast_jax.errors import InputError
@@ -24,8 +25,15 @@ def folder(tmp_path):
     return tmp_path
 
 
+BY_HASH = FolderData(stratify=False, recursive=False)  # as earlier versions
+
+
+def ids(clips):
+    return [clip.id for clip in clips]
+
+
 def test_a_folder_is_a_class_and_files_are_held_out_by_name(folder):
-    manifest = list_folder(folder, None)
+    manifest = list_folder(folder, None, BY_HASH)
     assert manifest.labels == ["cat", "dog"]
     assert list(manifest.splits) == ["train", "test"]
     everything = {f"{label}/{i}.flac" for label, n in (("cat", 20), ("dog", 10)) for i in range(n)}
@@ -39,11 +47,92 @@ def test_a_folder_is_a_class_and_files_are_held_out_by_name(folder):
 
 
 def test_the_held_out_fraction_can_be_set(folder):
-    assert len(list_folder(folder, None, holdout=1 - 1e-9).splits["train"]) == 2
-    assert len(list_folder(folder, None, holdout=1e-9).splits["test"]) == 2
+    for stratify in (True, False):
+        most = FolderData(holdout=1 - 1e-9, stratify=stratify)
+        assert len(list_folder(folder, None, most).splits["train"]) == 2
+        least = FolderData(holdout=1e-9, stratify=stratify)
+        assert len(list_folder(folder, None, least).splits["test"]) == 2
     for holdout in (0, 1, float("nan")):
         with pytest.raises(InputError, match=f"holdout is {holdout}"):
-            list_folder(folder, None, holdout)
+            list_folder(folder, None, FolderData(holdout=holdout))
+
+
+def test_each_class_holds_out_the_same_share(folder):
+    splits = list_folder(folder).splits
+    held = ids(splits["test"])
+    assert sorted(name.partition("/")[0] for name in held) == ["cat"] * 4 + ["dog"] * 2
+    hashes = {name: zlib.crc32(name.encode()) for name in held + ids(splits["train"])}
+    for label, count in (("cat", 4), ("dog", 2)):
+        of_class = sorted((n for n in hashes if n.startswith(label)), key=hashes.get)
+        assert set(of_class[:count]) == {name for name in held if name.startswith(label)}
+
+
+def test_a_class_with_one_file_is_trained_on(tmp_path):
+    touch(tmp_path, "a/1.wav", "b/1.wav", "b/2.wav")
+    splits = list_folder(tmp_path).splits
+    assert (len(splits["train"]), splits["test"][0].labels) == (2, (1,))
+    (tmp_path / "b/2.wav").unlink()
+    assert list(list_folder(tmp_path).splits) == ["train"]
+    with pytest.raises(InputError, match="no class has two sound files; add some, as one of a"):
+        read_folder(tmp_path, FolderData(), 16000)
+
+
+def test_subfolders_belong_to_the_class_above_them(tmp_path):
+    touch(tmp_path, "a/x/y/1.wav", "a/x/2.wav", "a/1.wav", "b/1.wav", "b/2.wav", "b/.h/3.wav")
+    (tmp_path / "a" / "x" / "loop").symlink_to(tmp_path / "a")
+    manifest = list_folder(tmp_path)
+    clips = {clip.id: clip for clips in manifest.splits.values() for clip in clips}
+    assert set(clips) == {"a/x/y/1.wav", "a/x/2.wav", "a/1.wav", "b/1.wav", "b/2.wav"}
+    assert clips["a/x/y/1.wav"] == ("a/x/y/1.wav", str(tmp_path / "a/x/y/1.wav"), (0,))
+    (note,) = manifest.notes
+    assert note.startswith(f"{tmp_path}: the files of 2 subfolders, such as 'a/x")
+    assert note.endswith(", have the class of the folder above")
+    flat = list_folder(tmp_path, data=FolderData(recursive=False))
+    assert sum(map(len, flat.splits.values())) == 3
+    assert flat.notes == [
+        f"{tmp_path}: passed over 1 subfolders, such as 'a/x', as data.recursive is False"
+    ]
+
+
+def test_files_passed_over_are_counted_by_ending(folder):
+    touch(folder, "dog/a.TXT", "cat/b.json", "cat/none")
+    (folder / "dog" / "x.wav").rmdir()
+    assert list_folder(folder).notes == [
+        f"{folder}: passed over 1 sound files that are in no class folder, such as 'read me.wav'",
+        f"{folder}: passed over files that are no sound files: 2 .txt, 1 .json, 1 without suffix",
+    ]
+
+
+@pytest.mark.parametrize("group", [r"^(.*)_\d+", r"^[a-z]+\d+(?=_)", r"^(.*)_(\d+)"])
+def test_pieces_of_a_recording_stay_together(tmp_path, group):
+    names = [f"{label}/rec{i}_{j}.wav" for label in "ab" for i in range(10) for j in range(5)]
+    touch(tmp_path, *names)
+    splits = list_folder(tmp_path, data=FolderData(group=group)).splits
+    recordings = {
+        split: {name.partition("/")[2].partition("_")[0] for name in ids(clips)}
+        for split, clips in splits.items()
+    }
+    assert not recordings["train"] & recordings["test"]
+    assert [clip.labels for clip in splits["test"]].count((0,)) == 10
+    assert [clip.labels for clip in splits["test"]].count((1,)) == 10
+
+
+def test_a_file_without_a_recording_is_named(tmp_path):
+    touch(tmp_path, "a/r_1.wav", "a/x.wav", "b/r_2.wav", "b/q_1.wav")
+    for group in (r"^(.*)_\d+", "q?_"):
+        with pytest.raises(
+            InputError, match=r"a/x\.wav: data\.group '.*' finds no recording in 'x"
+        ):
+            list_folder(tmp_path, data=FolderData(group=group))
+    with pytest.raises(InputError, match=r"no class has two recordings \(data.group\); add some"):
+        read_folder(tmp_path, FolderData(group=r"\.wav"), 16000)
+
+
+def test_a_recording_in_two_given_splits_is_noted(tmp_path):
+    touch(tmp_path, "train/a/r_1.wav", "train/b/q_1.wav", "test/a/r_2.wav", "test/b/p_1.wav")
+    manifest = list_folder(tmp_path, data=FolderData(group=r"^(.*)_\d+"))
+    assert manifest.notes == [f"{tmp_path}: group 'r' has clips in both train and test"]
+    assert list_folder(tmp_path).notes == []
 
 
 def test_a_files_split_does_not_depend_on_the_folders_path(folder, tmp_path_factory):
@@ -88,10 +177,7 @@ def test_classes_named_like_splits_are_classes(tmp_path, names):
     [
         ((), "has 0 class folders"),
         (("dog/1.wav",), "has 1 class folders"),
-        (
-            ("dog/1.wav", "cat/1.wav"),
-            "cat: has 1 sound files; add some, as a class needs two or more",
-        ),
+        (("dog/1.wav", "cat/1.txt"), r"cat: has no sound files \(passed over .*: 1 .txt\); add"),
         (("train/a/1.wav", "test/a/1.wav"), "train: has 1 class folders"),
         (("train/a/1.wav", "train/b/1.wav", "test/c/1.wav"), r"test/c: is not a class in .*train;"),
         (("train/a/1.wav", "train/b/1.txt", "test/a/1.wav"), "train/b: has no sound files"),
@@ -116,9 +202,9 @@ def test_reading_into_memory_takes_two_splits_and_refuses_three(tmp_path):
     for name in ("train/a/1.wav", "train/b/1.wav", "train/b/2.wav", "val/b/3.wav"):
         touch(tmp_path, name)
         soundfile.write(tmp_path / name, np.zeros(1600), 16000)
-    data = read_folder(tmp_path, 0.2, 16000)
+    data = read_folder(tmp_path, FolderData(), 16000)
     assert data.train.targets.tolist() == [[1, 0], [0, 1], [0, 1]]
     assert data.evaluation.names == [str(tmp_path / "val" / "b" / "3.wav")]
     touch(tmp_path, "test/a/1.wav")
     with pytest.raises(InputError, match="has the splits train, test, val; keep train and"):
-        read_folder(tmp_path, 0.2, 16000)
+        read_folder(tmp_path, FolderData(), 16000)

@@ -138,6 +138,40 @@ def test_csv_defaults_to_its_own_classes_and_one_training_split(folder):
     assert manifest.missing == [f"{file}, line 4: {folder / 'no.wav'} does not exist"]
 
 
+def recordings_csv(folder, split=None):
+    """Returns a CSV of eight recordings in three pieces each, of one or two classes."""
+    lines = ["path,labels,id,group" + (",split" if split else "")]
+    for i in range(24):
+        line = f"a.wav,{('dog', 'cat', 'dog;cat')[i % 3]},{i},r{i // 3}"
+        lines.append(line + (f",{split(i)}" if split else ""))
+    return "\n".join(lines) + "\n"
+
+
+def test_csv_with_groups_and_no_splits_holds_out_whole_groups(folder):
+    manifest = clips_of(folder, recordings_csv(folder))
+    groups = {
+        split: {int(clip.id) // 3 for clip in clips} for split, clips in manifest.splits.items()
+    }
+    assert not groups["train"] & groups["test"]
+    assert len(groups["test"]) in (1, 2)  # a fifth of eight
+    assert sum(map(len, manifest.splits.values())) == 24
+    assert manifest.notes == []
+    alone = clips_of(folder, "path,labels,group\na.wav,dog,x\nsub/b.wav,cat,x\n")
+    assert list(alone.splits) == ["train"]
+
+
+def test_csv_with_groups_in_several_given_splits_is_noted(folder):
+    manifest = clips_of(folder, recordings_csv(folder, lambda i: "test" if i > 16 else "train"))
+    assert {split: len(clips) for split, clips in manifest.splits.items()} == {
+        "train": 17,
+        "test": 7,
+    }
+    file = folder / "clips.csv"
+    assert manifest.notes == [f"{file}: group 'r5' has clips in both train and test"]
+    whole = clips_of(folder, recordings_csv(folder, lambda i: "test" if i > 17 else "train"))
+    assert whole.notes == []
+
+
 def test_csv_reads_splits_ids_and_a_class_list(folder):
     content = (
         "id,split,labels,path\n"

@@ -1,0 +1,120 @@
+"""Runs of earlier versions keep the files that they held out; runs record their training clips."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.config import FolderData, TrainConfig
+from ast_jax.config_files import load_config
+from ast_jax.data.overlap import hash_clips, read_trained_clips
+from ast_jax.data.training_data import load_data
+from ast_jax.errors import InputError
+from ast_jax.evaluation.evaluation_set import read_evaluation_set, read_holdout
+from ast_jax.runs.workdir import acquire_workdir, check_data, keep_holdout, open_workdir
+
+EXTRACTOR = ASTFeatureExtractor()
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    """Returns a folder of which the two ways hold out other files."""
+    rng = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        for name in [*(f"{i}.wav" for i in range(10)), "sub/1.wav"]:
+            (tmp_path / "sounds" / label / name).parent.mkdir(parents=True, exist_ok=True)
+            noise = rng.standard_normal(500)
+            soundfile.write(tmp_path / "sounds" / label / name, 0.1 * noise, 16000)
+    return tmp_path / "sounds"
+
+
+def config_of(sounds, num_epochs=10, **fields):
+    return TrainConfig(
+        workdir=str(sounds.parent / "run"),
+        num_epochs=num_epochs,
+        data=FolderData(dir=str(sounds), **fields),
+    )
+
+
+def start(config):
+    """Writes the folder of a run that was just started, and returns its data."""
+    data = load_data(config)
+    workdir, saved = open_workdir(config)
+    with acquire_workdir(workdir, saved, config, data, EXTRACTOR, {}):
+        return data
+
+
+@pytest.fixture
+def earlier_run(sounds):
+    """Returns the data of a run of an earlier version, in the folder `run`."""
+    data = start(config_of(sounds, stratify=False, recursive=False))
+    file = sounds.parent / "run" / "run.json"
+    run = json.loads(file.read_text())
+    for name in ("stratify", "recursive", "group"):
+        del run["config"]["data"][name]
+    file.write_text(json.dumps(run))
+    return data
+
+
+def test_a_run_of_an_earlier_version_resumes_with_its_hold_out(sounds, earlier_run):
+    config = config_of(sounds)
+    assert set(load_data(config).evaluation.names) != set(earlier_run.evaluation.names)
+    workdir, saved = open_workdir(config)
+    with pytest.raises(InputError, match="its run started with other recordings"):
+        check_data(workdir, saved, load_data(config))
+    resumed = load_data(keep_holdout(config, saved))
+    check_data(workdir, saved, resumed)
+    assert resumed.train.names == earlier_run.train.names
+    assert resumed.evaluation.names == earlier_run.evaluation.names
+    kept = load_config(workdir / "run.json").data
+    assert (kept.stratify, kept.recursive, kept.group) == (False, False, "")
+    config = keep_holdout(config_of(sounds, num_epochs=99), saved)
+    with acquire_workdir(workdir, saved, config, resumed, EXTRACTOR, {}):  # with more epochs
+        pass
+    plain = config_of(sounds, num_epochs=99)
+    assert keep_holdout(plain, open_workdir(plain)[1]) == config
+    with pytest.raises(InputError, match=r"another data\.group \(, not x\)"):
+        open_workdir(config_of(sounds, num_epochs=99, group="x"))
+
+
+def test_a_run_of_this_version_refuses_another_hold_out(sounds):
+    start(config_of(sounds))
+    open_workdir(config_of(sounds))
+    for name, value in (("stratify", False), ("recursive", False), ("group", "^.")):
+        with pytest.raises(InputError, match=rf"another data\.{name}"):
+            open_workdir(config_of(sounds, **{name: value}))
+
+
+def test_a_run_records_its_training_clips_once(sounds):
+    data = start(config_of(sounds))
+    file = sounds.parent / "run" / "trained_clips.npz"
+    assert hash_clips(data.train).found_in(read_trained_clips(file.parent)).all()
+    assert not hash_clips(data.evaluation).found_in(read_trained_clips(file.parent)).any()
+
+
+@pytest.mark.parametrize("fields", [{}, {"group": r"^(.)"}, {"holdout": 0.5, "recursive": False}])
+def test_evaluation_takes_the_hold_out_of_the_run(sounds, fields):
+    data = start(config_of(sounds, **fields))
+    holdout = read_holdout([sounds, sounds.parent / "run" / "model"])
+    found = read_evaluation_set(sounds, 16000, split="test", holdout=holdout)
+    assert [f"{sounds}/{name}" for name in found.clips.names] == data.evaluation.names
+    whole = read_evaluation_set(sounds, 16000, holdout=holdout)
+    assert whole.split == "train+test"
+    assert read_holdout([sounds]) is None
+
+
+def test_evaluation_takes_the_hold_out_of_an_earlier_run(sounds, earlier_run):
+    holdout = read_holdout([sounds.parent / "run"])
+    found = read_evaluation_set(sounds, 16000, split="test", holdout=holdout)
+    assert [f"{sounds}/{name}" for name in found.clips.names] == earlier_run.evaluation.names
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"config": {"data": {"kind": "folder", "holdout": "x"}}}']
+)
+def test_a_damaged_run_is_named(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(InputError, match=r"its run\.json is damaged \(.*\); repair or remove it"):
+        read_holdout([tmp_path])
