@@ -78,19 +78,6 @@ class DataSet(NamedTuple):
     notes: Sequence[str] = ()
 
 
-def rare_class_notes(data: DataSet) -> list[str]:
-    """Returns a sentence per split about classes with no clip, and one about those with one."""
-    sentences = []
-    for side, clips in (("to train on", data.train), ("held out", data.evaluation)):
-        counts = clips.class_counts()
-        for number, words in enumerate(("no clip", "one clip only")):
-            few = [label for label, n in zip(data.labels, counts, strict=True) if n == number]
-            if few:
-                names = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
-                sentences.append(f"{words} {side} of {names}")
-    return sentences
-
-
 def check_length(waveform: np.ndarray, sampling_rate: int, name: str) -> None:
     """Raises `InputError` if a waveform is shorter than one frame."""
     frame, _ = frame_sizes(sampling_rate)

@@ -14,6 +14,7 @@ from rich.console import Console
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import checkpoint_description
 from ast_jax.config import TrainConfig
+from ast_jax.data.checks import check_targets, data_notes
 from ast_jax.data.clips import DataSet
 from ast_jax.data.loader import stream
 from ast_jax.data.own import read_own_data
@@ -119,8 +120,11 @@ def set_up(
     elif not isinstance(data, DataSet):
         data = read_own_data(data, config.frontend.sampling_rate)
     check_agreement(config, data)
-    for note in data.notes:
-        console.print(f"note: {note}")
+    if saved_run is None:  # earlier versions accepted what is refused now
+        check_targets(config, data)
+    if jax.process_index() == 0:
+        for note in data_notes(config, data):
+            console.print(f"note: {note}")
     length = run_length(config, len(data.train.waveforms))
     if saved_run is None:
         extractor = make_extractor(config, data)

@@ -17,7 +17,7 @@ from ast_jax.checkpoint.load import read_checkpoint
 from ast_jax.checkpoint.torch_read import NO_EXTRACTOR
 from ast_jax.config import TrainConfig
 from ast_jax.data.batches import EvaluationBatches, InputBuilder, TrainBatches
-from ast_jax.data.clips import Clips, DataSet, rare_class_notes
+from ast_jax.data.clips import Clips, DataSet
 from ast_jax.data.sampler import steps_per_epoch
 from ast_jax.data.statistics import measure
 from ast_jax.errors import InputError
@@ -361,8 +361,6 @@ def print_overview(run: Run) -> None:
         f"{run.initial.config.num_tokens} tokens; devices: {len(run.parallel.devices)} "
         f"{run.parallel.devices[0].platform}"
     )
-    for note in rare_class_notes(data):
-        run.console.print(f"note: {note}")
     if run.saved_run is not None and is_extended(run.saved_run, run.config):
         run.console.print(f"note: {extension_note(run.saved_run, run.config)}")
 

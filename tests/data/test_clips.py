@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from ast_jax.data.clips import Clips, DataSet, rare_class_notes, read_clips
+from ast_jax.data.clips import Clips, read_clips
 from ast_jax.data.sources.manifest import Example
 from ast_jax.errors import InputError
 
@@ -67,19 +67,3 @@ def test_an_invalid_recording_is_named(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             read_clips([Example(name, str(tmp_path / f"{name}.wav"), (0,))], 1, 16000, "clips")
-
-
-@pytest.mark.parametrize("held", [np.asarray, csr_array])
-def test_classes_with_few_clips_are_reported_by_split(held):
-    def clips(*classes):
-        return Clips([], held(np.eye(7, dtype=np.float32)[list(classes)]), [])
-
-    data = DataSet(list("abcdefg"), clips(*range(7), *range(7)), clips(0, 0, 1))
-    assert rare_class_notes(data) == [
-        "no clip held out of c, d, e, f, g",
-        "one clip only held out of b",
-    ]
-    assert rare_class_notes(data._replace(evaluation=clips(*[1] * 2), train=clips(*[0] * 3))) == [
-        "no clip to train on of b, c, d, e, f and 1 more",
-        "no clip held out of a, c, d, e, f and 1 more",
-    ]
