@@ -2,12 +2,10 @@
 
 import ast
 import json
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
@@ -20,10 +18,10 @@ from ast_jax.training.loop import fit
 from ast_jax.training.optimizer import make_schedule
 
 from .commands import parse_train, train_commands
+from .raw_sets import write_audioset, write_clips, write_speech_commands
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").glob("*.py"))
-GUIDES = sorted((ROOT / "docs").glob("*.md"))
 
 DEIT = "checkpoints/deit_base_distilled_patch16_384-d0272ac0.pth"
 
@@ -220,17 +218,6 @@ def test_docstrings_give_valid_commands(file, capsys):
         parse_train(command, capsys)
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.name)
-def test_guides_give_valid_commands_and_name_existing_files(guide, capsys):
-    text = guide.read_text(encoding="utf-8")
-    commands = train_commands(text.replace("$seed", "1").replace("$stride", "12"))
-    assert commands
-    for command in commands:
-        parse_train(command, capsys)
-    for file in re.findall(r"configs/\w+\.py", text):
-        assert (ROOT / file).exists(), file
-
-
 @recipes
 def test_recipes_have_the_published_values(name):
     config = load(name)
@@ -256,28 +243,13 @@ def test_learning_rates_of_each_epoch_are_the_published_ones(name):
         assert schedule(step) == pytest.approx(share * RATES[name][0], rel=1e-5)
 
 
-def write_clips(folder, names, rng):
-    for name in names:
-        path = folder / f"{name}.wav"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, rng.uniform(-0.5, 0.5, 4000), 16000)
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """Returns noise clips in the layouts of AudioSet, Speech Commands and a class folder."""
     folder, rng = tmp_path_factory.mktemp("sets"), np.random.default_rng(0)
-    audioset = folder / "audioset"
-    for split, clips in (("balanced_train", 8), ("unbalanced_train", 8), ("eval", 3)):
-        names = [f"{split}{i}" for i in range(clips)]
-        write_clips(audioset, names, rng)
-        lines = [f'{name}, 0.0, 10.0, "/m/09x0r"\n' for name in names]
-        (audioset / f"{split}_segments.csv").write_text("# a list\n" + "".join(lines))
-    speech = folder / "speech"
-    names = [f"{word}/{i}" for word in ("yes", "no") for i in range(7)]
-    write_clips(speech, names, rng)
-    (speech / "validation_list.txt").write_text("yes/0.wav\nno/0.wav\n")
-    (speech / "testing_list.txt").write_text("yes/1.wav\nno/1.wav\nno/2.wav\n")
+    audioset, speech = folder / "audioset", folder / "speech"
+    write_audioset(audioset, rng)
+    write_speech_commands(speech, rng)
     write_clips(folder / "sounds", [f"{c}/{i}" for c in ("dog", "rain") for i in range(8)], rng)
     for name, source in (("audioset", audioset), ("speech_commands", speech)):
         prepare(name, source, folder / "prepared")
