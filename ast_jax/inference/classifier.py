@@ -230,7 +230,7 @@ def load(path: str | Path, **changes: Any) -> AudioClassifier:
     Raises:
         InputError: the checkpoint cannot be used; the message names the file or tensor.
 
-    Example:
+    Examples:
         >>> classifier = ast_jax.load("runs/demo")
         >>> classifier("dog.wav", top_k=2)
         [{'label': 'Dog', 'score': 0.87}, {'label': 'Bark', 'score': 0.71}]

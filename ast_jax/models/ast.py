@@ -301,7 +301,7 @@ class ASTForAudioClassification(nnx.Module):
         attn_implementation: "cudnn", "tpu", "cpu" or "xla", see `attention`; None for the fastest
             on JAX's default device.
 
-    Example:
+    Examples:
         >>> model = ASTForAudioClassification(ASTConfig.from_size("tiny224"), rngs=nnx.Rngs(0))
         >>> logits = model(jnp.zeros((1, 1024, 128)))  # (1, 527)
     """
