@@ -1,8 +1,8 @@
 """The Audio Spectrogram Transformer (Gong, Chung, Glass; Interspeech 2021).
 
 Section 2 of the paper, in order: overlapping patches become tokens with positions (`Embeddings`),
-a ViT encoder of pre-norm layers (`Layer`, `Encoder`), and a linear head on the mean of the class
-and the distillation token (`ASTForAudioClassification`).
+a ViT encoder of pre-norm layers (`Encoder`), both in encoder.py, and a linear head on the mean of
+the class and the distillation token (`ASTForAudioClassification`).
 """
 
 import dataclasses
@@ -13,164 +13,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from ast_jax.models.attention import (
-    Attention,
-    Weights,
-    check_attn_implementation,
-    resolve_attn_implementation,
-    token_padding,
-)
+from ast_jax.models.attention import check_attn_implementation, resolve_attn_implementation
 from ast_jax.models.config import NUM_PREFIX_TOKENS, ASTConfig
-from ast_jax.models.layers import MLP, LayerNorm, Outputs, Tokens, torch_uniform
-from ast_jax.models.patches import PatchProjection
-from ast_jax.models.remat import name_residual, rematerialize, scan_all_but_last
+from ast_jax.models.encoder import Embeddings, Encoder, InputValues, KeepIndices
+from ast_jax.models.layers import LayerNorm, torch_uniform
 
 Params = dict[str, Any]  # nested, of arrays
-InputValues = Float[Array | np.ndarray, "batch frames mel_bins"]
-KeepIndices = Int[Array | np.ndarray, "batch kept"]
-
-
-class Embeddings(nnx.Module):
-    """Overlapping patches as tokens behind a class and a distillation token, with positions."""
-
-    def __init__(self, config: ASTConfig, *, rngs: nnx.Rngs):
-        self.patch_projection = PatchProjection(config, rngs=rngs)
-        normal = nnx.initializers.normal(config.initializer_range)
-        width = config.hidden_size
-        self.cls_token = nnx.Param(normal(rngs.params(), (1, 1, width)))
-        self.distillation_token = nnx.Param(normal(rngs.params(), (1, 1, width)))
-        self.position_embeddings = nnx.Param(normal(rngs.params(), (1, config.num_tokens, width)))
-        self.input_shape = (config.max_length, config.num_mel_bins)
-
-    def __call__(
-        self, input_values: InputValues, keep_indices: KeepIndices | None = None
-    ) -> Tokens:
-        """Returns float32 tokens, patches in frequency-major order.
-
-        Args:
-            input_values: normalized log-mels.
-            keep_indices: the patches of each clip to return, counted from 0; None for all.
-        """
-        if input_values.ndim != 3 or input_values.shape[1:] != self.input_shape:
-            raise ValueError(
-                f"input_values has shape {input_values.shape}; this model takes (batch, "
-                f"max_length, num_mel_bins) = (batch, {self.input_shape[0]}, "
-                f"{self.input_shape[1]})"
-            )
-        patches = self.patch_projection(jnp.asarray(input_values))
-        batch, _, width = patches.shape
-        tokens = [
-            jnp.broadcast_to(self.cls_token[...], (batch, 1, width)),
-            jnp.broadcast_to(self.distillation_token[...], (batch, 1, width)),
-            patches,
-        ]
-        x = jnp.concatenate(tokens, axis=1) + self.position_embeddings[...]
-        if keep_indices is not None:
-            if keep_indices.ndim != 2 or len(keep_indices) != batch:
-                raise ValueError(
-                    f"keep_indices has shape {keep_indices.shape}; give it the shape ({batch}, "
-                    f"patches kept)"
-                )
-            indices = jnp.asarray(keep_indices)[..., None]
-            patches = jnp.take_along_axis(x[:, NUM_PREFIX_TOKENS:], indices, axis=1)
-            x = jnp.concatenate([x[:, :NUM_PREFIX_TOKENS], patches], axis=1)
-        return x  # the residual stream is float32, as in PyTorch under autocast
-
-
-class Layer(nnx.Module):
-    """One pre-norm encoder layer."""
-
-    def __init__(self, config: ASTConfig, attn_implementation: str, *, rngs: nnx.Rngs):
-        width, epsilon = config.hidden_size, config.layer_norm_eps
-        self.layernorm_before = LayerNorm(width, epsilon, config.dtype, rngs=rngs)
-        self.attention = Attention(config, attn_implementation, rngs=rngs)
-        self.layernorm_after = LayerNorm(width, epsilon, config.dtype, rngs=rngs)
-        self.mlp = MLP(config, rngs=rngs)
-
-    def __call__(
-        self,
-        x: Tokens,
-        num_output_tokens: int | None = None,
-        num_tokens: int | None = None,
-        output_attentions: bool = False,
-    ) -> tuple[Outputs, Weights | None]:
-        """Returns tokens and attention weights; arguments are those of `Attention`."""
-        attended, weights = self.attention(
-            self.layernorm_before(x), num_output_tokens, num_tokens, output_attentions
-        )
-        x = name_residual(x[:, :num_output_tokens] + attended, "after_attention")
-        x = x + self.mlp(self.layernorm_after(x))
-        return x, weights
-
-
-class Encoder(nnx.Module):
-    """`num_hidden_layers` layers as one `Layer` with stacked parameters, without a final norm.
-
-    `jax.lax.scan` runs them: a layer is compiled once, and the optimizer handles 12 arrays instead
-    of 144.
-    """
-
-    def __init__(self, config: ASTConfig, attn_implementation: str, *, rngs: nnx.Rngs):
-        def new_layer(key: jax.Array) -> tuple[nnx.GraphDef, nnx.State]:
-            return nnx.split(Layer(config, attn_implementation, rngs=nnx.Rngs(params=key)))
-
-        keys = jax.random.split(rngs.params(), config.num_hidden_layers)
-        graphdef = new_layer(keys[0])[0]
-        stacked = jax.vmap(lambda key: new_layer(key)[1])(keys)
-        self.layers = nnx.merge(graphdef, stacked)
-
-    def __call__(
-        self,
-        x: Tokens,
-        num_output_tokens: int | None = None,
-        remat: str = "none",
-        map_layer_params: Callable[[Any], Any] = lambda params: params,
-        unroll: bool = False,
-    ) -> Outputs:
-        """Runs the layers.
-
-        Args:
-            x: the embeddings.
-            num_output_tokens: how many of the first tokens to return; None for all. The last layer
-                computes these alone, which saves a twelfth of the work of twelve layers.
-            remat: what the backward pass recomputes, see `rematerialize`.
-            map_layer_params: applied to one layer's parameters where the layer uses them.
-            unroll: whether to unroll the loop over layers where gradients are taken.
-        """
-        graphdef, stacked = nnx.split(self.layers)
-        num_tokens = x.shape[1]
-        padding = token_padding(self.layers.attention.attn_implementation, num_tokens)
-        x = jnp.pad(x, ((0, 0), (0, padding), (0, 0)))
-
-        def layer(num_output_tokens: int | None, x: jax.Array, params: nnx.State) -> jax.Array:
-            model = nnx.merge(graphdef, map_layer_params(params))
-            return model(x, num_output_tokens, num_tokens)[0]
-
-        layers = rematerialize(functools.partial(layer, None), remat)
-        last_layer = rematerialize(functools.partial(layer, num_output_tokens), remat)
-        x = scan_all_but_last(layers, x, stacked, unroll)
-        x = last_layer(x, jax.tree.map(lambda p: p[-1], stacked))
-        return x[:, :num_tokens]
-
-    def intermediates(
-        self, x: Tokens, output_attentions: bool
-    ) -> tuple[
-        Float[Array, "states batch tokens hidden"],
-        Float[Array, "layers batch heads tokens tokens"] | None,
-    ]:
-        """Returns the embeddings and each layer's output, and attention weights or None."""
-        graphdef, stacked = nnx.split(self.layers)
-
-        def step(x: jax.Array, params: nnx.State) -> tuple[jax.Array, tuple]:
-            y, weights = nnx.merge(graphdef, params)(x, output_attentions=output_attentions)
-            return y, (y, weights)
-
-        _, (outputs, attentions) = jax.lax.scan(step, x, stacked)
-        return jnp.concatenate([x[None], outputs]), attentions
 
 
 class ASTOutput(NamedTuple):
