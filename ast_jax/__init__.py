@@ -15,7 +15,9 @@ _HOMES = {
     "ASTForAudioClassification": "ast_jax.models.ast",
     "ASTModel": "ast_jax.models.ast",
     "Callback": "ast_jax.training.overrides",
+    "FitResult": "ast_jax.training.overrides",
     "InputError": "ast_jax.errors",
+    "TrainConfig": "ast_jax.config",
     "fbank": "ast_jax.audio.fbank",
     "fbank_jax": "ast_jax.audio.fbank_jax",
     "fit": "ast_jax.training.loop",
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from ast_jax.audio.fbank import fbank as fbank
     from ast_jax.audio.fbank_jax import fbank_jax as fbank_jax
     from ast_jax.audio.feature_extractor import ASTFeatureExtractor as ASTFeatureExtractor
+    from ast_jax.config import TrainConfig as TrainConfig
     from ast_jax.config_files import load_config as load_config
     from ast_jax.errors import InputError as InputError
     from ast_jax.inference.classifier import load as load
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from ast_jax.models.config import ASTConfig as ASTConfig
     from ast_jax.training.loop import fit as fit
     from ast_jax.training.overrides import Callback as Callback
+    from ast_jax.training.overrides import FitResult as FitResult
 
 
 def __getattr__(name: str) -> Any:

@@ -322,7 +322,11 @@ class TrainConfig:
         return getattr(self.data, "fold", 1) == 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as nested dicts, for JSON; `data` has its kind, too."""
+        """Returns the fields as nested dicts, for JSON; `data` has its kind, too.
+
+        The names of the model's classes are those of the data, and left out.
+        """
         fields = dataclasses.asdict(self)
+        fields["model"]["id2label"] = None
         fields["data"] = {"kind": self.data.kind} | fields["data"]
         return fields

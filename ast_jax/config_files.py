@@ -67,6 +67,8 @@ def config_from_dict(fields: Any, source: str = "the configuration") -> TrainCon
             data = dict(fields["data"])
             config.data = data_of_kind(data.pop("kind", config.data.kind))
             fields["data"] = data
+        if isinstance(fields.get("model"), dict):
+            fields["model"] = fields["model"] | {"id2label": None}  # the data's
     _assign(config, fields, source, "")
     return config
 

@@ -19,6 +19,7 @@ from ast_jax.config import (
 from ast_jax.config_files import config_from_dict, data_of_kind, load_config
 from ast_jax.errors import InputError
 from ast_jax.losses import LOSSES
+from ast_jax.models.config import ASTConfig
 from ast_jax.models.remat import REMAT
 
 FILE = """
@@ -116,10 +117,12 @@ def test_valid_configurations_pass_and_survive_json(kind):
     config = trainable()
     config.data = kind(balanced=True)
     config.frontend.mean, config.optimizer.learning_rate = -4, 1
+    config.model = ASTConfig(id2label={0: "dog", 1: "rain"}, num_labels=2)
     if kind is not SyntheticData:
         config.data.dir = "sounds"
     config.validate()
     saved = json.loads(json.dumps(config.to_dict()))
+    config.model.id2label = None  # the data's
     assert config_from_dict(saved) == config
     assert type(config_from_dict(saved).data) is kind
 

@@ -8,6 +8,7 @@ import numpy as np
 from rich.progress import track
 
 from ast_jax.audio.sounds import name_of, read_sound
+from ast_jax.audio.waveform import to_array
 from ast_jax.data.clips import Clips, DataSet, check_length
 from ast_jax.errors import InputError
 
@@ -83,6 +84,10 @@ def _read_split(
 
 def _items(source: Any, split: str) -> Iterable[Any]:
     """Returns an iterable over the clips of a data set of any library."""
+    if isinstance(source, Mapping) or hasattr(source, "iloc"):
+        raise InputError(
+            f'data["{split}"] has columns; give clips, such as a list of (sound, label) pairs'
+        )
     if hasattr(source, "as_numpy_iterator"):  # tf.data
         return source.as_numpy_iterator()
     if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
@@ -100,14 +105,20 @@ def _parts(clip: Any, where: str) -> tuple[Any, Any]:
         sounds = [clip[key] for key in ("audio", "waveform") if key in clip]
         labels = [clip[key] for key in ("label", "labels") if key in clip]
         if len(sounds) == len(labels) == 1:
-            return sounds[0], labels[0]
+            return sounds[0], _label(labels[0])
         raise InputError(
             f"{where}: has the keys {', '.join(map(str, clip))}; give one of 'audio' and "
             f"'waveform', and one of 'label' and 'labels'"
         )
     if isinstance(clip, Sequence) and not isinstance(clip, str | bytes) and len(clip) == 2:
-        return clip[0], clip[1]
+        return clip[0], _label(clip[1])
     raise InputError(f"{where}: is a {type(clip).__name__}; give a pair (sound, label) or a dict")
+
+
+def _label(label: Any) -> Any:
+    """Returns a label with tensors of any library as NumPy's."""
+    is_array = hasattr(label, "__array__") or hasattr(label, "detach")
+    return to_array(label) if is_array else label
 
 
 def _class_names(data: Mapping[str, Any], found: list[Any]) -> list[str]:
@@ -125,8 +136,9 @@ def _class_names(data: Mapping[str, Any], found: list[Any]) -> list[str]:
     single = [label for each in found for label in _as_list(each)]
     if all(isinstance(label, str) for label in single):
         return sorted(set(single))
-    if any(isinstance(each, np.ndarray) and each.ndim == 1 for each in found):
-        return [f"LABEL_{i}" for i in range(len(found[0]))]
+    for each in found:
+        if isinstance(each, np.ndarray) and each.ndim == 1:
+            return [f"LABEL_{i}" for i in range(len(each))]
     indices = [label for label in single if isinstance(label, int | np.integer)]
     if len(indices) < len(single) or min(indices, default=0) < 0:
         raise InputError("labels must be names of classes, or indices from 0; they are mixed")
@@ -135,8 +147,6 @@ def _class_names(data: Mapping[str, Any], found: list[Any]) -> list[str]:
 
 def _as_list(label: Any) -> list[Any]:
     """Returns the classes of a clip as names or indices."""
-    if hasattr(label, "detach"):
-        label = label.detach().cpu().numpy()
     if isinstance(label, bytes):  # tf.data
         return [label.decode(errors="replace")]
     if isinstance(label, np.ndarray | np.generic):
@@ -156,7 +166,13 @@ def _target(label: Any, labels: list[str], where: str) -> np.ndarray:
             f"{len(labels)} classes"
         )
     target = np.zeros(len(labels), np.float32)
-    for each in _as_list(label):
+    classes = _as_list(label)
+    if len(set(classes)) < len(classes):
+        raise InputError(
+            f"{where}: its label is {label!r}, which names a class twice; give an array if it has "
+            f"a number for each class"
+        )
+    for each in classes:
         if isinstance(each, str) and each in labels:
             target[labels.index(each)] = 1
         elif isinstance(each, int) and not isinstance(each, bool) and 0 <= each < len(labels):

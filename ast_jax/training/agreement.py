@@ -32,7 +32,7 @@ def check_agreement(config: TrainConfig, data: DataSet) -> None:
     run = describe_run()
     fields = config.to_dict()
     for name in ("dir", "workers"):
-        del fields["data"][name]
+        fields["data"].pop(name, None)
     description = {
         "version": run["versions"] | {name: run[name] for name in ("git_commit", "git_dirty")},
         "config": fields,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -89,7 +90,7 @@ def fit(
     run, state = set_up(config, data, devices, overrides)
     print_overview(run)
     extractor = run.initial.feature_extractor
-    names = overrides.names()
+    names = overrides.names(config.model)
     with acquire_workdir(run.workdir, run.saved_run, run.config, run.data, extractor, names):
         result = train(run, state)
         for callback in callbacks:
@@ -111,7 +112,7 @@ def set_up(
     overrides.check()
     parallel = DataParallel(config.parallel, devices)
     parallel.check_batch(config.batch_size, config.grad_accum_steps)
-    workdir, saved_run = open_workdir(config, overrides.names())
+    workdir, saved_run = open_workdir(config, overrides.names(config.model))
     config = keep_holdout(config, saved_run)
     console = Console(soft_wrap=True, markup=False, highlight=False, quiet=jax.process_index() > 0)
 
@@ -133,7 +134,9 @@ def set_up(
         extractor = ASTFeatureExtractor.from_dict(saved_run["feature_extractor"], str(workdir))
 
     initial = initial_checkpoint(config, data, extractor)
-    functions, state = build_step_functions(config, initial, parallel, length, overrides)
+    trained = replace(config, model=initial.config)  # with the size of `init_from`
+    trained.validate()
+    functions, state = build_step_functions(trained, initial, parallel, length, overrides)
     run = Run(
         config=config,
         workdir=workdir,

@@ -1,5 +1,6 @@
-"""What a caller of `fit` may replace, and the hooks that it may add."""
+"""Parts of a run that callers of `fit` replace, and its hooks."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ import optax
 from ast_jax.errors import InputError
 from ast_jax.evaluation.metrics import Metrics
 from ast_jax.losses import Loss
+from ast_jax.models.ast import param_shapes
+from ast_jax.models.config import ASTConfig
 from ast_jax.runs.history import History
 
 AugmentClip = Callable[[jax.Array, jax.Array], jax.Array]  # key, (frames, mel_bins) → the same
@@ -76,14 +79,21 @@ class Overrides(NamedTuple):
             if not isinstance(callback, Callback):
                 raise InputError(f"callbacks has {callback!r}; give objects of ast_jax.Callback")
 
-    def names(self) -> dict[str, str]:
-        """Returns the names of what is replaced, for the run's record."""
-        parts = {"loss": self.loss, "augment": self.augment, "optimizer": self.optimizer}
-        return {
+    def names(self, model: ASTConfig) -> dict[str, str]:
+        """Returns the names of what is replaced in a run of `model`, for the run's record.
+
+        Those of functions, and of the parts of the optimizer's state.
+        """
+        names = {
             name: getattr(part, "__qualname__", type(part).__name__)
-            for name, part in parts.items()
+            for name, part in (("loss", self.loss), ("augment", self.augment))
             if part is not None
         }
+        if self.optimizer is not None:
+            state = jax.eval_shape(self.optimizer.init, param_shapes(model))
+            parts = re.findall(r"namedtuple\[(\w+)\]", str(jax.tree.structure(state)))
+            names["optimizer"] = ", ".join(dict.fromkeys(parts))
+        return names
 
 
 NO_OVERRIDES = Overrides()

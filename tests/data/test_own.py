@@ -2,6 +2,7 @@
 
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -41,6 +42,8 @@ PAIRS = [(CLIP, "dog"), (CLIP[:800], "rain")]
         [(CLIP, 0), (CLIP, np.int64(1))],
         [(CLIP, [0]), (CLIP, [1])],
         [(CLIP, np.array([1, 0])), (CLIP, np.array([0.0, 1.0]))],
+        [(CLIP, jnp.int32(0)), (CLIP, jnp.array([0, 1]))],
+        [(CLIP, jnp.array([1.0, 0.0])), (CLIP, 1)],
         [{"audio": CLIP, "label": "dog"}, {"audio": CLIP, "label": "rain"}],
         [
             {"waveform": {"array": np.repeat(CLIP, 2), "sampling_rate": 32000}, "labels": [i]}
@@ -55,6 +58,13 @@ def test_forms_of_clips_and_labels(clips):
     assert len(data.train.waveforms[0]) == 1600
     assert data.train.names == ["train/0", "train/1"]
     assert data.test is None
+
+
+def test_tensors_of_pytorch_are_labels():
+    torch = pytest.importorskip("torch")
+    for labels in ([0, 1], [[1, 0], [0, 1]], [[1.0, 0.0], [0.0, 1.0]]):
+        data = read([(CLIP, torch.tensor(label)) for label in labels])
+        assert data.train.targets.tolist() == TARGETS
 
 
 def test_iterables_are_read_once():
@@ -98,6 +108,9 @@ def test_class_names_of_datasets_features_are_taken():
         ({"train": PAIRS, "test": PAIRS, "dev": PAIRS}, 'data has "dev"; leave it out'),
         ({"train": [], "test": PAIRS}, 'data["train"] has no clips'),
         ({"train": 3, "test": PAIRS}, 'data["train"] is a int; give a list'),
+        ({"train": {"audio": [CLIP], "label": [0]}, "test": PAIRS}, 'data["train"] has columns'),
+        ({"train": [(CLIP, [0, 1, 0])], "test": PAIRS}, "mixed"),
+        ({"train": [(CLIP, [0, 1, 0])], "test": [(CLIP, 1)]}, "names a class twice"),
         ({"train": [CLIP], "test": PAIRS}, "train, clip 0: is a ndarray; give a pair"),
         ({"train": [{"audio": CLIP}], "test": PAIRS}, "train, clip 0: has the keys audio; give"),
         ({"train": [(CLIP[:9], "x")], "test": PAIRS}, "train, clip 0: lasts 1 ms, less than one"),

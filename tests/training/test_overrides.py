@@ -112,6 +112,8 @@ def test_a_run_resumes_with_the_same_parts_only(plain, tmp_path):
     again = config(plain.checkpoint.parent)
     with pytest.raises(InputError, match=r"another loss \(None, not negative\) given to fit"):
         fit(again, loss=negative)
+    with pytest.raises(InputError, match=r"another optimizer \(None, not TraceState"):
+        fit(again, optimizer=optax.sgd(1e-3, momentum=0.9))
     assert fit(again).scores == plain.scores
 
 
