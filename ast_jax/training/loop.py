@@ -31,6 +31,7 @@ from ast_jax.training.agreement import check_agreement
 from ast_jax.training.checkpointing import RunCheckpoints
 from ast_jax.training.finalize import finalize
 from ast_jax.training.held_out import evaluate_epoch
+from ast_jax.training.initial import initial_checkpoint, make_extractor
 from ast_jax.training.metrics_log import MetricsLog
 from ast_jax.training.overrides import (
     NO_OVERRIDES,
@@ -43,9 +44,7 @@ from ast_jax.training.preemption import PreemptionHandler
 from ast_jax.training.setup import (
     Run,
     build_step_functions,
-    initial_checkpoint,
     make_evaluation_batches,
-    make_extractor,
     make_train_batches,
     print_overview,
     run_length,

@@ -12,7 +12,8 @@ from ast_jax.data.training_data import load_data
 from ast_jax.runs.fonts import drawable_names
 from ast_jax.runs.plots import draw_batch
 from ast_jax.training.cross_validation import fold_config
-from ast_jax.training.setup import check_clips, make_extractor, make_train_batches
+from ast_jax.training.initial import make_extractor
+from ast_jax.training.setup import check_clips, make_train_batches
 from ast_jax.training.step import clip_keys, make_augment
 
 MAX_CLIPS = 8

@@ -30,9 +30,10 @@ from ast_jax.io import read_json
 from ast_jax.runs.progress import EpochBar
 from ast_jax.runs.workdir import check_data, open_workdir
 from ast_jax.training import held_out, loop
+from ast_jax.training.initial import make_extractor
 from ast_jax.training.loop import fit, set_up
 from ast_jax.training.preemption import PreemptionHandler
-from ast_jax.training.setup import build_step_functions, make_extractor, make_train_batches
+from ast_jax.training.setup import build_step_functions, make_train_batches
 from ast_jax.training.step import StepMetrics
 from tests.small_run import history_of, small
 

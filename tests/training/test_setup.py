@@ -14,7 +14,8 @@ from ast_jax.data.synthetic import make_synthetic
 from ast_jax.models.ast import init_params
 from ast_jax.models.config import ASTConfig
 from ast_jax.sharding import DataParallel
-from ast_jax.training.setup import initial_checkpoint, should_exchange_by_layer, should_unroll
+from ast_jax.training.initial import initial_checkpoint
+from ast_jax.training.setup import should_exchange_by_layer, should_unroll
 from tests.small_run import small
 
 HALF = ASTConfig(dtype="bfloat16")
