@@ -10,7 +10,7 @@ from ast_jax.config import FolderData
 from ast_jax.data.clips import Clips, read_clips
 from ast_jax.data.overlap import read_run_file
 from ast_jax.data.prepared import PreparedSet, default_splits, open_prepared, split_names
-from ast_jax.data.sources.folder import list_folder
+from ast_jax.data.sources.folder import has_splits, list_folder
 from ast_jax.errors import InputError
 from ast_jax.storage import fetch
 
@@ -53,7 +53,8 @@ def read_evaluation_set(
             out; of sound files all, or the one folder that is not `train`.
         name: of the prepared set, where the folder holds several.
         holdout: how the splits `train` and `test` of a folder without them are chosen, see
-            `read_holdout`; None for the default.
+            `read_holdout`; None for the default. Where nothing is chosen, `recursive` alone is
+            used.
 
     Raises:
         InputError: the folder cannot be used, or the split does not exist or is ambiguous.
@@ -71,6 +72,9 @@ def read_evaluation_set(
             prepared.clips(split),
         )
     else:
+        if holdout and (not split or has_splits(folder)):
+            # `group` is for the names of the run's files; these may have others.
+            holdout = FolderData(recursive=holdout.recursive)
         labels, splits, _, notes = list_folder(folder, data=holdout)
         if not split:
             first = splits["train"][0]

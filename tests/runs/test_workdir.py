@@ -1,6 +1,7 @@
 """Runs of earlier versions keep the files that they held out; runs record their training clips."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -103,6 +104,22 @@ def test_evaluation_takes_the_hold_out_of_the_run(sounds, fields):
     whole = read_evaluation_set(sounds, 16000, holdout=holdout)
     assert whole.split == "train+test"
     assert read_holdout([sounds]) is None
+
+
+def test_files_with_other_names_are_evaluated_after_a_run_with_groups(sounds, tmp_path):
+    start(config_of(sounds, group=r"\d"))
+    holdout = read_holdout([sounds.parent / "run"])
+    unseen = tmp_path / "unseen"
+    for name in ("cat/meow.wav", "dog/bark.wav"):
+        for folder in (unseen, tmp_path / "splits" / "train", tmp_path / "splits" / "test"):
+            (folder / name).parent.mkdir(parents=True)
+            shutil.copy(sounds / "cat" / "1.wav", folder / name)
+    found = read_evaluation_set(unseen, 16000, holdout=holdout)
+    assert sorted(found.clips.names) == ["cat/meow.wav", "dog/bark.wav"]
+    found = read_evaluation_set(tmp_path / "splits", 16000, split="test", holdout=holdout)
+    assert list(found.clips.names) == ["cat/meow.wav", "dog/bark.wav"]
+    with pytest.raises(InputError, match=r"data\.group .* finds no recording in 'meow\.wav'"):
+        read_evaluation_set(unseen, 16000, split="test", holdout=holdout)
 
 
 def test_evaluation_takes_the_hold_out_of_an_earlier_run(sounds, earlier_run):

@@ -52,7 +52,7 @@ def list_folder(
     if not 0 < data.holdout < 1:
         raise InputError(f"holdout is {data.holdout}; give a number between 0 and 1")
     folders = _folders(source)
-    if _are_splits(folders):
+    if has_splits(source):
         return _list_splits(source, folders, data)
     labels = _labels(source, folders)
     files = {folder: _files(folder, data.recursive) for folder in folders}
@@ -74,7 +74,9 @@ def list_folder(
     return Manifest(labels, splits, [], _notes(source, files, examples, data.recursive))
 
 
-def _are_splits(folders: list[Path]) -> bool:
+def has_splits(source: Path) -> bool:
+    """Returns whether a folder has a folder per split, see `list_folder`."""
+    folders = _folders(source)
     names = {folder.name for folder in folders}
     return "train" in names and len(names) > 1 and names <= SPLITS and all(map(_folders, folders))
 
