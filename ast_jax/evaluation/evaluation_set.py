@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ast_jax.config import FolderData
+from ast_jax.config_files import config_of_run
 from ast_jax.data.clips import Clips, read_clips
 from ast_jax.data.overlap import read_run_file
 from ast_jax.data.prepared import PreparedSet, default_splits, open_prepared, split_names
@@ -103,17 +104,10 @@ def read_holdout(checkpoints: Iterable[str | Path]) -> FolderData | None:
         if content is None:
             continue
         try:
-            data = json.loads(content)["config"]["data"]
-            if data.get("kind") == FolderData.kind:
-                # Runs of earlier versions have no other fields than `holdout`.
-                found = FolderData(
-                    holdout=data["holdout"],
-                    stratify=data.get("stratify", False),
-                    group=data.get("group", ""),
-                    recursive=data.get("recursive", False),
-                )
-                found.validate()
-                return found
+            data = config_of_run(json.loads(content), str(checkpoint)).data
+            if isinstance(data, FolderData):
+                data.validate()
+                return data
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"{checkpoint}: its run.json is damaged ({error}); repair or remove it"
