@@ -41,16 +41,15 @@ def list_folder(
         data: has `holdout`, `stratify`, `recursive` and `group`; None for the defaults.
 
     Raises:
-        InputError: there are fewer than two classes, a class has no files, or `data.group` does not
-            match a file.
+        InputError: a field of `data` cannot be used, there are fewer than two classes, a class has
+            no files, or `data.group` does not match a file.
     """
     refuse_classes(classes, "a folder for each class")
     data = data or FolderData()
     source = Path(source).absolute()
     if not source.is_dir():
         raise InputError(f"{source}: no such folder; give one with a folder for each class")
-    if not 0 < data.holdout < 1:
-        raise InputError(f"holdout is {data.holdout}; give a number between 0 and 1")
+    data.validate()
     folders = _folders(source)
     if has_splits(source):
         return _list_splits(source, folders, data)

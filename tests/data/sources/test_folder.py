@@ -48,13 +48,15 @@ def test_a_folder_is_a_class_and_files_are_held_out_by_name(folder):
 
 def test_the_held_out_fraction_can_be_set(folder):
     for stratify in (True, False):
-        most = FolderData(holdout=1 - 1e-9, stratify=stratify)
+        most = FolderData(holdout=1 - 1e-6, stratify=stratify)
         assert len(list_folder(folder, None, most).splits["train"]) == 2
-        least = FolderData(holdout=1e-9, stratify=stratify)
+        least = FolderData(holdout=1e-6, stratify=stratify)
         assert len(list_folder(folder, None, least).splits["test"]) == 2
     for holdout in (0, 1, float("nan")):
         with pytest.raises(InputError, match=f"holdout is {holdout}"):
             list_folder(folder, None, FolderData(holdout=holdout))
+    with pytest.raises(InputError, match="group is '\\('"):
+        list_folder(folder, None, FolderData(group="("))
 
 
 def test_each_class_holds_out_the_same_share(folder):
