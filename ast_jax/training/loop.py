@@ -112,8 +112,13 @@ def set_up(
     parallel = DataParallel(config.parallel, devices)
     parallel.check_batch(config.batch_size, config.grad_accum_steps)
     workdir, saved_run = open_workdir(config, overrides.names(config.model))
-    config = keep_holdout(config, saved_run)
+    given, config = config, keep_holdout(config, saved_run)
     console = Console(soft_wrap=True, markup=False, highlight=False, quiet=jax.process_index() > 0)
+    if data is None and config != given:
+        console.print(
+            "note: the run is of an earlier version and keeps its held-out files: data.stratify "
+            "and data.recursive are False"
+        )
 
     if data is None:
         data = load_data(config)

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+import soundfile
 from matplotlib import image
 from sklearn.metrics import average_precision_score
 
@@ -20,6 +22,7 @@ from ast_jax.checkpoint.load import step_folders
 from ast_jax.config import (
     AugmentConfig,
     ESC50Data,
+    FolderData,
     FrontendConfig,
     OptimizerConfig,
     SyntheticData,
@@ -28,7 +31,7 @@ from ast_jax.data.synthetic import SOUNDS, make_synthetic
 from ast_jax.errors import InputError
 from ast_jax.io import read_json
 from ast_jax.runs.progress import EpochBar
-from ast_jax.runs.workdir import check_data, open_workdir
+from ast_jax.runs.workdir import acquire_workdir, check_data, open_workdir
 from ast_jax.training import held_out, loop
 from ast_jax.training.initial import make_extractor
 from ast_jax.training.loop import fit, set_up
@@ -319,6 +322,30 @@ def test_more_epochs_of_a_cosine_are_noted(finished, tmp_path, capsys):
     rows = history_of(run)
     assert rows[:3] == history_of(finished[0])
     assert rows[3]["learning_rate"] > rows[2]["learning_rate"]
+
+
+def test_the_hold_out_of_a_run_of_an_earlier_version_is_noted(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for label in "ab":
+        (tmp_path / "sounds" / label).mkdir(parents=True)
+        for i in range(8):
+            noise = rng.uniform(-1, 1, 8000)
+            soundfile.write(tmp_path / "sounds" / label / f"{i}.wav", noise, 16000)
+    folder = FolderData(dir=str(tmp_path / "sounds"))
+    config = small(tmp_path / "run", data=replace(folder, stratify=False, recursive=False))
+    run, _ = set_up(config)
+    extractor = run.initial.feature_extractor
+    with acquire_workdir(run.workdir, None, run.config, run.data, extractor, {}):
+        pass
+    saved = read_json(run.workdir / "run.json")
+    for name in ("stratify", "recursive", "group"):
+        del saved["config"]["data"][name]
+    (run.workdir / "run.json").write_text(json.dumps(saved))
+    note = "note: the run is of an earlier version and keeps its held-out files: data.stratify and"
+    set_up(config)
+    assert note not in capsys.readouterr().out
+    set_up(small(run.workdir, data=folder))
+    assert note in capsys.readouterr().out
 
 
 @pytest.mark.slow
