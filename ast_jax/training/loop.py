@@ -191,6 +191,8 @@ def train(run: Run, state: TrainState) -> FitResult:
             what = "finished" if first == num_steps else "resuming"
             run.console.print(f"{what} after step {first} of {num_steps}")
         history += call_on_first(lambda: read_history(run.workdir, first, steps_per_epoch))
+        if history and not is_evaluation_due(run, history[-1]["epoch"] * steps_per_epoch):
+            del history[-1]  # it was of the end, before num_epochs grew
         logits = None
         if is_evaluated(run, first, history):
             log.reset_loss()  # the history has it

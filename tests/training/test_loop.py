@@ -291,9 +291,11 @@ def test_more_epochs_give_the_result_of_a_run_that_always_had_them(tmp_path, mon
     def constant(name, num_epochs):
         config = small(tmp_path / name, num_epochs=num_epochs, average_from=2)
         config.optimizer, config.final_params = OptimizerConfig(warmup_steps=1), "average"
+        config.evaluate_every, config.cumulative = 3, True
         return config
 
     fit(constant("run", 2))
+    assert [row["epoch"] for row in history_of(tmp_path / "run")] == [2]
     with monkeypatch.context() as patch:
         stop_after(1, patch)
         with pytest.raises(KeyboardInterrupt):
