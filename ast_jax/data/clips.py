@@ -45,8 +45,8 @@ class Clips(NamedTuple):
         return self.targets if isinstance(self.targets, np.ndarray) else self.targets.toarray()
 
     def class_counts(self) -> Int[np.ndarray, " classes"]:
-        """Returns the number of clips of each class."""
-        return np.asarray(self.targets.sum(axis=0)).ravel().astype(int)
+        """Returns the number of clips of each class, those with a share of it included."""
+        return np.asarray((self.targets > 0).sum(axis=0)).ravel()
 
     def lengths(self) -> list[int]:
         """Returns the length of every clip, in samples."""

@@ -32,6 +32,12 @@ def test_a_row_of_sparse_targets_can_be_changed_alone():
     np.testing.assert_array_equal(clips.all_targets(), np.eye(2))
 
 
+@pytest.mark.parametrize("kind", [np.array, csr_array])
+def test_a_clip_counts_for_each_class_that_it_has_a_share_of(kind):
+    targets = kind(np.array([[0.9, 0.1, 0], [0.9, 0, 0.1], [1, 0, 0]], np.float32))
+    assert Clips([], targets, []).class_counts().tolist() == [3, 1, 1]
+
+
 def test_lengths_are_measured_or_given():
     waveforms = [np.zeros(n, np.int16) for n in (3, 5)]
     assert Clips(waveforms, np.eye(2), ["a", "b"]).lengths() == [3, 5]
