@@ -4,9 +4,9 @@ import csv
 import json as json_module
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +27,8 @@ from ast_jax.io import check_free
 from ast_jax.storage import check_local
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ast_jax.inference.classifier import AudioClassifier
 
 Labels = list[dict[str, Any]]  # of one file, see AudioClassifier
@@ -63,10 +65,15 @@ def classify(
     classifier = _load(checkpoint, dtype)
     sounds, status = _expand(files)
     unusable: list[str] = []
-    pairs, same_pairs = tee(read_inputs(sounds, classifier, CORES + batch_size, unusable))
-    inputs = (values for _, values in pairs)
-    results = classifier.classify_inputs(inputs, top_k, batch_size=batch_size)
-    named = ((file, labels) for (file, _), labels in zip(same_pairs, results, strict=True))
+    names: deque[str] = deque()  # of the inputs without labels so far
+
+    def inputs() -> "Iterator[np.ndarray]":
+        for file, values in read_inputs(sounds, classifier, CORES + batch_size, unusable):
+            names.append(file)
+            yield values
+
+    results = classifier.classify_inputs(inputs(), top_k, batch_size=batch_size)
+    named = ((names.popleft(), labels) for labels in results)
     if output:
         with naming(output), _open_output(output) as write:
             for file, labels in named:
