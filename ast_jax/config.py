@@ -7,6 +7,7 @@ fields: `ast-jax train demo --optimizer.learning-rate 2e-5`.
 import dataclasses
 import re
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Literal
 
 from ast_jax.errors import InputError, first_line, quoted
@@ -18,7 +19,7 @@ BELOW_ONE = 1 - 1e-9
 
 @dataclass(slots=True)  # a misspelled field raises
 class Data:
-    """What all kinds of data have.
+    """Fields shared by all kinds of data.
 
     Attributes:
         balanced: sample training clips with replacement, clips of rare classes more often.
@@ -78,8 +79,8 @@ class FolderData(Data):
             re.compile(self.group)
         except (re.error, OverflowError, RecursionError) as error:
             raise InputError(
-                f"group is {quoted(self.group)}, which is no regular expression "
-                f"({first_line(error)}); correct it"
+                f"group is {quoted(self.group)}, not a regular expression ({first_line(error)}); "
+                f"correct it"
             ) from None
 
 
@@ -282,33 +283,19 @@ class TrainConfig:
         if not self.workdir:
             raise InputError("workdir is not set; say where the run goes")
         rows, columns = self.model.grid
-        for name, value, limit_name, limit in (
-            ("grad_accum_steps", self.grad_accum_steps, "batch_size", self.batch_size),
-            ("average_to", self.average_to, "num_epochs", self.num_epochs),
-            ("average_from", self.average_from, "average_to", self.average_to or self.num_epochs),
-            (
-                "augment.frequency_mask",
-                self.augment.frequency_mask,
-                "mel bins",
-                self.model.num_mel_bins,
-            ),
-            ("augment.time_mask", self.augment.time_mask, "frames", self.model.max_length),
-            ("augment.roll", self.augment.roll, "frames", self.model.max_length),
-            (
-                "augment.patchout_frequency",
-                self.augment.patchout_frequency,
-                "rows of patches but one",
-                rows - 1,
-            ),
-            (
-                "augment.patchout_time",
-                self.augment.patchout_time,
-                "columns of patches but one",
-                columns - 1,
-            ),
+        for name, limit, what in (
+            ("grad_accum_steps", self.batch_size, "batch_size"),
+            ("average_to", self.num_epochs, "num_epochs"),
+            ("average_from", self.average_to or self.num_epochs, "average_to"),
+            ("augment.frequency_mask", self.model.num_mel_bins, "mel bins"),
+            ("augment.time_mask", self.model.max_length, "frames"),
+            ("augment.roll", self.model.max_length, "frames"),
+            ("augment.patchout_frequency", rows - 1, "rows of patches but one"),
+            ("augment.patchout_time", columns - 1, "columns of patches but one"),
         ):
+            value = attrgetter(name)(self)
             if value > limit:
-                raise InputError(f"{name} is {value}; it must be at most {limit}, the {limit_name}")
+                raise InputError(f"{name} is {value}; it must be at most {limit}, the {what}")
         if self.final_params == "average" and not self.average_from:
             raise InputError(
                 "final_params is 'average' and average_from is 0; set average_from to an epoch"

@@ -161,7 +161,7 @@ def test_configurations_of_earlier_versions_are_read():
 def test_an_invalid_regular_expression_is_named(group):
     config = trainable()
     config.data = FolderData(dir="sounds", group=group)
-    with pytest.raises(InputError, match=r"^data\.group is '.*, which is no regular expression \("):
+    with pytest.raises(InputError, match=r"^data\.group is '.*', not a regular expression \("):
         config.validate()
 
 
