@@ -25,8 +25,8 @@ def load_config(file: str | Path) -> TrainConfig:
     """Loads a configuration.
 
     Args:
-        file: a Python file such as those in `configs/`, which is executed, and whose
-            `get_config()` returns a `TrainConfig`; or a JSON file of fields, such as
+        file: a Python file such as those in `configs/`, which is executed and has a
+            `get_config()` that returns a `TrainConfig`; or a JSON file of fields, such as
             `ast-jax train demo --print-config` prints, or a run's `run.json`.
 
     Raises:

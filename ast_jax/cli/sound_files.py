@@ -29,15 +29,15 @@ def find_sounds(folder: str) -> list[str]:
     Raises:
         InputError: a folder cannot be read, or there are no sound files.
     """
-    from ast_jax.data.sources.manifest_io import is_sound, passed_over, walk
+    from ast_jax.data.sources.manifest_io import describe_skipped, is_sound, walk
 
     files = [str(path) for path in walk(Path(folder))]
     sounds = [file for file in files if is_sound(file)]
     others = [file for file in files if not is_sound(file)]
     if not sounds:
-        raise InputError(f"{folder}: has no sound files; {passed_over(others)}")
+        raise InputError(f"{folder}: has no sound files; {describe_skipped(others)}")
     if others:
-        print(f"note: {folder}: {passed_over(others)}", file=sys.stderr)
+        print(f"note: {folder}: {describe_skipped(others)}", file=sys.stderr)
     return sounds
 
 

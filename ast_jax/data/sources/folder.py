@@ -11,8 +11,8 @@ from ast_jax.data.sources.holdout import hold_out_by_hash, hold_out_stratified, 
 from ast_jax.data.sources.manifest import Example, Manifest
 from ast_jax.data.sources.manifest_io import (
     check_text,
+    describe_skipped,
     is_sound,
-    passed_over,
     quoted,
     visible,
     walk,
@@ -144,7 +144,7 @@ def _examples(folder: Path, label: int, files: list[Path]) -> list[Example]:
         name = file.relative_to(folder).as_posix()
         check_text(name, "the name of the file", str(folder))
     if not sounds:
-        reason = f" ({passed_over(file.name for file in files)})" if files else ""
+        reason = f" ({describe_skipped(file.name for file in files)})" if files else ""
         raise InputError(f"{folder}: has no sound files{reason}; add some or remove it")
     root = folder.parent
     return [Example(f.relative_to(root).as_posix(), str(f), (label,)) for f in sounds]
@@ -185,7 +185,7 @@ def _notes(
         )
     others = [path.name for path in [*chain(*files.values()), *beside] if not is_sound(path.name)]
     if others:
-        notes.append(f"{source}: {passed_over(others)}")
+        notes.append(f"{source}: {describe_skipped(others)}")
     if recursive:
         inner = dict.fromkeys(
             clip.id.rpartition("/")[0] for clip in examples if clip.id.count("/") > 1

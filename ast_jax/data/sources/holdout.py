@@ -33,37 +33,39 @@ def hold_out_stratified(
         group: Counter(label for i in clips for label in labels[i])
         for group, clips in members.items()
     }
-    of_class: dict[int, list[str]] = {}
+    groups_by_class: dict[int, list[str]] = {}
     for group in sorted(members, key=lambda name: (name_hash(name), name)):
         for label in counts[group]:
-            of_class.setdefault(label, []).append(group)
+            groups_by_class.setdefault(label, []).append(group)
     totals = Counter(label for each in labels for label in each)
-    taken: set[str] = set()
-    held: Counter[int] = Counter()
+    held_out_groups: set[str] = set()
+    num_held_out: Counter[int] = Counter()
 
-    def can_take(group: str) -> bool:
-        leaves_some = all(held[label] + n < totals[label] for label, n in counts[group].items())
-        return group not in taken and leaves_some
+    def can_hold_out(group: str) -> bool:
+        leaves_some = all(
+            num_held_out[label] + n < totals[label] for label, n in counts[group].items()
+        )
+        return group not in held_out_groups and leaves_some
 
-    def take(group: str) -> None:
-        taken.add(group)
-        held.update(counts[group])
+    def hold_out(group: str) -> None:
+        held_out_groups.add(group)
+        num_held_out.update(counts[group])
 
     # Classes with few groups have the least choice.
-    for label in sorted(of_class, key=lambda label: (len(of_class[label]), label)):
+    for label in sorted(groups_by_class, key=lambda label: (len(groups_by_class[label]), label)):
         wanted = math.floor(share * totals[label] + 0.5)
         wanted = min(max(wanted, 1), totals[label] - 1)
-        for group in of_class[label]:
-            if held[label] >= wanted:
+        for group in groups_by_class[label]:
+            if num_held_out[label] >= wanted:
                 break
-            after = held[label] + counts[group][label]
-            if abs(after - wanted) < wanted - held[label] and can_take(group):
-                take(group)
-        if not held[label]:
-            possible = filter(can_take, of_class[label])
+            after = num_held_out[label] + counts[group][label]
+            if abs(after - wanted) < wanted - num_held_out[label] and can_hold_out(group):
+                hold_out(group)
+        if not num_held_out[label]:
+            possible = filter(can_hold_out, groups_by_class[label])
             if smallest := min(possible, key=lambda group: counts[group][label], default=None):
-                take(smallest)
-    return {i for group in taken for i in members[group]}
+                hold_out(smallest)
+    return {i for group in held_out_groups for i in members[group]}
 
 
 def hold_out_by_hash(
@@ -79,11 +81,11 @@ def hold_out_by_hash(
         names: of the clips.
         share: of the clips to hold out, on average, between 0 and 1.
     """
-    of_class: dict[tuple[int, ...], list[int]] = {}
+    clips_by_class: dict[tuple[int, ...], list[int]] = {}
     for i in sorted(range(len(names)), key=lambda i: name_hash(names[i])):
-        of_class.setdefault(labels[i], []).append(i)
-    held: set[int] = set()
-    for clips in of_class.values():
+        clips_by_class.setdefault(labels[i], []).append(i)
+    held_out: set[int] = set()
+    for clips in clips_by_class.values():
         count = sum(name_hash(names[i]) < share for i in clips)
-        held.update(clips[: min(max(count, 1), len(clips) - 1)])
-    return held
+        held_out.update(clips[: min(max(count, 1), len(clips) - 1)])
+    return held_out

@@ -184,7 +184,7 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
             yield path
 
 
-def passed_over(names: Iterable[str]) -> str:
+def describe_skipped(names: Iterable[str]) -> str:
     """Returns a clause that counts files that are no sound files, by suffix."""
     suffixes = Counter(os.path.splitext(name)[1].lower() for name in names)
     counts = [f"{n} {suffix or 'without suffix'}" for suffix, n in suffixes.most_common(5)]
