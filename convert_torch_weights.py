@@ -4,9 +4,7 @@ python convert_torch_weights.py SOURCE OUTPUT
 python convert_torch_weights.py SOURCE OUTPUT --to-huggingface
 """
 
-import sys
-
-from ast_jax.cli.main import main
+from ast_jax.cli.main import run
 
 if __name__ == "__main__":
-    sys.exit(main(["convert", *sys.argv[1:]]))
+    run("convert")

@@ -1,8 +1,6 @@
 """Runs `ast-jax` as `python -m ast_jax`."""
 
-import sys
-
-from ast_jax.cli.main import main
+from ast_jax.cli.main import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

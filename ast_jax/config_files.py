@@ -21,18 +21,28 @@ RENAMED = {
 }
 
 
+def builtin_configs() -> dict[str, Path]:
+    """Returns the files of the configurations that come with the package, by name."""
+    package = Path(__file__).parent
+    folder = package / "configs"  # in a wheel
+    if not folder.is_dir():
+        folder = package.parent / "configs"  # in a clone
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
 def load_config(file: str | Path) -> TrainConfig:
     """Loads a configuration.
 
     Args:
-        file: a Python file such as those in `configs/`, which is executed and has a
-            `get_config()` that returns a `TrainConfig`; or a JSON file of fields, such as
-            `ast-jax train demo --print-config` prints, or a run's `run.json`.
+        file: the name of one that comes with the package, such as "finetune"; a Python file such
+            as those in `configs/`, which is executed, with a `get_config()` that returns a
+            `TrainConfig`; or a JSON file of fields, such as `ast-jax train demo --print-config`
+            prints, or a run's `run.json`.
 
     Raises:
         InputError: the file does not exist or cannot be used.
     """
-    file = Path(file)
+    file = builtin_configs().get(str(file), Path(file))
     if not file.is_file():
         raise InputError(f"{file}: there is no such file; give a configuration's name or file")
     if file.suffix == ".json":

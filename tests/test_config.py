@@ -171,6 +171,7 @@ def test_another_kind_of_data_keeps_the_fields_that_both_have():
 
 
 def test_files_are_loaded(tmp_path):
+    assert load_config("demo").data == SyntheticData(train_clips=300)
     path = tmp_path / "mine.py"
     path.write_text(FILE)
     config = load_config(path)

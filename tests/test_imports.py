@@ -45,7 +45,8 @@ PERMITTED = {
     "checkpoint": (*BASICS, "storage", "audio", "models"),
     "data": (*BASICS, "storage", "audio", "config"),
     "evaluation": (
-        *BASICS, "losses", "sharding", "storage", "audio", "models", "config", "checkpoint", "data",
+        *BASICS, "losses", "sharding", "storage", "audio", "models", "config", "config_files",
+        "checkpoint", "data",
     ),
     "runs": (
         *BASICS, "ast_jax", "multihost", "storage", "audio", "config", "config_files",

@@ -19,7 +19,7 @@ from ast_jax.checkpoint.format import (
 from ast_jax.checkpoint.torch_folder import read_folder_config, select_folder
 from ast_jax.checkpoint.torch_read import read_torch_checkpoint
 from ast_jax.errors import InputError
-from ast_jax.models.config import ASTConfig
+from ast_jax.models.config import GEOMETRY, ASTConfig
 from ast_jax.storage import fetch, is_remote, list_files, normalize
 
 LAST_FILE = "_CHECKPOINT_METADATA"  # of a checkpoint: Orbax's, at its top
@@ -54,7 +54,12 @@ def read_checkpoint(
         checkpoint = load_checkpoint(folder)
     else:
         checkpoint, _, found = read_torch_checkpoint(local, target_fields=changes)
+    source = checkpoint.config
     checkpoint = adapt_checkpoint(checkpoint, changes, head_seed)
+    if guesses is not None:
+        if folder and folder != local and folder.parent.name == "checkpoints":
+            found.append(f"the run is not finished, and its step {folder.name} is used")
+        found += _describe_adaptation(source, checkpoint.config)
     if "classifier" not in checkpoint.params and not headless:
         raise InputError(
             f"{local}: has no classification head; train one, or give num_labels=N to add an "
@@ -62,6 +67,16 @@ def read_checkpoint(
         )
     _report(path, found, guesses)
     return checkpoint
+
+
+def _describe_adaptation(before: ASTConfig, after: ASTConfig) -> list[str]:
+    """Returns a sentence if the input or the strides of a checkpoint were changed."""
+    changes = [
+        f"{name} {getattr(before, name)} → {getattr(after, name)}"
+        for name in GEOMETRY
+        if getattr(before, name) != getattr(after, name)
+    ]
+    return [f"position embeddings are adapted: {', '.join(changes)}"] if changes else []
 
 
 def read_config(path: str | Path) -> ASTConfig:

@@ -55,6 +55,13 @@ def complain(name: str, message: str) -> int:
     return 1
 
 
+def flush_and_exit(status: int) -> None:
+    """Exits without the handlers of libraries, which may wait forever or crash."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 def print_escaped(text: str) -> None:
     """Prints text, escaping what stdout's encoding lacks, as file names may contain anything."""
     encoding = sys.stdout.encoding or "utf-8"

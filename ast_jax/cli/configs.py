@@ -8,24 +8,14 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ast_jax.config_files import data_of_kind, load_config
+from ast_jax.config_files import builtin_configs, data_of_kind, load_config
 from ast_jax.errors import InputError
-
-PACKAGE = Path(__file__).parent.parent
 
 # An option beside the fields, as `data` is another dataclass for each kind.
 DataKind = Annotated[
     Literal["synthetic", "folder", "esc50", "prepared"] | None,
     tyro.conf.arg(name="data.kind", help_behavior_hint="(default: the configuration's)"),
 ]
-
-
-def config_files() -> dict[str, Path]:
-    """Returns the configurations that come with the package, by name."""
-    folder = PACKAGE / "configs"  # in a wheel
-    if not folder.is_dir():
-        folder = PACKAGE.parent / "configs"  # in a clone
-    return {path.stem: path for path in sorted(folder.glob("*.py"))}
 
 
 def config_type(argv: Sequence[str]) -> Any:
@@ -44,7 +34,7 @@ def config_type(argv: Sequence[str]) -> Any:
             "--config is no longer an option; give the configuration's name or file first and its "
             "fields as they are called, such as ast-jax train demo --optimizer.learning-rate 1e-4"
         )
-    files = config_files()
+    files = builtin_configs()
     first = argv[0] if argv else ""
     if first.endswith((".py", ".json")):
         files = {first: Path(first)}

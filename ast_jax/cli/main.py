@@ -7,7 +7,7 @@ import tyro
 
 import ast_jax
 from ast_jax.cli.classify import classify
-from ast_jax.cli.command import run_command
+from ast_jax.cli.command import flush_and_exit, run_command
 from ast_jax.cli.configs import config_type
 from ast_jax.cli.convert import convert
 from ast_jax.cli.evaluate import evaluate
@@ -16,6 +16,7 @@ from ast_jax.cli.show import show_command
 from ast_jax.cli.stats import stats
 from ast_jax.cli.train import train_command
 from ast_jax.config import TrainConfig
+from ast_jax.errors import INTERRUPTED
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,5 +57,13 @@ def commands(argv: Sequence[str]) -> dict[str, Callable[..., int]]:
     }
 
 
+def run(*command: str) -> None:
+    """Runs `ast-jax`, with the words of a command before the arguments, and exits."""
+    status = main([*command, *sys.argv[1:]])
+    if status == INTERRUPTED:
+        flush_and_exit(status)  # XLA crashes at Python's exit if a thread of it still compiles
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

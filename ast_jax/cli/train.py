@@ -1,23 +1,23 @@
 """`ast-jax train`: trains a model, or resumes a run."""
 
 import json
-import os
-import sys
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import logging
 
-from ast_jax.cli.command import complain, naming, run_command
+from ast_jax.cli.command import complain, flush_and_exit, naming, run_command
 from ast_jax.cli.configs import DataKind
 from ast_jax.config import TrainConfig
 from ast_jax.errors import INTERRUPTED
+from ast_jax.storage import is_remote
 
 
 class PodOptions(NamedTuple):
-    """How processes that train together find each other; see `distributed.connect`."""
+    """Addresses and numbers of the processes of a pod; see `distributed.connect`."""
 
     coordinator: str
     num_processes: int | None
@@ -92,7 +92,9 @@ def run_training(config: TrainConfig, options: PodOptions) -> int:
         traceback.print_exc()
         status = 1
     if status == INTERRUPTED:
-        complain("\nast-jax", f"stopped; run the same command again to resume in {config.workdir}")
+        saved = is_remote(config.workdir) or Path(config.workdir).exists()
+        what = f"run the same command again to resume in {config.workdir}"
+        complain("\nast-jax", f"stopped; {what if saved else 'nothing was saved yet'}")
     if pod and status:
         flush_and_exit(status)  # JAX would wait for the others of the pod
     return status
@@ -101,10 +103,3 @@ def run_training(config: TrainConfig, options: PodOptions) -> int:
 def exit_on_failure(failure: str) -> None:
     """Ends this process because another one of its pod has failed."""
     flush_and_exit(complain("ast-jax", failure))
-
-
-def flush_and_exit(status: int) -> None:
-    """Exits without the handlers of libraries, which may wait forever."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)

@@ -38,7 +38,8 @@ def read_own_data(data: Mapping[str, Any], sampling_rate: int) -> DataSet:
         raise InputError('data has no "train"; give {"train": clips, "evaluation": clips}')
     held_out = [name for name in HELD_OUT if name in data]
     if not held_out:
-        raise InputError('data has no clips to evaluate on; add "evaluation"')
+        given = ", ".join(map(str, data))
+        raise InputError(f'data has {given} and no clips to evaluate on; add "evaluation"')
     for name in data:
         if name not in ("train", "labels", *HELD_OUT) or name in held_out[1:-1]:
             raise InputError(

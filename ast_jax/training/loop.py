@@ -14,6 +14,7 @@ from rich.console import Console
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import checkpoint_description
+from ast_jax.checkpoint.load import fetch_checkpoint
 from ast_jax.config import TrainConfig
 from ast_jax.data.checks import check_targets, data_notes
 from ast_jax.data.clips import DataSet
@@ -120,6 +121,8 @@ def set_up(
             "and data.recursive are False"
         )
 
+    if config.init_from:
+        fetch_checkpoint(config.init_from)  # a wrong path is told before the data is read
     if data is None:
         data = load_data(config)
     elif not isinstance(data, DataSet):
@@ -140,6 +143,7 @@ def set_up(
     initial = initial_checkpoint(config, data, extractor)
     trained = replace(config, model=initial.config)  # with the size of `init_from`
     trained.validate()
+    overrides.check_shapes(initial.config)
     functions, state = build_step_functions(trained, initial, parallel, length, overrides)
     run = Run(
         config=config,

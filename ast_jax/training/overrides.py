@@ -75,9 +75,27 @@ class Overrides(NamedTuple):
                 f"optimizer is {self.optimizer!r}; give an optax.GradientTransformation, such as "
                 f"optax.adamw(1e-5)"
             )
+        if isinstance(self.callbacks, Callback):
+            raise InputError("callbacks is a single Callback; give a list of them")
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
                 raise InputError(f"callbacks has {callback!r}; give objects of ast_jax.Callback")
+
+    def check_shapes(self, model: ASTConfig) -> None:
+        """Raises `InputError` if the loss or the augmentation returns a wrong shape."""
+        logits = jax.ShapeDtypeStruct((2, model.num_labels), "float32")
+        clip = jax.ShapeDtypeStruct((model.max_length, model.num_mel_bins), "float32")
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        if self.loss is not None:
+            shape = jax.eval_shape(self.loss, logits, logits).shape
+            if shape != ():
+                raise InputError(f"loss returns the shape {shape}; return the mean over the batch")
+        if self.augment is not None:
+            shape = jax.eval_shape(self.augment, key, clip).shape
+            if shape != clip.shape:
+                raise InputError(
+                    f"augment returns the shape {shape}; return {clip.shape}, as given"
+                )
 
     def names(self, model: ASTConfig) -> dict[str, str]:
         """Returns the names of what is replaced in a run of `model`, for the run's record.

@@ -90,6 +90,13 @@ def test_the_newest_step_of_a_run_is_loaded(tmp_path):
     steps = step_folders(tmp_path)
     assert [step.name for step in steps] == ["9", "10", "100"]
     assert find_checkpoint(tmp_path) == steps[-1]
+    guesses = []
+    read = read_checkpoint(tmp_path, guesses=guesses, time_stride=12)
+    assert read.config.time_stride == 12
+    assert guesses == [
+        "the run is not finished, and its step 100 is used",
+        "position embeddings are adapted: time_stride 10 → 12",
+    ]
     assert_params_equal(read_checkpoint(tmp_path).params, random_params(CONFIG, seed=100))
 
 

@@ -104,7 +104,7 @@ def test_class_names_of_datasets_features_are_taken():
     [
         (3, 'data has no "train"'),
         ({"evaluation": PAIRS}, 'data has no "train"'),
-        ({"train": PAIRS}, 'data has no clips to evaluate on; add "evaluation"'),
+        ({"train": PAIRS}, 'data has train and no clips to evaluate on; add "evaluation"'),
         ({"train": PAIRS, "test": PAIRS, "dev": PAIRS}, 'data has "dev"; leave it out'),
         ({"train": [], "test": PAIRS}, 'data["train"] has no clips'),
         ({"train": 3, "test": PAIRS}, 'data["train"] is a int; give a list'),

@@ -100,6 +100,9 @@ def test_a_loss_of_ones_own_is_minimized(tmp_path, no_plots):
         ({"optimizer": optax.adam}, "give an optax.GradientTransformation"),
         ({"callbacks": [print]}, "give objects of ast_jax.Callback"),
         ({"data": [1]}, 'data has no "train"'),
+        ({"callbacks": Recorder()}, "give a list of them"),
+        ({"loss": lambda logits, targets: logits[:, 0]}, r"loss returns the shape \(2,\); return"),
+        ({"augment": lambda key, clip: clip[:5]}, r"augment returns the shape \(5, 32\); return"),
     ],
 )
 def test_parts_of_a_wrong_type_are_refused(tmp_path, parts, message):
