@@ -1,7 +1,7 @@
 """The exception for input that cannot be used, and helpers for its messages."""
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 INTERRUPTED = 130  # the exit status that a shell reports after Ctrl-C
 
@@ -17,6 +17,12 @@ class InputError(ValueError):
 def nearest(name: str, names: Collection[str]) -> str:
     """Returns the closest of `names` to a misspelled `name`, or all of them if none is close."""
     return ", ".join(difflib.get_close_matches(name, names, 1) or sorted(names))
+
+
+def shorten(names: Sequence[str], most: int = 5) -> str:
+    """Returns the first names in a list for a message, and how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
 
 
 def first_line(error: BaseException) -> str:

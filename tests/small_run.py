@@ -1,4 +1,4 @@
-"""The configuration of a run that takes seconds, and its history."""
+"""A tiny model, the configuration of a run that takes seconds, and its history."""
 
 from pathlib import Path
 
@@ -6,21 +6,23 @@ from ast_jax.config import AugmentConfig, OptimizerConfig, SyntheticData, TrainC
 from ast_jax.io import read_json
 from ast_jax.models.config import ASTConfig
 
+MODEL = ASTConfig(
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=64,
+    frequency_stride=16,
+    time_stride=16,
+    max_length=64,
+    num_mel_bins=32,
+)
+
 
 def small(workdir, **changes):
     """Returns the configuration of a run that takes seconds: three epochs of two batches."""
     config = TrainConfig(
         workdir=str(workdir),
-        model=ASTConfig(
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=64,
-            frequency_stride=16,
-            time_stride=16,
-            max_length=64,
-            num_mel_bins=32,
-        ),
+        model=MODEL.replace(),
         data=SyntheticData(train_clips=2, evaluation_clips=1),
         augment=AugmentConfig(frequency_mask=8, time_mask=16),
         optimizer=OptimizerConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=2),

@@ -12,22 +12,12 @@ from ast_jax.errors import InputError
 from ast_jax.evaluation.predict import make_predict
 from ast_jax.losses import cross_entropy
 from ast_jax.models.ast import graphdef, init_params
-from ast_jax.models.config import ASTConfig
 from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
 from ast_jax.training.step import StepSpec, init_state, train_step
 from tests import steps
+from tests.small_run import MODEL
 
-CONFIG = ASTConfig(
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=64,
-    frequency_stride=16,
-    time_stride=16,
-    max_length=64,
-    num_mel_bins=32,
-    num_labels=5,
-)
+CONFIG = MODEL.replace(num_labels=5)
 EXTRACTOR = ASTFeatureExtractor(max_length=64, num_mel_bins=32)
 SPEC = StepSpec(
     graphdef(CONFIG),

@@ -3,12 +3,11 @@
 import csv
 import json as json_module
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -20,6 +19,7 @@ from ast_jax.cli.command import (
     dtype_change,
     naming,
     print_escaped,
+    print_note,
 )
 from ast_jax.cli.sound_files import find_sounds, read_inputs
 from ast_jax.errors import InputError
@@ -29,10 +29,9 @@ from ast_jax.storage import check_local
 if TYPE_CHECKING:
     import numpy as np
 
-    from ast_jax.inference.classifier import AudioClassifier
+    from ast_jax.inference.classifier import AudioClassifier, Labels
 
-Labels = list[dict[str, Any]]  # of one file, see AudioClassifier
-Write = Callable[[str, Labels], None]
+Write = Callable[[str, "Labels"], None]
 
 
 def classify(
@@ -102,7 +101,7 @@ def _load(checkpoint: str, dtype: Dtype) -> "AudioClassifier":
         read_checkpoint(checkpoint, guesses=guesses, **dtype_change(dtype))
     )
     for guess in guesses:
-        print(f"note: {checkpoint}: {guess}", file=sys.stderr)
+        print_note(f"{checkpoint}: {guess}")
     return classifier
 
 
@@ -132,11 +131,11 @@ def _open_output(output: str) -> Iterator[Write]:
     with open(output, "x", encoding="utf-8", errors="surrogateescape", newline="") as target:
         table = csv.writer(target, lineterminator="\n")
 
-        def write_csv(file: str, labels: Labels) -> None:
+        def write_csv(file: str, labels: "Labels") -> None:
             table.writerows((file, label["label"], label["score"]) for label in labels)
             target.flush()
 
-        def write_json(file: str, labels: Labels) -> None:
+        def write_json(file: str, labels: "Labels") -> None:
             target.write(json_module.dumps({"file": file, "labels": labels}) + "\n")
             target.flush()
 

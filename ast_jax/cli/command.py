@@ -55,6 +55,11 @@ def complain(name: str, message: str) -> int:
     return 1
 
 
+def print_note(note: str) -> None:
+    """Prints a note to stderr, beside the results on stdout."""
+    print(f"note: {note}", file=sys.stderr)
+
+
 def flush_and_exit(status: int) -> None:
     """Exits without the handlers of libraries, which may wait forever or crash."""
     sys.stdout.flush()

@@ -1,7 +1,6 @@
 """`ast-jax evaluate`: scores checkpoints on labeled sounds."""
 
 import json as json_module
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +13,7 @@ from ast_jax.cli.command import (
     dtype_change,
     naming,
     print_escaped,
+    print_note,
 )
 from ast_jax.io import check_free
 from ast_jax.storage import check_local
@@ -73,16 +73,13 @@ def evaluate(
             write_results(output, results)
     for path, guesses in results.guesses.items():
         for guess in guesses:
-            print(f"note: {path}: {guess}", file=sys.stderr)
+            print_note(f"{path}: {guess}")
     for note in results.data.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print_note(note)
     for path, note in results.trained.items():
-        print(f"note: {path}: {note}", file=sys.stderr)
+        print_note(f"{path}: {note}")
     for path in results.unnamed:
-        print(
-            f"note: {path} does not name its classes; the order of the data's classes is used",
-            file=sys.stderr,
-        )
+        print_note(f"{path} does not name its classes; the order of the data's classes is used")
     if json:
         print(json_module.dumps(results_json(results), indent=2, allow_nan=False))
         return 0

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ast_jax.cli.command import CORES, complain
+from ast_jax.cli.command import CORES, complain, print_note
 from ast_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def find_sounds(folder: str) -> list[str]:
     if not sounds:
         raise InputError(f"{folder}: has no sound files; {describe_skipped(others)}")
     if others:
-        print(f"note: {folder}: {describe_skipped(others)}", file=sys.stderr)
+        print_note(f"{folder}: {describe_skipped(others)}")
     return sounds
 
 
@@ -81,8 +81,7 @@ def read_inputs(
 
 def note_length(file: str, seconds: float, used: float) -> None:
     """Prints a note about a file that is longer than the model's input."""
-    note = f"note: {file} lasts {seconds:.1f} s; the model uses the first {used:.1f} s"
-    print(note, file=sys.stderr)
+    print_note(f"{file} lasts {seconds:.1f} s; the model uses the first {used:.1f} s")
 
 
 def _read_stdin() -> bytes:

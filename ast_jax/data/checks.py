@@ -1,7 +1,6 @@
 """Checks data against a configuration before training, so that no hours are lost."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,7 +8,7 @@ from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.config import TrainConfig
 from ast_jax.data.clips import Clips, DataSet
 from ast_jax.data.overlap import ClipHashes, hash_clips, overlap_note, read_trained_clips
-from ast_jax.errors import InputError, quoted
+from ast_jax.errors import InputError, quoted, shorten
 
 FEW_CLIPS = 5  # fewer of a class to train on are noted
 LONG = 1.25  # noted if the median clip is longer than this many inputs of the model
@@ -30,7 +29,7 @@ def check_targets(config: TrainConfig, data: DataSet) -> None:
             first = int(several[0])
             classes = [data.labels[i] for i in np.flatnonzero(clips.target(first))]
             raise InputError(
-                f"{clips.names[first]}: has the classes {_shorten(classes)}, and {len(several)} of "
+                f"{clips.names[first]}: has the classes {shorten(classes)}, and {len(several)} of "
                 f"{len(sums)} clips have several, while loss is cross_entropy, which is for one "
                 f"class per clip; set loss=binary_cross_entropy"
             )
@@ -87,15 +86,11 @@ def rare_class_notes(data: DataSet) -> list[str]:
         ("no clip held out of", _with_count(data.labels, held_out, 0)),
         ("one clip only held out of", _with_count(data.labels, held_out, 1)),
     ]
-    return [f"{words} {_shorten(labels)}" for words, labels in groups if labels]
+    return [f"{words} {shorten(labels)}" for words, labels in groups if labels]
 
 
 def _with_count(labels: list[str], counts: np.ndarray, number: int) -> list[str]:
     return [label for label, n in zip(labels, counts, strict=True) if n == number]
-
-
-def _shorten(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def shared_clip_notes(data: DataSet) -> list[str]:

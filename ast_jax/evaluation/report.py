@@ -1,6 +1,5 @@
 """Metrics as tables, JSON and files."""
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from ast_jax.evaluation.checkpoints import Evaluation, Results
 from ast_jax.evaluation.metrics import ClassificationMetrics, ClassMetrics
-from ast_jax.io import atomic_write
+from ast_jax.io import atomic_write, write_csv
 from ast_jax.losses import LOSSES, probabilities
 
 
@@ -68,24 +67,20 @@ def write_results(folder: str | Path, results: Results) -> None:
         InputError: `folder` exists already or cannot be written.
     """
     data = results.data
-    precisions = {
-        f"AP {name}": [row["AP"] for row in class_rows(data.labels, evaluation.per_class)]
-        for name, evaluation in _rows(results)
-    }
     targets = data.clips.all_targets()
-    counts = (targets > 0).sum(axis=0)
+    counts = data.clips.class_counts().tolist()
+    rows: list[dict[str, Any]] = [
+        {"label": label, "clips": n} for label, n in zip(data.labels, counts, strict=True)
+    ]
+    for name, evaluation in _rows(results):
+        for row, own in zip(rows, class_rows(data.labels, evaluation.per_class), strict=True):
+            row[f"AP {name}"] = own["AP"]
     evaluations = results.evaluations
     with atomic_write(Path(folder).absolute()) as temporary:
         temporary.mkdir()
         text = json.dumps(results_json(results), indent=2, allow_nan=False)
         (temporary / "results.json").write_text(text + "\n", encoding="utf-8")
-        # Paths may hold bytes that are not UTF-8.
-        with (temporary / "per_class.csv").open(
-            "w", encoding="utf-8", errors="backslashreplace", newline=""
-        ) as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["label", "clips", *precisions])
-            writer.writerows(zip(data.labels, counts, *precisions.values(), strict=True))
+        write_csv(temporary / "per_class.csv", rows)
         np.savez(
             temporary / "predictions.npz",
             ids=np.array(data.clips.names),

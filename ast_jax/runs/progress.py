@@ -3,6 +3,7 @@
 import time
 from typing import Self
 
+import jax
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -14,6 +15,11 @@ from rich.progress import (
 )
 
 COMPILING = "compiling…"
+
+
+def run_console() -> Console:
+    """Returns the console of a run: plain text, printed by the first process of a pod alone."""
+    return Console(soft_wrap=True, markup=False, highlight=False, quiet=jax.process_index() > 0)
 
 
 class EpochBar:

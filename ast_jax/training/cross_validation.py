@@ -24,6 +24,7 @@ from ast_jax.multihost import call_on_first
 from ast_jax.runs.history import HISTORY_FILE
 from ast_jax.runs.mirror import push_last, run_folder
 from ast_jax.runs.plots import draw_folds
+from ast_jax.runs.progress import run_console
 from ast_jax.runs.workdir import check_data, is_extended, open_workdir
 from ast_jax.storage import is_remote, list_files, normalize, upload
 from ast_jax.training.loop import fit
@@ -72,7 +73,7 @@ def cross_validate(config: TrainConfig) -> CrossValidation | None:
     check_folds(config)
     runs = [fold_config(config, fold) for fold in FOLDS]
     check_workdir(config.workdir, runs)
-    console = Console(soft_wrap=True, quiet=jax.process_index() > 0, highlight=False, markup=False)
+    console = run_console()
     for fold, run in zip(FOLDS, runs, strict=True):
         console.print(f"fold {fold} of {len(FOLDS)}, in {run.workdir}")
         if is_finished(run):

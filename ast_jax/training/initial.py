@@ -16,6 +16,7 @@ from ast_jax.data.statistics import measure
 from ast_jax.errors import InputError
 from ast_jax.models.ast import init_params
 from ast_jax.models.config import GEOMETRY, ASTConfig
+from ast_jax.runs.progress import run_console
 
 
 def make_extractor(config: TrainConfig, data: DataSet) -> ASTFeatureExtractor:
@@ -78,7 +79,7 @@ def initial_checkpoint(
         changes[name] = getattr(config.model, name)
     guesses: list[str] = []
     source = read_checkpoint(config.init_from, head_seed=config.seed, guesses=guesses, **changes)
-    console = Console(soft_wrap=True, markup=False, highlight=False, quiet=jax.process_index() > 0)
+    console = run_console()
     for guess in guesses:
         if not guess.startswith(NO_EXTRACTOR):  # the run has a feature extractor of its own
             console.print(f"note: {config.init_from}: {guess}")

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from rich.console import Console
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import checkpoint_description
@@ -25,7 +24,7 @@ from ast_jax.losses import Loss
 from ast_jax.multihost import call_on_first
 from ast_jax.runs.history import History, best_epoch, read_history
 from ast_jax.runs.logging import ScalarWriter
-from ast_jax.runs.progress import EpochBar
+from ast_jax.runs.progress import EpochBar, run_console
 from ast_jax.runs.workdir import acquire_workdir, check_data, keep_holdout, open_workdir
 from ast_jax.sharding import DataParallel
 from ast_jax.training.agreement import check_agreement
@@ -114,7 +113,7 @@ def set_up(
     parallel.check_batch(config.batch_size, config.grad_accum_steps)
     workdir, saved_run = open_workdir(config, overrides.names(config.model))
     given, config = config, keep_holdout(config, saved_run)
-    console = Console(soft_wrap=True, markup=False, highlight=False, quiet=jax.process_index() > 0)
+    console = run_console()
     if data is None and config != given:
         console.print(
             "note: the run is of an earlier version and keeps its held-out files: data.stratify "

@@ -4,7 +4,7 @@ import math
 import time
 from typing import Any
 
-from ast_jax.errors import InputError
+from ast_jax.errors import InputError, shorten
 from ast_jax.runs.history import epoch_header, epoch_line
 from ast_jax.runs.logging import ScalarWriter
 from ast_jax.runs.progress import EpochBar
@@ -119,8 +119,7 @@ class MetricsLog:
         """Names the clips of a skipped step; raises `InputError` if it is one too many."""
         run, skipped = self._run, self.running_loss.skipped
         names = [str(run.data.train.names[i]) for i in run.train_batches.indices(step)]
-        clips = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        message = f"step {step}: the {what} is not finite, on the clips {clips}"
+        message = f"step {step}: the {what} is not finite, on the clips {shorten(names, 8)}"
         if skipped <= run.config.skip_nonfinite:
             run.console.print(f"{message}; skipped")
             return

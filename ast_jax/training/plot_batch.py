@@ -9,6 +9,7 @@ import numpy as np
 from ast_jax.audio.fbank_jax import batch_input_values
 from ast_jax.config import TrainConfig
 from ast_jax.data.training_data import load_data
+from ast_jax.errors import shorten
 from ast_jax.runs.fonts import drawable_names
 from ast_jax.runs.plots import draw_batch
 from ast_jax.training.cross_validation import fold_config
@@ -52,4 +53,4 @@ def describe_target(target: np.ndarray, labels: list[str]) -> str:
     order = present[np.argsort(-target[present], kind="stable")]
     shares = ["" if target[i] == 1 else f"{target[i]:.2f} " for i in order]
     names = [f"{share}{labels[i]}" for share, i in zip(shares, order, strict=True)]
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return shorten(names, 4)

@@ -1,4 +1,4 @@
-"""What is refused or noted before training."""
+"""Refusals and notes before training."""
 
 import numpy as np
 import pytest

@@ -26,7 +26,6 @@ from ast_jax.config import (
 )
 from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.errors import InputError
-from ast_jax.models.config import ASTConfig
 from ast_jax.runs.plots import draw_folds
 from ast_jax.training import cross_validation, loop
 from ast_jax.training.cross_validation import (
@@ -37,6 +36,7 @@ from ast_jax.training.cross_validation import (
 )
 from ast_jax.training.loop import fit
 from ast_jax.training.setup import build_step_functions
+from tests.small_run import MODEL
 
 ROOT = Path(__file__).parents[2]
 STEPS = 36
@@ -68,16 +68,7 @@ def small(workdir, folder):
     """Returns the configuration of five short runs: three epochs of twelve batches each."""
     return TrainConfig(
         workdir=str(workdir),
-        model=ASTConfig(
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=64,
-            frequency_stride=16,
-            time_stride=16,
-            max_length=48,
-            num_mel_bins=32,
-        ),
+        model=MODEL.replace(max_length=48),
         # Equal for all folds, so that they share one compilation.
         frontend=FrontendConfig(mean=-6.0, std=4.0),
         data=ESC50Data(dir=str(folder), fold=0),

@@ -40,8 +40,8 @@ import resource
 import time
 from pathlib import Path
 
-from ast_jax.config import AugmentConfig, SyntheticData, OptimizerConfig, TrainConfig
-from ast_jax.models.config import ASTConfig
+from ast_jax.config import AugmentConfig, SyntheticData
+from tests.small_run import small
 
 
 def get_config():
@@ -49,21 +49,10 @@ def get_config():
         report_progress(Path(os.environ["PROGRESS"]))
     if "FILE_SIZE_LIMIT" in os.environ:
         full_disk(int(os.environ["FILE_SIZE_LIMIT"]))
-    return TrainConfig(
-        model=ASTConfig(
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=64,
-            frequency_stride=16,
-            time_stride=16,
-            max_length=64,
-            num_mel_bins=32,
-        ),
+    return small(
+        workdir="",
         data=SyntheticData(train_clips=5, evaluation_clips=1),
         augment=AugmentConfig(frequency_mask=8, time_mask=16, mixup=0.5),
-        optimizer=OptimizerConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=2),
-        batch_size=8,
         num_epochs=4,
         evaluate_every=2,
         max_to_keep=1000,

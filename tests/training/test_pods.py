@@ -25,15 +25,12 @@ from tests.small_run import history_of
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
-from ast_jax.config import AugmentConfig, SyntheticData, OptimizerConfig, TrainConfig
-from ast_jax.models.config import ASTConfig
+from ast_jax.config import AugmentConfig, SyntheticData, OptimizerConfig
+from tests.small_run import small
 
 def get_config():
-    return TrainConfig(
-        model=ASTConfig(
-            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-            frequency_stride=16, time_stride=16, max_length=64, num_mel_bins=32,
-        ),
+    return small(
+        workdir="",
         data=SyntheticData(train_clips=4, evaluation_clips=1),
         augment=AugmentConfig(frequency_mask=8, time_mask=16, mixup=0.5),
         optimizer=OptimizerConfig(learning_rate=1e-3),

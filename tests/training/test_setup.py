@@ -1,4 +1,4 @@
-"""What a run starts from, and how its step is compiled for its devices."""
+"""The start of a run, and the compilation of its step for its devices."""
 
 import json
 from unittest.mock import Mock
