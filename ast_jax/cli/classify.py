@@ -11,16 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ast_jax.cli.command import (
-    CORES,
-    Dtype,
-    Positive,
-    complain,
-    dtype_change,
-    naming,
-    print_escaped,
-    print_note,
-)
+from ast_jax.cli.arguments import CORES, Dtype, Positive, dtype_change
+from ast_jax.cli.command import complain, naming, print_escaped, print_note
 from ast_jax.cli.sound_files import find_sounds, read_inputs
 from ast_jax.errors import InputError
 from ast_jax.io import check_free

@@ -1,18 +1,17 @@
-"""Code shared by the commands: exit statuses, error messages, types of arguments, printing."""
+"""Code shared by the commands: exit statuses, Ctrl-C, error messages, printing."""
 
+import _thread
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from types import FrameType
+from typing import Any
 
 from ast_jax.errors import INTERRUPTED, InputError
-
-CORES = os.cpu_count() or 1
-Dtype = Literal["float32", "bfloat16"] | None
 
 
 def run_command(name: str, action: Callable[[], int | None]) -> int:
@@ -36,6 +35,43 @@ def run_command(name: str, action: Callable[[], int | None]) -> int:
         return complain(name, f"{file}{error.strerror or error}")
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+@contextmanager
+def keeping_interrupts() -> Iterator[None]:
+    """Context in which Ctrl-C ends the command even where KeyboardInterrupt would be lost.
+
+    C++ extensions abort if it is raised while they are imported, and Python ignores it in the
+    callbacks of its garbage collector, of which JAX has one. Nothing is to be cleaned up in the
+    former case, so the process exits; in the latter it is raised again afterwards.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        while frame:
+            if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+                flush_and_exit(INTERRUPTED)
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    def raise_again(unraisable: Any) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            # Later, as this hook's own exceptions are ignored, too.
+            threading.Timer(0.01, _thread.interrupt_main).start()
+        else:
+            hook(unraisable)
+
+    hook = sys.unraisablehook
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is not signal.default_int_handler:  # ignored under nohup, say
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    sys.unraisablehook = raise_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        signal.signal(signal.SIGINT, previous)
 
 
 @contextmanager
@@ -71,28 +107,3 @@ def print_escaped(text: str) -> None:
     """Prints text, escaping what stdout's encoding lacks, as file names may contain anything."""
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-
-
-def _at_least(low: int) -> Any:
-    def parse(words: list[str]) -> int:
-        value = int(words[0])
-        if value < low:
-            raise ValueError(f"{value} is not {low} or more")
-        return value
-
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="INT",
-        instance_from_str=parse,
-        is_instance=lambda value: isinstance(value, int),
-        str_from_instance=lambda value: [str(value)],
-    )
-
-
-NonNegative = Annotated[int, _at_least(0)]
-Positive = Annotated[int, _at_least(1)]
-
-
-def dtype_change(dtype: Dtype) -> dict[str, Any]:
-    """Returns the change of a checkpoint's configuration that `--dtype` asks for."""
-    return {"dtype": dtype} if dtype else {}

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ast_jax.cli.command import Positive, naming
+from ast_jax.cli.arguments import Positive
+from ast_jax.cli.command import naming
 from ast_jax.errors import InputError
 from ast_jax.io import check_free
 from ast_jax.storage import check_local

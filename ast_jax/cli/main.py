@@ -1,21 +1,13 @@
-"""The `ast-jax` command: trains, classifies, evaluates, converts and prepares."""
+"""The `ast-jax` command: trains, classifies, evaluates, converts and prepares.
+
+What takes time to import is imported in functions, so that Ctrl-C then ends without a traceback.
+"""
 
 import sys
 from collections.abc import Callable, Sequence
 
-import tyro
-
 import ast_jax
-from ast_jax.cli.classify import classify
-from ast_jax.cli.command import flush_and_exit, run_command
-from ast_jax.cli.configs import config_type
-from ast_jax.cli.convert import convert
-from ast_jax.cli.evaluate import evaluate
-from ast_jax.cli.prepare import prepare
-from ast_jax.cli.show import show_command
-from ast_jax.cli.stats import stats
-from ast_jax.cli.train import train_command
-from ast_jax.config import TrainConfig
+from ast_jax.cli.command import flush_and_exit, keeping_interrupts, run_command
 from ast_jax.errors import INTERRUPTED
 
 
@@ -25,15 +17,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv == ["--version"]:
         print(ast_jax.__version__)
         return 0
-    return run_command("ast-jax", lambda: parse_and_run(argv))
+    with keeping_interrupts():
+        return run_command("ast-jax", lambda: parse_and_run(argv))
 
 
 def parse_and_run(argv: list[str]) -> int:
     """Parses the arguments and runs the command; exits with status 2 if they are malformed."""
+    import tyro
+
     return tyro.extras.subcommand_cli_from_dict(
         commands(argv),
         prog="ast-jax",
-        description="The Audio Spectrogram Transformer in JAX.",
+        description=f"The Audio Spectrogram Transformer in JAX, version {ast_jax.__version__}.",
         args=argv or ["--help"],
         config=(tyro.conf.AvoidSubcommands, tyro.conf.CascadeSubcommandArgs),
     )
@@ -44,6 +39,16 @@ def commands(argv: Sequence[str]) -> dict[str, Callable[..., int]]:
 
     Configurations are read for the commands that take one, and for shell completion.
     """
+    from ast_jax.cli.classify import classify
+    from ast_jax.cli.configs import config_type
+    from ast_jax.cli.convert import convert
+    from ast_jax.cli.evaluate import evaluate
+    from ast_jax.cli.prepare import prepare
+    from ast_jax.cli.show import show_command
+    from ast_jax.cli.stats import stats
+    from ast_jax.cli.train import train_command
+    from ast_jax.config import TrainConfig
+
     takes_config = argv[:1] in (["train"], ["show"]) or any(a.startswith("--tyro-") for a in argv)
     config = config_type(argv[1:]) if takes_config else TrainConfig
     return {

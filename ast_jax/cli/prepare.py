@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ast_jax.cli.command import CORES, NonNegative, Positive, complain, naming
+from ast_jax.cli.arguments import CORES, NonNegative, Positive
+from ast_jax.cli.command import complain, naming
 from ast_jax.storage import check_local
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from ast_jax.cli.command import NonNegative
+from ast_jax.cli.arguments import NonNegative
 from ast_jax.cli.configs import DataKind
 from ast_jax.errors import InputError
 from ast_jax.storage import check_local

@@ -8,7 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ast_jax.cli.command import CORES, complain, print_note
+from ast_jax.cli.arguments import CORES
+from ast_jax.cli.command import complain, print_note
 from ast_jax.errors import InputError
 
 if TYPE_CHECKING:

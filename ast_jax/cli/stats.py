@@ -4,7 +4,8 @@ from typing import Annotated
 
 import tyro
 
-from ast_jax.cli.command import CORES, NonNegative, Positive, naming
+from ast_jax.cli.arguments import CORES, NonNegative, Positive
+from ast_jax.cli.command import naming
 from ast_jax.storage import check_local
 
 

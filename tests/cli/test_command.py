@@ -1,6 +1,12 @@
+import gc
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 
-from ast_jax.cli.command import INTERRUPTED, naming, run_command
+from ast_jax.cli.command import INTERRUPTED, keeping_interrupts, naming, run_command
 from ast_jax.errors import InputError
 
 
@@ -44,3 +50,33 @@ def test_a_system_error_that_names_no_file_gets_the_outputs_name():
         raise OSError(28, "No space left on device")
     with pytest.raises(OSError, match="x"), naming("out"):
         raise OSError(28, "No space left on device", "x")
+
+
+def test_an_interrupt_in_a_callback_of_the_garbage_collector_is_not_lost():
+    def interrupted_callback(phase, info):
+        gc.callbacks.remove(interrupted_callback)
+        signal.raise_signal(signal.SIGINT)
+
+    def action():
+        with keeping_interrupts():
+            gc.callbacks.append(interrupted_callback)
+            gc.collect()
+            assert interrupted_callback not in gc.callbacks
+            time.sleep(20)
+
+    handler = signal.getsignal(signal.SIGINT)
+    assert run_command("tool", action) == INTERRUPTED
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_an_interrupt_during_an_import_ends_the_process_without_a_traceback(tmp_path):
+    (tmp_path / "slow_extension.py").write_text("import signal; signal.raise_signal(signal.SIGINT)")
+    script = (
+        "from ast_jax.cli.command import keeping_interrupts\n"
+        "with keeping_interrupts():\n"
+        "    print('importing')\n"
+        "    import slow_extension\n"
+    )
+    code = f"import sys; sys.path.append({str(tmp_path)!r})\n{script}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, "importing\n", "")
