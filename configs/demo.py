@@ -1,4 +1,4 @@
-"""A first training run without data: ten kinds of synthetic sounds, two minutes on two cores.
+"""A first training run without data: ten synthetic sounds, about two minutes on two cores.
 
 ast-jax train demo
 """

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ast_jax.audio.feature_extractor import FILE_NAME, ASTFeatureExtractor
-from ast_jax.checkpoint.format import Checkpoint, check_agreement
+from ast_jax.checkpoint.format import CONFIG_FILE, Checkpoint, check_agreement
 from ast_jax.checkpoint.torch_files import read_state_dict
 from ast_jax.checkpoint.torch_folder import (
+    WEIGHT_FILES,
     find_weights,
     read_folder_config,
     read_folder_extractor,
@@ -60,9 +61,11 @@ def read_torch_checkpoint(
     """
     path, source_fields = Path(path), dict(source_fields or {})
     target_fields = target_fields or {}
-    is_folder = path.is_dir()
-    folder, guesses = select_folder(path) if is_folder else (path, [])
-    file = find_weights(folder) if is_folder else path
+    run = path if path.is_dir() else path.parent
+    folder, guesses = select_folder(path) if path.is_dir() else (path.parent, [])
+    file = find_weights(folder) if path.is_dir() else path
+    # A file with Hugging Face's name is described by the config.json beside it.
+    is_described = path.is_dir() or (path.name in WEIGHT_FILES and (folder / CONFIG_FILE).is_file())
     state_dict = read_state_dict(file)
     tensors, checkpoint_format, copies = normalize_names(state_dict.tensors, str(file))
     guesses += state_dict.notes + copies
@@ -71,7 +74,7 @@ def read_torch_checkpoint(
         config = _ast_from_imagenet(tensors, source_fields | target_fields, str(file))
         notes.append(f"inferred: {_summary(config)}")
         notes.append("an ImageNet checkpoint to start a training from: it has no classifier")
-    elif is_folder:
+    elif is_described:
         config, dropout = read_folder_config(folder, tensors, source_fields)
         notes.append(f"config.json: {_summary(config)}")
         guesses += dropout
@@ -88,7 +91,7 @@ def read_torch_checkpoint(
             )
     params, ignored = params_from_tensors(tensors, checkpoint_format, config, str(file))
     notes.append(f"ignored tensors: {', '.join(state_dict.ignored + ignored) or 'none'}")
-    extractor = read_folder_extractor(folder, path) if is_folder else None
+    extractor = read_folder_extractor(folder, run) if is_described else None
     if extractor:
         check_agreement(config, extractor, str(folder))
     else:

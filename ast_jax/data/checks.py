@@ -17,9 +17,16 @@ MAX_COMPARED = 1000  # clips on disk whose sounds are compared
 
 
 def check_targets(config: TrainConfig, data: DataSet) -> None:
-    """Raises `InputError` if a clip has several classes and the loss is for one."""
+    """Raises `InputError` if the loss is for one class per clip and the clips' classes do not fit.
+
+    A clip may not have several, and of one class alone there is nothing to learn.
+    """
     if config.loss != "cross_entropy":
         return
+    if len(data.labels) < 2:
+        raise InputError(
+            f"the data has one class, {quoted(data.labels[0])}; give two or more to train on"
+        )
     for clips in (data.train, data.evaluation, data.test):
         if clips is None:
             continue

@@ -15,6 +15,8 @@ from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.data.sources.manifest import Example
 from ast_jax.errors import InputError
 
+MAX_LISTED = 20  # recordings that cannot be used, in a message
+
 
 class Clips(NamedTuple):
     """Recordings with their classes.
@@ -100,12 +102,16 @@ def read_clips(examples: list[Example], num_labels: int, sampling_rate: int, wha
         what: a word for the recordings, for the progress bar.
 
     Raises:
-        InputError: a file cannot be used, or is shorter than one frame; the message names it.
+        InputError: files cannot be used, or are shorter than one frame; the message names the first
+            20, each with its reason.
     """
 
-    def read(path: str) -> np.ndarray:
-        waveform = load_audio(path, sampling_rate)
-        check_length(waveform, sampling_rate, path)
+    def read(path: str) -> np.ndarray | InputError:
+        try:
+            waveform = load_audio(path, sampling_rate)
+            check_length(waveform, sampling_rate, path)
+        except InputError as error:
+            return error
         return waveform
 
     targets = np.eye(num_labels, dtype=np.float32)[[example.labels[0] for example in examples]]
@@ -114,5 +120,13 @@ def read_clips(examples: list[Example], num_labels: int, sampling_rate: int, wha
         decoded = pool.map(read, paths)
         quiet = not sys.stdout.isatty()
         bar = track(decoded, f"reading {what}", len(paths), transient=True, disable=quiet)
-        waveforms = list(bar)
+        results = list(bar)
+    errors = [str(result) for result in results if isinstance(result, InputError)]
+    if len(errors) == 1:
+        raise InputError(errors[0])
+    if errors:
+        more = [f"and {len(errors) - MAX_LISTED} more"] if len(errors) > MAX_LISTED else []
+        listed = "\n  ".join([*errors[:MAX_LISTED], *more])
+        raise InputError(f"{len(errors)} of {len(paths)} {what} cannot be used:\n  {listed}")
+    waveforms = [result for result in results if isinstance(result, np.ndarray)]
     return Clips(waveforms, targets, paths)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.progress import track
+from scipy.sparse import csr_array
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint
@@ -103,6 +104,9 @@ def evaluate_checkpoints(
         )
     rate = next(extractor.sampling_rate for _, extractor in described.values())
     data = read_evaluation_set(folder, rate, split=split, name=name, holdout=read_holdout(paths))
+    config, _ = next(iter(described.values()))
+    if config.id2label is not None:
+        data = add_missing_classes(data, config.labels)
     for path, (config, extractor) in described.items():
         match_classes(config, extractor, data.labels, data.sampling_rate, path)
     records = {path: read_trained_clips(path) for path in described}
@@ -211,6 +215,32 @@ def predict_checkpoint(
         return predict_batches(mapped, parallel, params, shown, len(clips.waveforms))
 
 
+def add_missing_classes(data: EvaluationSet, labels: Sequence[str]) -> EvaluationSet:
+    """Returns the set with the classes of `labels` that it lacks, which none of its clips has.
+
+    A recording that the model takes for one of them is then counted as an error.
+    """
+    missing = [label for label in labels if label not in set(data.labels)]
+    if not missing:
+        return data
+    clips = data.clips
+    total = len(data.labels) + len(missing)
+    if isinstance(clips.targets, np.ndarray):
+        targets: Any = np.pad(clips.targets, ((0, 0), (0, len(missing))))
+    else:
+        parts = clips.targets.data, clips.targets.indices, clips.targets.indptr
+        targets = csr_array(parts, shape=(len(clips.names), total))
+    note = (
+        f"{data.folder}: has no clips of {len(missing)} of the {total} classes, such as "
+        f"{quoted(missing[0])}; they take no part in mAP and mAUC"
+    )
+    return data._replace(
+        labels=[*data.labels, *missing],
+        clips=clips._replace(targets=targets),
+        notes=[*data.notes, note],
+    )
+
+
 def match_classes(
     config: ASTConfig,
     extractor: ASTFeatureExtractor,
@@ -245,8 +275,8 @@ def match_classes(
         )
     for label in Counter(config.labels) - Counter(labels):
         raise InputError(
-            f"{source}: has a class {quoted(label)}, and the data has not; give a checkpoint and "
-            f"data of the same classes"
+            f"{source}: has a class {quoted(label)}, and the data or another checkpoint has not; "
+            f"give checkpoints and data of the same classes"
         )
     index = {label: i for i, label in enumerate(config.labels)}
     return [index[label] for label in labels]

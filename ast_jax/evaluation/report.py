@@ -15,7 +15,7 @@ from rich.text import Text
 from ast_jax.evaluation.checkpoints import Evaluation, Results
 from ast_jax.evaluation.metrics import ClassificationMetrics, ClassMetrics
 from ast_jax.io import atomic_write, write_csv
-from ast_jax.losses import LOSSES, probabilities
+from ast_jax.losses import LOSSES
 
 
 def results_table(results: Results) -> Table:
@@ -56,11 +56,12 @@ def results_json(results: Results) -> dict[str, Any]:
 
 
 def write_results(folder: str | Path, results: Results) -> None:
-    """Writes a folder of three files atomically.
+    """Writes a folder of four files atomically.
 
     `results.json` is that of `results_json`. `per_class.csv` has a row per class: the number of
     clips, and the average precision of each checkpoint and of the ensemble, empty where the class
-    has no clips. `predictions.npz` holds `ids` and `targets` (clips, classes) of the clips,
+    has no clips. `predictions.csv` has the rows of `prediction_rows`, for the ensemble if there are
+    several checkpoints. `predictions.npz` holds `ids` and `targets` (clips, classes) of the clips,
     `labels`, `checkpoints` and `probabilities`, float32 (checkpoints, clips, classes).
 
     Raises:
@@ -81,6 +82,11 @@ def write_results(folder: str | Path, results: Results) -> None:
         text = json.dumps(results_json(results), indent=2, allow_nan=False)
         (temporary / "results.json").write_text(text + "\n", encoding="utf-8")
         write_csv(temporary / "per_class.csv", rows)
+        _, final = _rows(results)[-1]
+        write_csv(
+            temporary / "predictions.csv",
+            prediction_rows(data.clips.names, data.labels, final.probabilities, targets),
+        )
         np.savez(
             temporary / "predictions.npz",
             ids=np.array(data.clips.names),
@@ -125,40 +131,35 @@ def class_rows(
 def prediction_rows(
     names: Sequence[str] | np.ndarray,
     labels: Sequence[str],
-    logits: np.ndarray,
+    scores: np.ndarray,
     targets: np.ndarray,
-    problem_type: str,
 ) -> list[dict[str, Any]]:
-    """Returns a row per clip: `clip`, `true`, `predicted`, `score` and `loss`.
+    """Returns a row per clip: `clip`, `true`, `predicted` and `score`, the predicted class's.
 
     Args:
         names: of the clips.
         labels: class names.
-        logits: (clips, classes).
+        scores: (clips, classes), probabilities; the predicted class has the highest.
         targets: (clips, classes); the classes of a clip that has several are joined by ';'.
-        problem_type: of the model.
-
-    Returns:
-        The rows. The predicted class is that with the highest score, which is its probability;
-        the loss is the clip's own.
     """
-    scores = probabilities(problem_type, logits)
-    single = problem_type == "single_label_classification"
-    criterion = LOSSES["cross_entropy" if single else "binary_cross_entropy"]
-    losses = jax.vmap(lambda x, target: criterion(x[None], target[None]))(
-        jnp.asarray(logits), jnp.asarray(targets)
-    )
     best = scores.argmax(axis=1)
     return [
         {
             "clip": str(names[i]),
             "true": ";".join(labels[k] for k in np.flatnonzero(targets[i]).tolist()),
-            "predicted": labels[int(best[i])],
-            "score": round(float(scores[i, best[i]]), 6),
-            "loss": round(float(loss), 6),
+            "predicted": labels[int(k)],
+            "score": round(float(scores[i, k]), 6),
         }
-        for i, loss in enumerate(np.asarray(losses))
+        for i, k in enumerate(best)
     ]
+
+
+def clip_losses(problem_type: str, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Returns the loss of each clip, (clips,), of (clips, classes) logits and targets."""
+    single = problem_type == "single_label_classification"
+    criterion = LOSSES["cross_entropy" if single else "binary_cross_entropy"]
+    losses = jax.vmap(lambda x, target: criterion(x[None], target[None]))
+    return np.asarray(losses(jnp.asarray(logits), jnp.asarray(targets)))
 
 
 def finite_or_none(row: Mapping[str, Any]) -> dict[str, Any]:

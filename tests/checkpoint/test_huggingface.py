@@ -116,6 +116,17 @@ def test_a_model_without_a_classifier_matches_hugging_face(assert_close, tmp_pat
     assert ours(jnp.zeros((1, 100, 128))).shape == (1, 4)
 
 
+def test_a_file_of_a_folder_is_described_by_the_json_files_beside_it(tmp_path):
+    model = theirs(transformers.ASTForAudioClassification, num_attention_heads=2, max_length=128)
+    model.save_pretrained(tmp_path)
+    ASTFeatureExtractor(mean=-5.0, std=3.0, max_length=128).save_pretrained(tmp_path)
+    found = read_torch_checkpoint(tmp_path / "model.safetensors")
+    expected = read_torch_checkpoint(tmp_path)
+    assert found.guesses == expected.guesses == []
+    assert found.checkpoint.config == expected.checkpoint.config
+    assert found.checkpoint.feature_extractor.mean == -5.0
+
+
 def test_a_state_dict_with_transformers_module_names_is_read(tmp_path):
     model = theirs(transformers.ASTForAudioClassification, max_length=128)
     names = list(model.state_dict())

@@ -275,7 +275,8 @@ def test_audiosets_labels_set_the_multi_label_problem_type(original_tensors, sav
 
 
 def test_a_single_safetensors_has_hugging_faces_epsilon(folder):
-    config = read_torch_checkpoint(folder / "model.safetensors").checkpoint.config
+    file = (folder / "model.safetensors").rename(folder / "renamed.safetensors")
+    config = read_torch_checkpoint(file).checkpoint.config
     assert config.layer_norm_eps == config.head_layer_norm_eps == 1e-12
     assert (config.num_hidden_layers, config.max_length, config.num_labels) == (2, 128, 5)
 

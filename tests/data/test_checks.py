@@ -91,6 +91,14 @@ def test_several_classes_need_another_loss(held):
     check_targets(config, DataSet(["dog", "cat"], several, several))
 
 
+def test_one_class_alone_needs_another_loss():
+    config, one = TrainConfig(), Clips([], np.ones((2, 1), np.float32), ["x", "y"])
+    with pytest.raises(InputError, match=r"^the data has one class, 'dog'; give two or more"):
+        check_targets(config, DataSet(["dog"], one, one))
+    config.loss = "binary_cross_entropy"
+    check_targets(config, DataSet(["dog"], one, one))
+
+
 def test_shares_of_classes_that_add_up_to_one_pass_cross_entropy():
     soft = Clips([], np.array([[0.3, 0.7], [1 / 3, 2 / 3]], np.float32), ["x", "y"])
     check_targets(TrainConfig(), DataSet(["dog", "cat"], soft, soft))

@@ -73,3 +73,16 @@ def test_an_invalid_recording_is_named(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             read_clips([Example(name, str(tmp_path / f"{name}.wav"), (0,))], 1, 16000, "clips")
+
+
+def test_all_invalid_recordings_are_named_at_once(tmp_path):
+    soundfile.write(tmp_path / "good.wav", np.zeros(800), 16000)
+    names = ["a", "good", *(str(i) for i in range(24))]
+    examples = [Example(name, str(tmp_path / f"{name}.wav"), (0,)) for name in names]
+    with pytest.raises(InputError) as caught:
+        read_clips(examples, 1, 16000, "training recordings")
+    first, *lines = str(caught.value).splitlines()
+    assert first == "25 of 26 training recordings cannot be used:"
+    assert "a.wav does not exist" in lines[0]
+    assert "0.wav does not exist" in lines[1]
+    assert (len(lines), lines[-1]) == (21, "  and 5 more")

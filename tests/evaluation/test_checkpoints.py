@@ -6,6 +6,7 @@ import pytest
 import soundfile
 from flax import nnx
 from scipy import signal
+from scipy.sparse import csr_array
 from sklearn.metrics import accuracy_score, average_precision_score, log_loss, roc_auc_score
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
@@ -15,6 +16,7 @@ from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.errors import InputError
 from ast_jax.evaluation import checkpoints as module
 from ast_jax.evaluation.checkpoints import (
+    add_missing_classes,
     ensemble,
     evaluate,
     evaluate_checkpoints,
@@ -172,7 +174,7 @@ def test_classes_in_another_order_are_matched_by_name():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["bark", "meow"], "has a class 'owl', and the data has not; give"),
+        (["bark", "meow"], "has a class 'owl', and the data or another checkpoint has not; give"),
         ([*LABELS, "wolf"], "has no class 'wolf', and the data has; give"),
         (["bark", "meow", "wolf"], "has no class 'wolf', and the data has; give"),
     ],
@@ -366,6 +368,35 @@ def test_one_checkpoint_has_no_ensemble_and_missing_names_are_noted(saved, prepa
     assert (results.ensemble, results.unnamed) == (None, [path])
     expected = probabilities_by_hand(model, read_evaluation_clips_as_float(results.data.clips))
     np.testing.assert_allclose(results.evaluations[path].probabilities, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kept", [["owl"], ["meow", "owl"]])
+def test_data_without_some_classes_is_scored_over_all_of_the_models(saved, sounds, tmp_path, kept):
+    for label in kept:
+        (tmp_path / label).symlink_to(sounds / label)
+    path, model = saved["one"]
+    results = evaluate_checkpoints([path], tmp_path)
+    clips = results.data.clips
+    labels = [*kept, *(label for label in LABELS if label not in kept)]
+    assert results.data.labels == labels
+    expected = probabilities_by_hand(model, clips)[:, [LABELS.index(label) for label in labels]]
+    evaluation = results.evaluations[path]
+    np.testing.assert_allclose(evaluation.probabilities, expected, atol=1e-5)
+    truth = [labels.index(name.partition("/")[0]) for name in clips.names]
+    assert evaluation.metrics.accuracy == np.mean(expected.argmax(axis=1) == truth)
+    assert evaluation.metrics.classes_without_clips == 3 - len(kept)
+    (note,) = results.data.notes
+    assert f"has no clips of {3 - len(kept)} of the 3 classes, such as 'bark'" in note
+
+
+def test_classes_are_added_to_sparse_targets(prepared):
+    data = read_evaluation_set(prepared, RATE, name="folder")
+    sparse = data._replace(clips=data.clips._replace(targets=csr_array(data.clips.all_targets())))
+    found = add_missing_classes(sparse, [*LABELS, "wolf"])
+    assert found.labels == [*LABELS, "wolf"]
+    dense = add_missing_classes(data, [*LABELS, "wolf"]).clips
+    np.testing.assert_array_equal(found.clips.all_targets(), dense.all_targets())
+    np.testing.assert_array_equal(found.clips.target(0), dense.target(0))
 
 
 def read_evaluation_clips_as_float(clips):

@@ -57,6 +57,15 @@ def test_the_files_have_scores_classes_and_predictions(results, tmp_path):
             assert float(rows[i][f"AP {name}"]) == pytest.approx(expected)
         assert rows[2][f"AP {name}"] == ""
 
+    with (folder / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    best = results.ensemble.probabilities.argmax(axis=1)
+    assert [row["clip"] for row in rows] == results.data.clips.names
+    assert [row["predicted"] for row in rows] == [LABELS[i] for i in best]
+    assert rows[0]["true"] == "bark;meow"
+    scores = results.ensemble.probabilities.max(axis=1)
+    np.testing.assert_allclose([float(row["score"]) for row in rows], scores, atol=1e-6)
+
     with np.load(folder / "predictions.npz") as arrays:
         assert arrays["ids"].tolist() == results.data.clips.names
         assert arrays["labels"].tolist() == LABELS

@@ -41,8 +41,8 @@ def list_folder(
         data: has `holdout`, `stratify`, `recursive` and `group`; None for the defaults.
 
     Raises:
-        InputError: a field of `data` cannot be used, there are fewer than two classes, a class has
-            no files, or `data.group` does not match a file.
+        InputError: a field of `data` cannot be used, there are no classes, a class has no files,
+            or `data.group` does not match a file.
     """
     refuse_classes(classes, "a folder for each class")
     data = data or FolderData()
@@ -128,10 +128,8 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _labels(source: Path, folders: list[Path]) -> list[str]:
-    if len(folders) < 2:
-        raise InputError(
-            f"{source}: has {len(folders)} class folders; give two or more to train on"
-        )
+    if not folders:
+        raise InputError(f"{source}: has no folders; give one with a folder for each class")
     for folder in folders:
         check_text(folder.name, "the name of the folder", str(source))
     return [folder.name for folder in folders]
