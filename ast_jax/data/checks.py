@@ -42,8 +42,13 @@ def check_targets(config: TrainConfig, data: DataSet) -> None:
             )
 
 
-def data_notes(config: TrainConfig, data: DataSet) -> list[str]:
+def data_notes(config: TrainConfig, data: DataSet, train_hashes: ClipHashes) -> list[str]:
     """Returns sentences to read before training, in the order of `data`'s own, lengths, classes.
+
+    Args:
+        config: of the run.
+        data: its recordings.
+        train_hashes: of the training clips.
 
     Raises:
         InputError: the record of `init_from`'s training clips is damaged.
@@ -52,7 +57,7 @@ def data_notes(config: TrainConfig, data: DataSet) -> list[str]:
         *data.notes,
         *length_notes(config, data.train),
         *rare_class_notes(data),
-        *shared_clip_notes(data),
+        *shared_clip_notes(data, train_hashes),
         *initial_overlap_notes(config, data),
     ]
 
@@ -100,21 +105,20 @@ def _with_count(labels: list[str], counts: np.ndarray, number: int) -> list[str]
     return [label for label, n in zip(labels, counts, strict=True) if n == number]
 
 
-def shared_clip_notes(data: DataSet) -> list[str]:
+def shared_clip_notes(data: DataSet, train_hashes: ClipHashes) -> list[str]:
     """Returns a sentence for each split that has clips of the training split.
 
     Clips in memory are compared by their sounds. Of clips on disk, up to `MAX_COMPARED` with the
     name and length of a training clip are.
     """
-    train = hash_clips(data.train)
     notes = []
     for what, clips in (("held-out", data.evaluation), ("test", data.test)):
         if clips is None:
             continue
         hashes = hash_clips(clips)
-        shared = np.flatnonzero(hashes.found_in(train))
+        shared = np.flatnonzero(hashes.found_in(train_hashes))
         if hashes.sounds is None:
-            shared = _with_equal_sounds(data.train, train, clips, hashes, shared)
+            shared = _with_equal_sounds(data.train, train_hashes, clips, hashes, shared)
         if len(shared):
             notes.append(
                 f"{len(shared)} of {len(hashes.names)} {what} clips are training clips too, such "

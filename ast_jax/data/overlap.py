@@ -62,13 +62,12 @@ def _hashes(contents: Iterable[bytes]) -> UInt64[np.ndarray, " clips"]:
     return np.array([_hash(content) for content in contents], np.uint64)
 
 
-def write_trained_clips(file: Path, clips: Clips) -> None:
+def write_trained_clips(file: Path, hashes: ClipHashes) -> None:
     """Writes the hashes of training clips to a file.
 
     Raises:
         InputError: the file cannot be written.
     """
-    hashes = hash_clips(clips)
     arrays = {name: array for name, array in hashes._asdict().items() if array is not None}
     with atomic_write(file, replace=True) as temporary, temporary.open("wb") as out:
         np.savez(out, allow_pickle=False, **arrays)

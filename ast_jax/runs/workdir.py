@@ -34,7 +34,7 @@ from ast_jax.checkpoint.load import step_folders
 from ast_jax.config import FolderData, TrainConfig
 from ast_jax.config_files import config_of_run
 from ast_jax.data.clips import DataSet
-from ast_jax.data.overlap import TRAINED_FILE, write_trained_clips
+from ast_jax.data.overlap import TRAINED_FILE, ClipHashes, write_trained_clips
 from ast_jax.errors import InputError
 from ast_jax.io import read_json, write_json
 from ast_jax.multihost import call_on_first
@@ -147,6 +147,7 @@ def acquire_workdir(
     saved_run: dict[str, Any] | None,
     config: TrainConfig,
     data: DataSet,
+    train_hashes: ClipHashes,
     extractor: ASTFeatureExtractor,
     overrides: Mapping[str, str],
 ) -> Iterator[None]:
@@ -173,7 +174,7 @@ def acquire_workdir(
                 _remove([workdir / "model"] if (workdir / "model").exists() else [])
                 write_json(workdir / RUN_FILE, saved_run | {"config": _fields(config)})
             if not (workdir / TRAINED_FILE).exists():  # also of a run of an earlier version
-                write_trained_clips(workdir / TRAINED_FILE, data.train)
+                write_trained_clips(workdir / TRAINED_FILE, train_hashes)
             sessions = workdir / SESSIONS_FILE
             before = read_json(sessions) if sessions.exists() else []
             if not isinstance(before, list):

@@ -18,6 +18,7 @@ from ast_jax.config import TrainConfig
 from ast_jax.data.checks import check_targets, data_notes
 from ast_jax.data.clips import DataSet
 from ast_jax.data.loader import stream
+from ast_jax.data.overlap import hash_clips
 from ast_jax.data.own import read_own_data
 from ast_jax.data.training_data import load_data
 from ast_jax.losses import Loss
@@ -88,9 +89,15 @@ def fit(
     overrides = Overrides(loss, augment, optimizer, callbacks)
     run, state = set_up(config, data, devices, overrides)
     print_overview(run)
-    extractor = run.initial.feature_extractor
-    names = overrides.names(config.model)
-    with acquire_workdir(run.workdir, run.saved_run, run.config, run.data, extractor, names):
+    with acquire_workdir(
+        run.workdir,
+        run.saved_run,
+        run.config,
+        run.data,
+        run.train_hashes,
+        run.initial.feature_extractor,
+        run.override_names,
+    ):
         result = train(run, state)
         for callback in callbacks:
             callback.on_end(result)
@@ -111,9 +118,10 @@ def set_up(
     overrides.check()
     parallel = DataParallel(config.parallel, devices)
     parallel.check_batch(config.batch_size, config.grad_accum_steps)
-    workdir, saved_run = open_workdir(config, overrides.names(config.model))
-    given, config = config, keep_holdout(config, saved_run)
+    override_names = overrides.names(config.model)
+    workdir, saved_run = open_workdir(config, override_names)
     console = run_console()
+    given, config = config, keep_holdout(config, saved_run)
     if data is None and config != given:
         console.print(
             "note: the run is of an earlier version and keeps its held-out files: data.stratify "
@@ -129,8 +137,9 @@ def set_up(
     check_agreement(config, data)
     if saved_run is None:  # earlier versions accepted what is refused now
         check_targets(config, data)
+    train_hashes = hash_clips(data.train)
     if jax.process_index() == 0:
-        for note in data_notes(config, data):
+        for note in data_notes(config, data, train_hashes):
             console.print(f"note: {note}")
     length = run_length(config, len(data.train.waveforms))
     if saved_run is None:
@@ -149,6 +158,7 @@ def set_up(
         workdir=workdir,
         saved_run=saved_run,
         data=data,
+        train_hashes=train_hashes,
         initial=initial,
         parallel=parallel,
         length=length,
@@ -157,6 +167,7 @@ def set_up(
         evaluation_batches=partial(make_evaluation_batches, config, extractor=extractor),
         console=console,
         overrides=overrides,
+        override_names=override_names,
     )
     return run, state
 

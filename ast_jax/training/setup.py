@@ -15,6 +15,7 @@ from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.config import TrainConfig
 from ast_jax.data.batches import EvaluationBatches, InputBuilder, TrainBatches
 from ast_jax.data.clips import Clips, DataSet
+from ast_jax.data.overlap import ClipHashes
 from ast_jax.data.sampler import steps_per_epoch
 from ast_jax.errors import InputError
 from ast_jax.evaluation.predict import make_predict
@@ -237,6 +238,7 @@ class Run(NamedTuple):
         workdir: its folder.
         saved_run: content of the folder's run.json; None for a new run.
         data: the recordings.
+        train_hashes: of the training clips.
         initial: what training starts from.
         parallel: the devices.
         length: in steps.
@@ -245,12 +247,14 @@ class Run(NamedTuple):
         evaluation_batches: clips → this process's share of their batches.
         console: prints in the first process alone.
         overrides: of the step, and hooks.
+        override_names: the names of the former, for the run's record.
     """
 
     config: TrainConfig
     workdir: Path
     saved_run: dict[str, Any] | None
     data: DataSet
+    train_hashes: ClipHashes
     initial: Checkpoint
     parallel: DataParallel
     length: RunLength
@@ -259,6 +263,7 @@ class Run(NamedTuple):
     evaluation_batches: Callable[[Clips], EvaluationBatches]
     console: Console
     overrides: Overrides
+    override_names: dict[str, str]
 
 
 def print_overview(run: Run) -> None:

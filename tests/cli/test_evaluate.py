@@ -9,7 +9,7 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint, load_checkpoint, save_checkpoint
 from ast_jax.checkpoint.torch_write import write_huggingface
 from ast_jax.cli.main import main
-from ast_jax.data.overlap import TRAINED_FILE, write_trained_clips
+from ast_jax.data.overlap import TRAINED_FILE, hash_clips, write_trained_clips
 from ast_jax.data.prepared import open_prepared
 from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig
@@ -104,7 +104,7 @@ def test_evaluate_notes_clips_that_a_run_was_trained_on(models, prepared, tmp_pa
     (tmp_path / "model").symlink_to(models / "a")
     for split, trained in (("train", "none of the 2"), ("test", "2 of the 2")):
         clips = open_prepared(prepared).clips(split)
-        write_trained_clips(tmp_path / TRAINED_FILE, clips)
+        write_trained_clips(tmp_path / TRAINED_FILE, hash_clips(clips))
         assert evaluate(tmp_path, "--data", prepared) == 0
         assert f"note: {tmp_path}: trained on {trained} clips" in capsys.readouterr().err
 

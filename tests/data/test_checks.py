@@ -13,7 +13,7 @@ from ast_jax.data.checks import (
     shared_clip_notes,
 )
 from ast_jax.data.clips import Clips, DataSet
-from ast_jax.data.overlap import TRAINED_FILE, write_trained_clips
+from ast_jax.data.overlap import TRAINED_FILE, hash_clips, write_trained_clips
 from ast_jax.errors import InputError
 from ast_jax.models.config import ASTConfig
 
@@ -106,9 +106,10 @@ def test_shares_of_classes_that_add_up_to_one_pass_cross_entropy():
 
 def test_a_sound_on_both_sides_is_noted():
     train, held_out = clips(1, 1, 1, prefix="x/"), clips(1, 1, prefix="y/", seed=1)
-    assert shared_clip_notes(DataSet(["a"], train, held_out)) == []
+    hashes = hash_clips(train)
+    assert shared_clip_notes(DataSet(["a"], train, held_out), hashes) == []
     held_out.waveforms[1] = train.waveforms[0].copy()
-    assert shared_clip_notes(DataSet(["a"], train, held_out, test=train)) == [
+    assert shared_clip_notes(DataSet(["a"], train, held_out, test=train), hashes) == [
         "1 of 2 held-out clips are training clips too, such as 'y/a/1.wav'; remove them from one "
         "side, as the scores would be too good",
         "3 of 3 test clips are training clips too, such as 'x/a/0.wav'; remove them from one "
@@ -119,9 +120,9 @@ def test_a_sound_on_both_sides_is_noted():
 def test_clips_on_disk_of_one_name_are_compared():
     train = clips(1, 1, on_disk=True)
     other = clips(1, 1, on_disk=True, seed=1)
-    assert shared_clip_notes(DataSet(["a"], train, other)) == []
+    assert shared_clip_notes(DataSet(["a"], train, other), hash_clips(train)) == []
     other.waveforms[1] = train.waveforms[1]
-    (note,) = shared_clip_notes(DataSet(["a"], train, other))
+    (note,) = shared_clip_notes(DataSet(["a"], train, other), hash_clips(train))
     assert note.startswith("1 of 2 held-out clips are training clips too, such as 'a/1.wav'")
 
 
@@ -133,9 +134,9 @@ def test_a_hold_out_that_the_initial_checkpoint_was_trained_on_is_noted(tmp_path
     assert initial_overlap_notes(config, data) == []
     (tmp_path / "run.json").touch()
     assert initial_overlap_notes(config, data) == []
-    write_trained_clips(tmp_path / TRAINED_FILE, train)
+    write_trained_clips(tmp_path / TRAINED_FILE, hash_clips(train))
     (note,) = initial_overlap_notes(config, data)
     assert note == f"{tmp_path}/model: trained on none of the 2 held-out clips"
-    write_trained_clips(tmp_path / TRAINED_FILE, held_out)
+    write_trained_clips(tmp_path / TRAINED_FILE, hash_clips(held_out))
     (note,) = initial_overlap_notes(config, data)
     assert "trained on 2 of the 2 held-out clips, such as 'a/0.wav'; scores on these" in note

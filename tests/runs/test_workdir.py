@@ -43,7 +43,8 @@ def start(config):
     """Writes the folder of a run that was just started, and returns its data."""
     data = load_data(config)
     workdir, saved = open_workdir(config)
-    with acquire_workdir(workdir, saved, config, data, EXTRACTOR, {}):
+    hashes = hash_clips(data.train)
+    with acquire_workdir(workdir, saved, config, data, hashes, EXTRACTOR, {}):
         return data
 
 
@@ -72,7 +73,8 @@ def test_a_run_of_an_earlier_version_resumes_with_its_hold_out(sounds, earlier_r
     kept = load_config(workdir / "run.json").data
     assert (kept.stratify, kept.recursive, kept.group) == (False, False, "")
     config = keep_holdout(config_of(sounds, num_epochs=99), saved)
-    with acquire_workdir(workdir, saved, config, resumed, EXTRACTOR, {}):  # with more epochs
+    hashes = hash_clips(resumed.train)
+    with acquire_workdir(workdir, saved, config, resumed, hashes, EXTRACTOR, {}):  # more epochs
         pass
     plain = config_of(sounds, num_epochs=99)
     assert keep_holdout(plain, open_workdir(plain)[1]) == config

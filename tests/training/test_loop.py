@@ -337,7 +337,7 @@ def test_the_hold_out_of_a_run_of_an_earlier_version_is_noted(tmp_path, capsys):
     config = small(tmp_path / "run", data=replace(folder, stratify=False, recursive=False))
     run, _ = set_up(config)
     extractor = run.initial.feature_extractor
-    with acquire_workdir(run.workdir, None, run.config, run.data, extractor, {}):
+    with acquire_workdir(run.workdir, None, run.config, run.data, run.train_hashes, extractor, {}):
         pass
     saved = read_json(run.workdir / "run.json")
     for name in ("stratify", "recursive", "group"):
