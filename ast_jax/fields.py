@@ -1,4 +1,4 @@
-"""Checks the fields of a configuration against their annotated types, ranges and choices."""
+"""Checks fields and arguments against their annotated types, ranges and choices."""
 
 import dataclasses
 import types
@@ -29,10 +29,15 @@ def check_fields(config: Any, prefix: str = "") -> None:
     """
     hints = get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
-        _check(prefix + field.name, getattr(config, field.name), hints[field.name])
+        check_value(prefix + field.name, getattr(config, field.name), hints[field.name])
 
 
-def _check(name: str, value: Any, hint: Any) -> None:
+def check_value(name: str, value: Any, hint: Any) -> None:
+    """Checks one value against an annotation, see `check_fields`.
+
+    Raises:
+        InputError: it has a wrong type, or is out of its range or choices.
+    """
     bounds = None
     if get_origin(hint) is Annotated:
         hint, bounds = get_args(hint)[:2]
@@ -71,8 +76,10 @@ def _check_number(name: str, value: Any, kind: type, bounds: Range) -> None:
     number = isinstance(value, accepted) and not isinstance(value, bool)
     if not number or not bounds.low <= value <= bounds.high:  # NaN is not
         what = "a number" if kind is float else "a whole number"
-        limits = f"from {bounds.low:.10g} to {bounds.high:.10g}"
-        raise InputError(f"{name} is {_show(value)}; it must be {what} {limits}")
+        wanted = f"{what} from {bounds.low:.10g} to {bounds.high:.10g}"
+        if bounds.low == bounds.high:
+            wanted = f"{bounds.low:.10g}"
+        raise InputError(f"{name} is {_show(value)}; it must be {wanted}")
 
 
 def _show(value: Any) -> str:

@@ -25,6 +25,7 @@ class Outer:
     count: Annotated[int, Range(1, 9)] = 3
     flag: bool = False
     kind: Literal["a", "b"] = "a"
+    one: Annotated[float, Range(1, 1)] = 1.0
     inner: Inner = field(default_factory=Inner)
     either: Inner | Other = field(default_factory=Other)
 
@@ -41,6 +42,7 @@ class Outer:
         ("flag", 1, "flag is 1; it must be True or False"),
         ("kind", "c", "kind is 'c'; it must be one of a, b"),
         ("kind", np.array(["a", "b"]), "kind is array("),
+        ("one", 2.0, "one is 2.0; it must be 1"),
         ("inner", None, "inner is None; it must be a Inner"),
         ("inner", {"rate": 1}, "inner is {'rate': 1}; it must be a Inner"),
         ("inner", Inner(2), "inner.rate is 2; it must be a number from 0 to 1"),

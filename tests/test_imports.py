@@ -38,7 +38,7 @@ PERMITTED = {
     "sharding": ("errors",),
     "multihost": ("errors",),
     "storage": ("errors", "io"),
-    "audio": ("errors", "io"),
+    "audio": ("errors", "fields", "io"),
     "models": ("errors", "fields", "io"),
     "config": ("errors", "fields", "models.config"),
     "config_files": ("errors", "io", "config"),
@@ -56,7 +56,7 @@ PERMITTED = {
         *BASICS, "losses", "sharding", "multihost", "storage", "audio", "models", "config",
         "checkpoint", "data", "evaluation", "runs",
     ),
-    "inference": (*BASICS, "audio", "models", "checkpoint"),
+    "inference": (*BASICS, "fields", "audio", "models", "checkpoint"),
     "cli": (
         *BASICS, "ast_jax", "losses", "sharding", "storage", "audio", "models", "config",
         "config_files", "checkpoint", "data", "evaluation", "runs", "training", "inference",

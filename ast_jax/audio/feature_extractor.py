@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Annotated, Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,11 @@ from ast_jax.audio.batch_feature import BatchFeature, batch_feature
 from ast_jax.audio.fbank import fbank
 from ast_jax.audio.waveform import check_mono, to_array
 from ast_jax.errors import InputError, nearest
+from ast_jax.fields import Range, check_fields
 from ast_jax.io import read_json
 
 FILE_NAME = "preprocessor_config.json"
-LARGEST = 1e30  # bound on |mean| and std, which keeps float32 from overflowing
+LARGEST = 1e30  # of |mean|, std and 1 / std, which keeps float32 from overflowing
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,19 @@ class ASTFeatureExtractor:
         InputError: a field has a wrong type or value.
     """
 
-    sampling_rate: int = 16000
-    num_mel_bins: int = 128
-    max_length: int = 1024
+    sampling_rate: Annotated[int, Range(1)] = 16000
+    num_mel_bins: Annotated[int, Range(1)] = 128
+    max_length: Annotated[int, Range(1)] = 1024
     do_normalize: bool = True
-    mean: float = -4.2677393
-    std: float = 4.5689974
-    feature_size: int = 1
-    padding_value: float = 0.0
+    mean: Annotated[float, Range(-LARGEST, LARGEST)] = -4.2677393
+    std: Annotated[float, Range(1 / LARGEST, LARGEST)] = 4.5689974
+    feature_size: Annotated[int, Range(1, 1)] = 1
+    padding_value: Annotated[float, Range(0, 0)] = 0.0
     return_attention_mask: bool = False
 
     def __post_init__(self) -> None:
         """Raises InputError if a field has a wrong type or value."""
-        _check_fields(asdict(self), "ASTFeatureExtractor")
+        check_fields(self)
 
     @overload
     def __call__(
@@ -209,8 +210,10 @@ class ASTFeatureExtractor:
                     f"{source} has no field {close[0]} but {entry}: rename {entry} to {close[0]}"
                 )
         known = {name: entries[name] for name in names if name in entries}
-        _check_fields(known, source)
-        return cls(**known)
+        try:
+            return cls(**known)
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from None
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], **changes: Any) -> "ASTFeatureExtractor":
@@ -290,29 +293,3 @@ def _as_clips(waveforms: npt.ArrayLike | Sequence[npt.ArrayLike]) -> list[np.nda
             "(samples,), (batch, samples) or a list of (samples,)"
         )
     return [array] if array.ndim == 1 else list(array)
-
-
-def _check_fields(values: Mapping[str, Any], source: str) -> None:
-    """Raises InputError for the first field with a wrong type or value."""
-    for name, value in values.items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        match name:
-            case "sampling_rate" | "num_mel_bins" | "max_length":
-                good = is_number and isinstance(value, int) and value > 0
-                wanted = "a positive whole number"
-            case "mean":
-                good, wanted = is_number and abs(value) < LARGEST, "a finite number"
-            case "std":
-                good = is_number and abs(value) < LARGEST and value > 0
-                wanted = "a positive number"
-            case "do_normalize" | "return_attention_mask":
-                good, wanted = isinstance(value, bool), "true or false"
-            case "feature_size":
-                good, wanted = is_number and value == 1, "1, as the model takes one channel"
-            case "padding_value":
-                good, wanted = (
-                    is_number and value == 0,
-                    "0, the padding that the model was trained with",
-                )
-        if not good:
-            raise InputError(f"{source} has {name} {value!r}: set it to {wanted}")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,10 @@ from ast_jax.audio.sounds import is_batch, name_of, read_sound
 from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.checkpoint.load import read_checkpoint
 from ast_jax.errors import InputError, quoted
+from ast_jax.fields import Range, check_value
 from ast_jax.models.ast import ASTForAudioClassification, round_kernels
 
 FUNCTIONS = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid, "none": lambda logits: logits}
-
-LARGEST_COUNT = 2**31 - 1
 
 Labels = list[dict[str, Any]]  # of one sound: {"label": name, "score": number}, best first
 
@@ -241,6 +240,5 @@ def load(path: str | Path, **changes: Any) -> AudioClassifier:
 
 
 def _check_count(name: str, value: Any) -> None:
-    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not is_integer or not 1 <= value <= LARGEST_COUNT:
-        raise InputError(f"{name} is {value!r}; give a whole number from 1 to {LARGEST_COUNT}")
+    plain = value.item() if isinstance(value, np.integer) else value
+    check_value(name, plain, Annotated[int, Range(1)])

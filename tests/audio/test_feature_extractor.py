@@ -257,7 +257,7 @@ def test_loading_takes_changes(tmp_path):
     assert changed == replace(CHANGED, max_length=256, mean=-4)
     with pytest.raises(InputError, match=r"'max_len' is no field .* did you mean max_length"):
         ASTFeatureExtractor.from_pretrained(tmp_path, max_len=256)
-    with pytest.raises(InputError, match="max_length -1: set it to a positive whole number"):
+    with pytest.raises(InputError, match="max_length is -1; it must be a whole number from 1"):
         ASTFeatureExtractor.from_pretrained(tmp_path, max_length=-1)
 
 

@@ -357,7 +357,7 @@ def test_a_sound_that_is_too_short_is_named(classifier, tmp_path):
     [
         ({"sampling_rate": None}, "sampling_rate is missing"),
         *[({"sampling_rate": rate}, "sampling_rate is") for rate in (0, -1, 16000.5, 10**9, "1")],
-        *[({"top_k": k}, "top_k is .*; give a whole number") for k in (0, -1, 1.5, True, "1")],
+        *[({"top_k": k}, "top_k is .*; it must be a whole") for k in (0, -1, 1.5, True, "1")],
         *[({"batch_size": n}, "batch_size is") for n in (0, -1, 2.0, False, None, 10**30)],
         *[({"function_to_apply": f}, "function_to_apply is .*; give one of softmax, sigmoid, none")
           for f in ("Softmax", "", 1, [1])],
