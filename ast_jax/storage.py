@@ -198,6 +198,31 @@ def read_bytes(url: str, name: str) -> bytes | None:
             return None
 
 
+def read_run_file(checkpoint: str | os.PathLike[str], name: str) -> bytes | None:
+    """Returns the content of a file of the run that a checkpoint is of; None for no run or file.
+
+    Args:
+        checkpoint: a run, a checkpoint in it, or the URL of a run.
+        name: of the file in the run's folder.
+
+    Raises:
+        InputError: the storage or file cannot be read.
+    """
+    if is_remote(checkpoint):
+        return read_bytes(normalize(checkpoint), name)
+    path = Path(os.path.abspath(checkpoint))
+    for folder in (path, *path.parents[:2]):  # RUN, RUN/model, RUN/checkpoints/STEP
+        if (folder / "run.json").is_file():
+            file = folder / name
+            try:
+                return file.read_bytes() if file.exists() else None
+            except OSError as error:
+                raise InputError(
+                    f"{file}: cannot be read ({error.strerror}); make it readable"
+                ) from None
+    return None
+
+
 def download(
     url: str, target: Path, files: Mapping[str, RemoteFile], on_done: OnDone = lambda name: None
 ) -> None:

@@ -4,7 +4,6 @@ A run records hashes of its training clips in the file `TRAINED_FILE`, for evalu
 """
 
 import io
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
@@ -18,7 +17,7 @@ from jaxtyping import Bool, UInt64
 from ast_jax.data.clips import Clips
 from ast_jax.errors import InputError, quoted
 from ast_jax.io import atomic_write
-from ast_jax.storage import is_remote, normalize, read_bytes
+from ast_jax.storage import read_run_file
 
 TRAINED_FILE = "trained_clips.npz"
 
@@ -100,30 +99,6 @@ def _damaged(checkpoint: str | Path, reason: str) -> InputError:
     return InputError(
         f"{checkpoint}: {TRAINED_FILE} of its run is damaged ({reason}); remove that file"
     )
-
-
-def _read(file: Path) -> bytes | None:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); make it readable") from None
-
-
-def read_run_file(checkpoint: str | Path, name: str) -> bytes | None:
-    """Returns the content of a file of the run that a checkpoint is of; None for no run or file.
-
-    Raises:
-        InputError: the storage or file cannot be read.
-    """
-    if is_remote(checkpoint):
-        return read_bytes(normalize(checkpoint), name)
-    path = Path(os.path.abspath(checkpoint))
-    for folder in (path, *path.parents[:2]):  # RUN, RUN/model, RUN/checkpoints/STEP
-        if (folder / "run.json").is_file():
-            return _read(folder / name)
-    return None
 
 
 def overlap_note(clips: Clips, trained: ClipHashes, what: str = "clips") -> str:

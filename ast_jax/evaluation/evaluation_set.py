@@ -9,11 +9,10 @@ from typing import NamedTuple
 from ast_jax.config import FolderData
 from ast_jax.config_files import config_of_run
 from ast_jax.data.clips import Clips, read_clips
-from ast_jax.data.overlap import read_run_file
 from ast_jax.data.prepared import PreparedSet, default_splits, open_prepared, split_names
 from ast_jax.data.sources.folder import has_splits, list_folder
 from ast_jax.errors import InputError
-from ast_jax.storage import fetch
+from ast_jax.storage import fetch, read_run_file
 
 
 class EvaluationSet(NamedTuple):
