@@ -17,7 +17,6 @@ RENAMED = {
     "save_every": "checkpoint_every_steps",
     "result": "final_params",
     "clip_norm": "grad_clip_norm",
-    "DataConfig": "SyntheticData, FolderData, ESC50Data or PreparedData",
 }
 
 
@@ -149,5 +148,6 @@ def _assign(group: Any, values: Any, source: str, prefix: str) -> None:
 
 def renamed_hint(message: str) -> str:
     """Returns ", renamed to NEW" if an error's message quotes a former name."""
-    found = [new for old, new in RENAMED.items() if f"'{old}'" in message]
+    former = RENAMED | {"DataConfig": "SyntheticData, FolderData, ESC50Data or PreparedData"}
+    found = [new for old, new in former.items() if f"'{old}'" in message]
     return f", renamed to {found[0]}" if found else ""
