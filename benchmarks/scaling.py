@@ -2,9 +2,10 @@
 
     python benchmarks/scaling.py [--devices 8 64 256] [--clips 2 12] [--utilization .4] [--tiny]
 
-Needs neither a GPU nor TensorFlow nor audio libraries. Only the first part is a measurement:
+Needs neither a GPU nor TensorFlow. Only the first part is a measurement:
 
-- The training step (AudioSet's recipe in bfloat16, without augmentation) is lowered and compiled
+- The training step (AudioSet's recipe in bfloat16, without augmentation, which needs no
+  collectives) is lowered and compiled
   for virtual CPU devices, from shapes alone, each time in a new process: with the optimizer state
   replicated, and sharded (ZeRO-1, `shard_optimizer`). The collectives are counted in the lowered
   and in the compiled HLO. The compiled ones depend on the backend: XLA:CPU combines all-reduces and
@@ -21,7 +22,6 @@ import resource
 import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ from chips import CHIPS
 from common import cpu_name, table_header, table_row, versions
 from contest import run_in_process
 from hlo import ARRAY, Program, is_collective, type_bytes
-from models import TINY, training_flop
+from models import TINY, make_extractor, training_flop
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -122,57 +122,37 @@ def compile_step(model: ASTConfig, devices: int, split: bool) -> Compilation:
     """
     import jax
     import jax.numpy as jnp
-    from jax.sharding import NamedSharding
 
-    from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+    from ast_jax.checkpoint.format import Checkpoint
+    from ast_jax.config import AugmentConfig
     from ast_jax.config_files import load_config
-    from ast_jax.losses import binary_cross_entropy
-    from ast_jax.models.ast import graphdef, param_shapes
-    from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
-    from ast_jax.training.optimizer import make_optimizer, make_schedule, state_specs
-    from ast_jax.training.step import StepSpec, init_state, train_step
+    from ast_jax.models.ast import param_shapes
+    from ast_jax.sharding import SPLIT, DataParallel
+    from ast_jax.training.setup import RunLength, map_step_functions
 
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
-    jax.config.update(
-        "jax_enable_compilation_cache", False
-    )  # to measure the time of a real compilation
+    # Otherwise a compilation may be a read from the cache.
+    jax.config.update("jax_enable_compilation_cache", False)
     config = load_config(CONFIG)
-    optimizer = make_optimizer(config.optimizer, devices if split else 1)
-    # `training.setup` builds the same, but needs audio libraries. Augmentation needs no
-    # collectives. The schedule changes only constants in the program.
-    spec = StepSpec(
-        graphdef(model),
-        ASTFeatureExtractor(max_length=model.max_length, num_mel_bins=model.num_mel_bins),
-        binary_cross_entropy,
-        optimizer,
-        make_schedule(config.optimizer, num_steps=10**6, steps_per_epoch=10**5),
-        jax.random.key(0),
-        num_shards=devices if split else 1,
+    config.model, config.augment, config.shard_optimizer = model, AugmentConfig(), split
+    parallel, params = DataParallel(), param_shapes(model)
+    length = RunLength(10**5, 10**6)  # changes only constants in the program
+    functions = map_step_functions(
+        config, Checkpoint(model, make_extractor(model), params), parallel, length
     )
-
-    state = jax.eval_shape(
-        partial(init_state, optimizer=optimizer, ema=False, average=True), param_shapes(model)
-    )
-    specs = jax.tree.map(lambda _: REPLICATED, state)
-    if split:
-        specs = specs._replace(opt_state=state_specs(state.opt_state, devices))
     shapes = {
         "input_values": (2 * devices, model.max_length, model.num_mel_bins),
         "targets": (2 * devices, model.num_labels),
     }
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
-    parallel = DataParallel()
-    mapped = parallel.map(
-        partial(train_step, spec), (specs, SPLIT), (specs, REPLICATED), donate=(0,)
-    )
-    arguments = jax.tree.map(
-        lambda x, spec: x.update(sharding=NamedSharding(parallel.mesh, spec)),
-        (state, batch),
-        (specs, dict.fromkeys(batch, SPLIT)),
-    )
+    state = jax.eval_shape(functions.init_state, params)
+    arguments = [
+        jax.tree.map(lambda x, s: x.update(sharding=s), tree, parallel.shardings(tree, specs))
+        for tree, specs in ((state, functions.state_specs), (batch, SPLIT))
+    ]
     start = time.perf_counter()
-    lowered = mapped.lower(*arguments)
+    lowered = functions.train_step.lower(*arguments)
     middle = time.perf_counter()
     compiled = lowered.compile()
     end = time.perf_counter()
