@@ -104,7 +104,7 @@ def _expand(files: tuple[str, ...]) -> tuple[list[str], int]:
         try:
             sounds += find_sounds(file) if os.path.isdir(file) else [file]
         except InputError as error:
-            status = complain("ast-jax", str(error))
+            status = complain(str(error))
     return sounds, status
 
 

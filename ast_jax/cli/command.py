@@ -14,13 +14,12 @@ from typing import Any
 from ast_jax.errors import INTERRUPTED, InputError
 
 
-def run_command(name: str, action: Callable[[], int | None]) -> int:
+def run_command(action: Callable[[], int | None]) -> int:
     """Runs a command and returns its exit status.
 
     A user's mistake prints one sentence and returns 1; a bug keeps its traceback.
 
     Args:
-        name: the name of the command, printed before its messages.
         action: the command; returns a status, or None for 0.
     """
     try:
@@ -29,10 +28,10 @@ def run_command(name: str, action: Callable[[], int | None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except InputError as error:
-        return complain(name, str(error))
+        return complain(str(error))
     except OSError as error:  # no permission, a name too long, a full or failing disk
         file = f"{error.filename}: " if error.filename else ""
-        return complain(name, f"{file}{error.strerror or error}")
+        return complain(f"{file}{error.strerror or error}")
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -85,9 +84,9 @@ def naming(path: str | Path) -> Iterator[None]:
         raise InputError(f"{path}: {error.strerror or error}") from None
 
 
-def complain(name: str, message: str) -> int:
+def complain(message: str) -> int:
     """Prints an error message to stderr; returns the exit status 1."""
-    print(f"{name}: {message}", file=sys.stderr)
+    print(f"ast-jax: {message}", file=sys.stderr)
     return 1
 
 

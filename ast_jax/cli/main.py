@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(ast_jax.__version__)
         return 0
     with keeping_interrupts():
-        return run_command("ast-jax", lambda: parse_and_run(argv))
+        return run_command(lambda: parse_and_run(argv))
 
 
 def parse_and_run(argv: list[str]) -> int:

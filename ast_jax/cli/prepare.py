@@ -7,6 +7,7 @@ import tyro
 
 from ast_jax.cli.arguments import CORES, NonNegative, Positive
 from ast_jax.cli.command import complain, naming
+from ast_jax.errors import shorten
 from ast_jax.storage import check_local
 
 
@@ -60,7 +61,7 @@ def prepare(
             )
     except KeyboardInterrupt:
         if not beam_runner:  # a run with Beam does not resume
-            complain("ast-jax", f"stopped; run the same command again to resume in {output}")
+            complain(f"stopped; run the same command again to resume in {output}")
         raise
     for split, clips in prepared.splits.items():
         print(f"{split}: {clips} clips")
@@ -71,6 +72,6 @@ def prepare(
         print(f"note: {note}")
     empty = classes_without_clips(prepared.folder)
     if empty:
-        print(f"note: no clip of {', '.join(empty[:5])}" + (" and others" * (len(empty) > 5)))
+        print(f"note: no clip of {shorten(empty)}")
     print(f"wrote {prepared.folder}, of digest {prepared.digest}")
     return 0

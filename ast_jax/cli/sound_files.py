@@ -72,7 +72,7 @@ def read_inputs(
             unusable.append(file)
             # The decoder names the file, the feature extractor does not.
             named = str(result).startswith(str(Path(file)))
-            complain("ast-jax", str(result) if named else f"{file}: {result}")
+            complain(str(result) if named else f"{file}: {result}")
             continue
         seconds, inputs = result
         if seconds > 1.05 * classifier.seconds:

@@ -1,6 +1,7 @@
 """`ast-jax train`: trains a model, or resumes a run."""
 
 import json
+import sys
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -85,7 +86,7 @@ def run_training(config: TrainConfig, options: PodOptions) -> int:
                 fit(config)
 
     try:
-        status = run_command("ast-jax", train)
+        status = run_command(train)
     except Exception:
         if pod is None:
             raise
@@ -94,7 +95,8 @@ def run_training(config: TrainConfig, options: PodOptions) -> int:
     if status == INTERRUPTED:
         saved = is_remote(config.workdir) or Path(config.workdir).exists()
         what = f"run the same command again to resume in {config.workdir}"
-        complain("\nast-jax", f"stopped; {what if saved else 'nothing was saved yet'}")
+        print(file=sys.stderr)  # ends the line that has the terminal's ^C
+        complain(f"stopped; {what if saved else 'nothing was saved yet'}")
     if pod and status:
         flush_and_exit(status)  # JAX would wait for the others of the pod
     return status
@@ -102,4 +104,4 @@ def run_training(config: TrainConfig, options: PodOptions) -> int:
 
 def exit_on_failure(failure: str) -> None:
     """Ends this process because another one of its pod has failed."""
-    flush_and_exit(complain("ast-jax", failure))
+    flush_and_exit(complain(failure))

@@ -3,9 +3,6 @@
 import os
 from typing import Any
 
-import jax
-from rich.console import Console
-
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.checkpoint.load import read_checkpoint
@@ -32,7 +29,7 @@ def make_extractor(config: TrainConfig, data: DataSet) -> ASTFeatureExtractor:
             # Sets on disk are too large for one core; those in memory are small.
             on_disk = data.train.samples is not None
             if on_disk:
-                Console(quiet=jax.process_index() > 0).print(
+                run_console().print(
                     "measuring the log-mels of all training clips; `ast-jax stats` does it once"
                 )
             measured = measure(

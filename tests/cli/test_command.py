@@ -20,15 +20,15 @@ def fails(error):
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
-        (InputError("a.wav: is empty"), 1, "tool: a.wav: is empty\n"),
-        (OSError(28, "No space left on device", "out/x"), 1, "tool: out/x: No space left on d"),
-        (OSError(28, "No space left on device"), 1, "tool: No space left on device\n"),
-        (OSError("strange"), 1, "tool: strange\n"),
+        (InputError("a.wav: is empty"), 1, "ast-jax: a.wav: is empty\n"),
+        (OSError(28, "No space left on device", "out/x"), 1, "ast-jax: out/x: No space left on d"),
+        (OSError(28, "No space left on device"), 1, "ast-jax: No space left on device\n"),
+        (OSError("strange"), 1, "ast-jax: strange\n"),
         (KeyboardInterrupt(), INTERRUPTED, ""),
     ],
 )
 def test_an_input_error_prints_one_sentence_and_sets_the_status(capsys, error, status, message):
-    assert run_command("tool", fails(error)) == status
+    assert run_command(fails(error)) == status
     printed = capsys.readouterr()
     assert printed.err.startswith(message)
     assert printed.err.count("\n") == bool(message)
@@ -37,12 +37,12 @@ def test_an_input_error_prints_one_sentence_and_sets_the_status(capsys, error, s
 
 def test_other_errors_keep_their_traceback():
     with pytest.raises(ValueError, match="a fault"):
-        run_command("tool", fails(ValueError("a fault")))
+        run_command(fails(ValueError("a fault")))
 
 
 @pytest.mark.parametrize("status", [None, 0, 1, 3])
 def test_the_functions_status_is_the_commands(status):
-    assert run_command("tool", lambda: status) == (status or 0)
+    assert run_command(lambda: status) == (status or 0)
 
 
 def test_a_system_error_that_names_no_file_gets_the_outputs_name():
@@ -65,7 +65,7 @@ def test_an_interrupt_in_a_callback_of_the_garbage_collector_is_not_lost():
             time.sleep(20)
 
     handler = signal.getsignal(signal.SIGINT)
-    assert run_command("tool", action) == INTERRUPTED
+    assert run_command(action) == INTERRUPTED
     assert signal.getsignal(signal.SIGINT) is handler
 
 

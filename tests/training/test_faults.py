@@ -278,7 +278,7 @@ def test_a_run_killed_at_five_random_moments_resumes_exactly(runs, undisturbed, 
     kill_and_resume(runs, undisturbed, tmp_path / "here" / "run", rounds)
 
 
-STOPPED = re.compile(r"\s*train\.py: stopped; run the same command again to resume in (\S+)\n")
+STOPPED = re.compile(r"\s*ast-jax: stopped; run the same command again to resume in (\S+)\n")
 
 
 class Disturbed:
@@ -311,7 +311,7 @@ class Disturbed:
         """Waits for a failure and returns its message; the saved steps grew by one of `steps`."""
         status, message = wait_for_exit(process)
         assert status == 1
-        assert re.fullmatch(r"train\.py: [^\n]+\n", message), message
+        assert re.fullmatch(r"ast-jax: [^\n]+\n", message), message
         self.check_saved(steps)
         return message
 
