@@ -214,6 +214,7 @@ def _subplots(rows: int, columns: int, size: tuple[float, float], **options: Any
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1)  # inches; the default touches the edge
     return figure, figure.subplots(rows, columns, **options)
 
 
