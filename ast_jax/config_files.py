@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ast_jax.config import DATA_KINDS, Data, FolderData, TrainConfig
-from ast_jax.errors import InputError, nearest
+from ast_jax.errors import InputError, first_line, nearest
+from ast_jax.fields import check_fields
 from ast_jax.io import read_json
 
 # Names of earlier versions, in the files of runs and in configuration files.
@@ -39,25 +40,43 @@ def load_config(file: str | Path) -> TrainConfig:
             prints, or a run's `run.json`.
 
     Raises:
-        InputError: the file does not exist or cannot be used.
+        InputError: the file does not exist or cannot be used, or a field has a wrong type or is out
+            of its range.
     """
     file = builtin_configs().get(str(file), Path(file))
+    if file.is_dir():
+        raise InputError(f"{file}: is a folder; give a configuration's name or file")
     if not file.is_file():
         raise InputError(f"{file}: there is no such file; give a configuration's name or file")
-    if file.suffix == ".json":
-        fields = read_json(file)
-        if isinstance(fields, dict) and {"config", "feature_extractor"} <= fields.keys():  # a run
-            return config_of_run(fields, str(file))
-        return config_from_dict(fields, str(file))
+    config = _read_json(file) if file.suffix.lower() == ".json" else _run_python(file)
+    try:
+        check_fields(config)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+    return config
+
+
+def _read_json(file: Path) -> TrainConfig:
+    fields = read_json(file)
+    if isinstance(fields, dict) and {"config", "feature_extractor"} <= fields.keys():  # a run
+        return config_of_run(fields, str(file))
+    return config_from_dict(fields, str(file))
+
+
+def _run_python(file: Path) -> TrainConfig:
     try:
         config = runpy.run_path(str(file))["get_config"]()
     except (Exception, SystemExit) as error:  # the file is anyone's code
         raise InputError(
-            f"{file}: cannot be used as a configuration ({type(error).__name__}: {error}"
-            f"{renamed_hint(str(error))}); its get_config() must return a TrainConfig"
+            f"{file}: cannot be used as a configuration ({type(error).__name__}: "
+            f"{first_line(error)}{renamed_hint(str(error))}); its get_config() must return a "
+            f"TrainConfig"
         ) from None
-    if not isinstance(config, TrainConfig):
-        raise InputError(f"{file}: get_config() returns {config!r}; return a TrainConfig")
+    # A subclass has fields that --help, --print-config and run.json cannot have.
+    if type(config) is not TrainConfig:
+        raise InputError(
+            f"{file}: get_config() returns a {type(config).__name__}; return a TrainConfig"
+        )
     return config
 
 
@@ -74,7 +93,10 @@ def config_from_dict(fields: Any, source: str = "the configuration") -> TrainCon
         fields = _update_names(fields)
         if isinstance(fields.get("data"), dict):
             data = dict(fields["data"])
-            config.data = data_of_kind(data.pop("kind", config.data.kind))
+            try:
+                config.data = data_of_kind(data.pop("kind", config.data.kind))
+            except InputError as error:
+                raise InputError(f"{source}: {error}") from None
             fields["data"] = data
         if isinstance(fields.get("model"), dict):
             fields["model"] = fields["model"] | {"id2label": None}  # the data's

@@ -191,6 +191,9 @@ def test_files_are_loaded(tmp_path):
         ("import sys; sys.exit(0)", "SystemExit"),
         ("def get_config(", "SyntaxError"),
         ("def get_config():\n    return {}", "return a TrainConfig"),
+        (FILE.replace("7", "None"), "batch_size is None; it must be a whole number"),
+        (FILE.replace("batch_size=7", "data=None"), "data is None; it must be a Synthetic"),
+        (FILE + "\nclass Mine(TrainConfig): ...\nget_config = Mine", "returns a Mine"),
     ],
 )
 def test_an_invalid_configuration_file_is_named(tmp_path, content, message):
@@ -200,6 +203,8 @@ def test_an_invalid_configuration_file_is_named(tmp_path, content, message):
         load_config(file)
     with pytest.raises(InputError, match=r"none\.py: there is no such file"):
         load_config(tmp_path / "none.py")
+    with pytest.raises(InputError, match="is a folder"):
+        load_config(tmp_path)
 
 
 @pytest.mark.parametrize("field", ["patchout_frequency", "patchout_time"])

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ast_jax.config_files import builtin_configs, data_of_kind, load_config
-from ast_jax.errors import InputError
+from ast_jax.errors import InputError, nearest, quoted
 
 # An option beside the fields, as `data` is another dataclass for each kind.
 DataKind = Annotated[
@@ -35,11 +35,16 @@ def config_type(argv: Sequence[str]) -> Any:
             "fields as they are called, such as ast-jax train demo --optimizer.learning-rate 1e-4"
         )
     files = builtin_configs()
-    first = argv[0] if argv else ""
-    if first.endswith((".py", ".json")):
+    first = argv[0] if argv else "-"
+    if Path(first).suffix.lower() in (".py", ".json"):
         files = {first: Path(first)}
     elif first in files:
         files = {first: files[first]}
+    elif not first.startswith("-"):  # an option, such as --help
+        raise InputError(
+            f"{quoted(first)} is neither a configuration nor a .py or .json file; did you mean "
+            f"{nearest(first, files)}?"
+        )
     kind = option_value(argv, "--data.kind")
     configs, descriptions = {}, {}
     for name, path in files.items():

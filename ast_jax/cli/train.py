@@ -14,6 +14,7 @@ from ast_jax.cli.command import complain, flush_and_exit, naming, run_command
 from ast_jax.cli.configs import DataKind
 from ast_jax.config import TrainConfig
 from ast_jax.errors import INTERRUPTED
+from ast_jax.fields import check_fields
 from ast_jax.storage import is_remote
 
 
@@ -54,6 +55,7 @@ def train_command(config_type: Any) -> Callable[..., int]:
             start_timeout: seconds for all of several processes to start
         """
         if print_config:
+            check_fields(config)
             print(json.dumps(config.to_dict(), indent=2))
             return 0
         pod = PodOptions(coordinator, num_processes, process_id, distributed, start_timeout)

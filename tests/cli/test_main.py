@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,29 @@ def test_invalid_arguments_are_told_with_status_2(capsys, arguments):
         main(arguments)
     assert caught.value.code == 2
     assert "ast-jax" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dmo"], "'dmo' is neither a configuration nor a .py or .json file; did you mean demo?"),
+        (["mine.yaml"], "'mine.yaml' is neither a configuration nor"),
+        (["typed.json"], "typed.json: batch_size is '8'; it must be a whole number"),
+        (["kind.json"], "kind.json: data.kind is 'x'; it must be one of"),
+        (["demo", "--batch-size", "0"], "batch_size is 0; it must be a whole number"),
+    ],
+)
+def test_a_configuration_that_cannot_be_trained_is_not_printed(
+    tmp_path, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    Path("typed.json").write_text('{"batch_size": "8"}')
+    Path("kind.json").write_text('{"data": {"kind": "x"}}')
+    assert main(["train", *arguments, "--print-config"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"ast-jax: {message}")
+    assert printed.err.count("\n") == 1
 
 
 def test_help_imports_no_heavy_library():
