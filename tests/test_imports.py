@@ -41,7 +41,7 @@ PERMITTED = {
     "audio": ("errors", "fields", "io"),
     "models": ("errors", "fields", "io"),
     "config": ("errors", "fields", "models.config"),
-    "config_files": ("errors", "io", "config"),
+    "config_files": ("errors", "fields", "io", "config"),
     "checkpoint": (*BASICS, "storage", "audio", "models"),
     "data": (*BASICS, "storage", "audio", "config"),
     "evaluation": (
@@ -58,7 +58,7 @@ PERMITTED = {
     ),
     "inference": (*BASICS, "fields", "audio", "models", "checkpoint"),
     "cli": (
-        *BASICS, "ast_jax", "losses", "sharding", "storage", "audio", "models", "config",
+        *BASICS, "ast_jax", "losses", "sharding", "storage", "audio", "models", "config", "fields",
         "config_files", "checkpoint", "data", "evaluation", "runs", "training", "inference",
     ),
     "__main__": ("cli",),

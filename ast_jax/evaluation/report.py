@@ -15,7 +15,7 @@ from rich.text import Text
 from ast_jax.evaluation.checkpoints import Evaluation, Results
 from ast_jax.evaluation.metrics import ClassificationMetrics, ClassMetrics
 from ast_jax.io import atomic_write, write_csv
-from ast_jax.losses import LOSSES
+from ast_jax.losses import LOSSES, probabilities
 
 
 def results_table(results: Results) -> Table:
@@ -154,12 +154,23 @@ def prediction_rows(
     ]
 
 
-def clip_losses(problem_type: str, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Returns the loss of each clip, (clips,), of (clips, classes) logits and targets."""
+def held_out_rows(
+    names: Sequence[str] | np.ndarray,
+    labels: Sequence[str],
+    logits: np.ndarray,
+    targets: np.ndarray,
+    problem_type: str,
+) -> list[dict[str, Any]]:
+    """Returns the rows of `prediction_rows` of (clips, classes) logits, each with its `loss`."""
     single = problem_type == "single_label_classification"
     criterion = LOSSES["cross_entropy" if single else "binary_cross_entropy"]
-    losses = jax.vmap(lambda x, target: criterion(x[None], target[None]))
-    return np.asarray(losses(jnp.asarray(logits), jnp.asarray(targets)))
+    losses = jax.vmap(lambda x, target: criterion(x[None], target[None]))(
+        jnp.asarray(logits), jnp.asarray(targets)
+    )
+    rows = prediction_rows(names, labels, probabilities(problem_type, logits), targets)
+    for row, loss in zip(rows, np.asarray(losses), strict=True):
+        row["loss"] = round(float(loss), 6)
+    return rows
 
 
 def finite_or_none(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -212,9 +212,10 @@ def _subplots(rows: int, columns: int, size: tuple[float, float], **options: Any
     """Returns a figure of a size in inches, and its axes."""
     # Not pyplot, which picks a window system; pods have none.
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=size, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1)  # inches; the default touches the edge
+    layout = ConstrainedLayoutEngine(w_pad=0.1)  # inches; by default labels touch the edge
+    figure = Figure(figsize=size, layout=layout)
     return figure, figure.subplots(rows, columns, **options)
 
 

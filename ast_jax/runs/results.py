@@ -13,9 +13,8 @@ from ast_jax.evaluation.metrics import (
     per_class_metrics,
     predicted_classes,
 )
-from ast_jax.evaluation.report import class_rows, clip_losses, finite_or_none, prediction_rows
+from ast_jax.evaluation.report import class_rows, finite_or_none, held_out_rows
 from ast_jax.io import write_csv, write_json
-from ast_jax.losses import probabilities
 from ast_jax.runs.history import KeptEpochs
 from ast_jax.runs.plots import draw_class_precisions, draw_confusion
 
@@ -36,7 +35,7 @@ def write_run_results(
     - `results.json`: the epoch, the metrics, and those of each class.
     - `per_class.csv`: those of each class. Precision, recall and F1 are of the class with the
       highest score, or of all classes with a score of 0.5 or more if clips may have several.
-    - `predictions.csv`: the rows of `prediction_rows`, and each clip's loss.
+    - `predictions.csv`: the rows of `held_out_rows`.
     - `worst.csv`: those of the clips with the highest loss, highest first.
     - `per_class_ap.png`, and `confusion.png` if every clip has one class.
 
@@ -57,10 +56,7 @@ def write_run_results(
     content = kept.to_dict() | metrics._asdict() | {"classes": rows}
     write_json(folder / "results.json", finite_or_none(content))
     write_csv(folder / "per_class.csv", rows)
-    scores = probabilities(problem_type, logits)
-    predictions = prediction_rows(clips.names, labels, scores, targets)
-    for row, loss in zip(predictions, clip_losses(problem_type, logits, targets), strict=True):
-        row["loss"] = round(float(loss), 6)
+    predictions = held_out_rows(clips.names, labels, logits, targets, problem_type)
     write_csv(folder / "predictions.csv", predictions)
     by_loss = sorted(predictions, key=lambda row: row["loss"], reverse=True)
     write_csv(folder / "worst.csv", by_loss[:WORST])
