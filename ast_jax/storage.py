@@ -47,7 +47,9 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 
 
 def check_local(path: str | os.PathLike[str]) -> None:
-    """Raises `InputError` if an output is a URL."""
+    """Raises `InputError` if an output is a URL, or no path at all."""
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise InputError(f"the output is {path!r}; give the path of a file or folder")
     if is_remote(path):
         raise InputError(
             f"{normalize(path)}: is remote; write to a folder of this machine and copy it there"

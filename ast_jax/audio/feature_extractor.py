@@ -1,7 +1,6 @@
 """Computes the model input from waveforms, with Hugging Face's names and file format."""
 
 import difflib
-import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,8 @@ from ast_jax.audio.fbank import fbank
 from ast_jax.audio.waveform import check_mono, to_array
 from ast_jax.errors import InputError, nearest
 from ast_jax.fields import Range, check_fields
-from ast_jax.io import read_json
+from ast_jax.io import read_json, write_json
+from ast_jax.storage import check_local
 
 FILE_NAME = "preprocessor_config.json"
 LARGEST = 1e30  # of |mean|, std and 1 / std, which keeps float32 from overflowing
@@ -92,7 +92,8 @@ class ASTFeatureExtractor:
 
         Args:
             waveforms: one waveform, (samples,) in [-1, 1]; a list of waveforms of any lengths;
-                or waveforms of one length, (batch, samples). Arrays of NumPy or JAX, or PyTorch
+                or waveforms of one length, (batch, samples), unless there are two, which is
+                refused as it looks like stereo. Arrays of NumPy or JAX, or PyTorch
                 tensors.
             sampling_rate: of the waveforms, in Hz; must equal the extractor's. None causes a
                 warning, as in Hugging Face's class.
@@ -248,13 +249,12 @@ class ASTFeatureExtractor:
         """Writes `preprocessor_config.json`, which Hugging Face's class reads too, to a folder.
 
         Raises:
-            InputError: the path is a file.
+            InputError: the path is a URL or a file or cannot be written.
         """
+        check_local(path)
         if Path(path).is_file():
             raise InputError(f"{path} is a file: give the path of a folder, new or old")
-        Path(path).mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.to_dict(), indent=2, sort_keys=True)
-        (Path(path) / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+        write_json(Path(path) / FILE_NAME, dict(sorted(self.to_dict().items())))
 
 
 def pad_or_cut(
@@ -287,6 +287,11 @@ def _as_clips(waveforms: npt.ArrayLike | Sequence[npt.ArrayLike]) -> list[np.nda
     array = to_array(waveforms)
     if array.ndim == 2 and len(array) > array.shape[1] in (1, 2):
         check_mono(array)  # (samples, channels)
+    if array.ndim == 2 and len(array) == 2 < array.shape[1] and not isinstance(waveforms, list):
+        raise InputError(
+            f"the waveforms have shape {array.shape}, which looks like stereo: average the "
+            f"channels with waveform.mean(axis=0), or give two waveforms as a list"
+        )
     if array.ndim not in (1, 2) or not len(array):
         raise InputError(
             f"the waveforms ({type(waveforms).__name__}) have shape {array.shape}: give "

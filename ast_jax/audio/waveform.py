@@ -91,6 +91,8 @@ def check_sampling_rate(rate: Any) -> int:
     """
     if rate is None:
         raise InputError("sampling_rate is missing; give the waveform's, in Hz")
+    if getattr(rate, "shape", None) == ():  # an array or tensor, as of a formatted `datasets`
+        rate = rate.item()
     low, high = SAMPLING_RATES
     is_number = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
     if not (is_number and low <= rate <= high and rate == int(rate)):

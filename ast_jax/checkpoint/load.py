@@ -16,6 +16,7 @@ from ast_jax.checkpoint.format import (
     load_checkpoint,
     load_description,
 )
+from ast_jax.checkpoint.torch_files import INDEX_SUFFIX
 from ast_jax.checkpoint.torch_folder import read_folder_config, select_folder
 from ast_jax.checkpoint.torch_read import read_torch_checkpoint
 from ast_jax.errors import InputError
@@ -112,10 +113,20 @@ def fetch_checkpoint(path: str | os.PathLike[str]) -> Path:
     Raises:
         InputError: there is no checkpoint at the path, or the storage cannot be read.
     """
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise InputError(f"the checkpoint's path is {path!r}; give the path of a file or folder")
     if not is_remote(path):
         path = Path(path)
-        if not path.exists():
+        try:
+            exists = path.exists()
+        except OSError as error:  # a name too long, a folder that is not readable
+            raise InputError(
+                f"{path}: cannot be read ({error.strerror}); give the path of a checkpoint"
+            ) from None
+        if not exists:
             raise missing_checkpoint(path)
+        if path.suffix == ".json" and not path.name.endswith(INDEX_SUFFIX):
+            raise InputError(f"{path}: is no file of weights; give its folder, {path.parent}")
         return path
     url = normalize(path)
     listing = list_files(url)

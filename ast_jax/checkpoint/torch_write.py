@@ -111,6 +111,10 @@ def save_huggingface(
     path = Path(path)
     _check_shapes(config, params, str(path))
     if extractor is not None:
+        if not isinstance(extractor, ASTFeatureExtractor):
+            raise InputError(
+                f"feature_extractor is a {type(extractor).__name__}; give an ASTFeatureExtractor"
+            )
         check_agreement(config, extractor, str(path))
     elif (path / FILE_NAME).is_file():
         check_agreement(config, ASTFeatureExtractor.from_pretrained(path), str(path))

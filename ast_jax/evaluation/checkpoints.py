@@ -88,6 +88,8 @@ def evaluate_checkpoints(
         InputError: a checkpoint or the data cannot be used, or they do not match. This is
             checked for all checkpoints before the first is evaluated.
     """
+    if not paths:
+        raise InputError("no checkpoint is given; name one or more")
     if len({Path(path).resolve() for path in paths}) < len(paths):
         raise InputError("a checkpoint is given twice; give each of them once")
     # Each is read twice, so that a mismatch is known at once and not after hours of evaluation.

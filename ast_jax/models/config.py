@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from ast_jax.errors import InputError, nearest, quoted
 from ast_jax.fields import Range, check_fields
 from ast_jax.io import write_json
+from ast_jax.storage import check_local
 
 MODEL_TYPE = "audio-spectrogram-transformer"
 
@@ -273,8 +274,10 @@ class ASTConfig:
         `dtype` is not saved: in Hugging Face's file it is that of the stored weights.
 
         Raises:
-            InputError: the path is a file or cannot be written.
+            InputError: the path is a URL or a file or cannot be written, or a field is invalid.
         """
+        self.validate()
+        check_local(path)
         if Path(path).is_file():
             raise InputError(f"{path} is a file; give the path of a folder, new or old")
         write_json(Path(path) / "config.json", self.to_dict() | {"dtype": "float32"})

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from ast_jax.errors import InputError
 from ast_jax.models.attention import Attention, Weights, token_padding
 from ast_jax.models.config import NUM_PREFIX_TOKENS, ASTConfig
 from ast_jax.models.layers import MLP, LayerNorm, Outputs, Tokens
@@ -41,10 +42,11 @@ class Embeddings(nnx.Module):
             input_values: normalized log-mels.
             keep_indices: the patches of each clip to return, counted from 0; None for all.
         """
-        if input_values.ndim != 3 or input_values.shape[1:] != self.input_shape:
-            raise ValueError(
-                f"input_values has shape {input_values.shape}; this model takes (batch, "
-                f"max_length, num_mel_bins) = (batch, {self.input_shape[0]}, "
+        shape = tuple(getattr(input_values, "shape", ()))
+        if shape[1:] != self.input_shape or not shape[0]:
+            raise InputError(
+                f"input_values, a {type(input_values).__name__}, has shape {shape}; give an array "
+                f"(batch, max_length, num_mel_bins) = (batch, {self.input_shape[0]}, "
                 f"{self.input_shape[1]})"
             )
         patches = self.patch_projection(jnp.asarray(input_values))

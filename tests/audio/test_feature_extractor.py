@@ -100,7 +100,7 @@ def test_a_clip_gives_the_same_result_in_any_batch(lengths):
 
 
 def test_every_form_of_input_gives_the_same_result():
-    clips = np.stack([noise(5000, 1), noise(5000, 2)])
+    clips = np.stack([noise(5000, seed) for seed in (1, 2, 3)])
     expected = SMALL(clips, 16000)
     np.testing.assert_array_equal(SMALL(list(clips), 16000), expected)
     np.testing.assert_array_equal(SMALL(tuple(clips), sampling_rate=16000), expected)
@@ -111,7 +111,7 @@ def test_every_form_of_input_gives_the_same_result():
 
 def test_tensors_of_pytorch_give_the_same_result():
     torch = pytest.importorskip("torch")
-    clips = np.stack([noise(5000, 1), noise(5000, 2)])
+    clips = np.stack([noise(5000, seed) for seed in (1, 2, 3)])
     tensor, expected = torch.from_numpy(clips), SMALL(clips, 16000)
     for same in (tensor, tensor.requires_grad_(), list(tensor), tensor.double()):
         np.testing.assert_array_equal(SMALL(same, 16000), expected)
@@ -194,6 +194,7 @@ def test_another_sampling_rate_is_refused():
         (np.zeros((1, 2, 5000), np.float32), "shape"),
         (np.float32(1), "shape"),
         (np.zeros((5000, 2)), r"shape \(5000, 2\), which looks like stereo"),
+        (np.zeros((2, 5000)), r"shape \(2, 5000\), which looks like stereo: .* or give two"),
         (np.zeros((5000, 1)), r"shape \(5000, 1\): give one channel"),
         (np.full(5000, 1e30), r"reaches 1e\+30: scale it to \[-1, 1\]"),
         (noise(399), "399 samples"),
@@ -344,7 +345,13 @@ def test_a_missing_file_or_folder_is_refused(tmp_path):
         ASTFeatureExtractor.from_pretrained(tmp_path / "none")
 
 
-def test_saving_over_a_file_is_refused(tmp_path):
+def test_saving_where_no_folder_can_be_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="is a file"):
-        SMALL.save_pretrained(tmp_path / "file")
+    for path, message in [
+        (tmp_path / "file", "is a file"),
+        (tmp_path / "file" / "x", "cannot be written"),
+        ("gs://bucket/x", "is remote"),
+        ("", "the output is ''"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            SMALL.save_pretrained(path)

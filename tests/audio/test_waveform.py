@@ -79,7 +79,7 @@ def test_what_is_no_waveform_is_refused_in_one_sentence(waveform, named):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("rate", [1000, 16000, 44100.0, np.int32(48000), 1_000_000])
+@pytest.mark.parametrize("rate", [1000, 16000, 44100.0, np.int32(48000), np.array(8000)])
 def test_a_plausible_sampling_rate_becomes_an_int(rate):
     assert check_sampling_rate(rate) == rate
     assert type(check_sampling_rate(rate)) is int

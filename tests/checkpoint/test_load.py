@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -118,6 +119,23 @@ def test_a_run_without_a_checkpoint_yet_is_refused(tmp_path):
 def test_a_missing_path_is_refused(tmp_path):
     with pytest.raises(InputError, match="none: no such file or folder; give the path"):
         read_checkpoint(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("", "path is ''; give the path of a file or folder"),
+        (None, "path is None"),
+        (["run"], "path is \\['run'\\]"),
+        ("x" * 5000, "cannot be read .File name too long.; give the path"),
+        ("run.json", "run.json: is no file of weights; give its folder"),
+    ],
+)
+def test_what_is_no_path_of_a_checkpoint_is_refused(tmp_path, monkeypatch, path, message):
+    monkeypatch.chdir(tmp_path)
+    Path("run.json").touch()
+    with pytest.raises(InputError, match=message):
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize(

@@ -406,6 +406,7 @@ def read_evaluation_clips_as_float(clips):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
+        ([], "no checkpoint is given"),
         (["one", "two", "one"], "a checkpoint is given twice"),
         (["one", "multi"], "one is for single_label_.* and .*multi for multi_label_.*; evaluate"),
         (["one", "slow"], "slow: takes sound at 8000 Hz and the clips are at 16000 Hz; prepare"),

@@ -127,8 +127,11 @@ def test_clips_of_a_batch_are_independent():
 
 
 def test_an_input_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match=r"\(1, 50, 32\).*\(batch, 48, 32\)"):
-        model_of(TINY)(jnp.zeros((1, 50, 32)))
+    model = model_of(TINY)
+    with pytest.raises(InputError, match=r"shape \(1, 50, 32\); .*\(batch, 48, 32\)"):
+        model(jnp.zeros((1, 50, 32)))
+    with pytest.raises(InputError, match=r"shape \(0, 48, 32\)"):
+        model(jnp.zeros((0, 48, 32)))
 
 
 def test_initialization_matches_the_original():

@@ -153,6 +153,8 @@ def test_what_cannot_be_loaded_again_is_not_saved(model, tmp_path):
         model.save_pretrained("gs://bucket/model")
     with pytest.raises(InputError, match="max_length is 64 for the model and 1024 for the feature"):
         model.save_pretrained(tmp_path / "x", ASTFeatureExtractor(num_mel_bins=32))
+    with pytest.raises(InputError, match="feature_extractor is a dict; give an ASTFeature"):
+        model.save_pretrained(tmp_path / "x", EXTRACTOR.to_dict())
     EXTRACTOR.save_pretrained(tmp_path / "y")
     longer = ASTForAudioClassification(CONFIG.replace(max_length=96), rngs=nnx.Rngs(0))
     with pytest.raises(InputError, match="max_length is 96 for the model and 64 for the feature"):
@@ -262,10 +264,15 @@ def test_a_path_without_a_configuration_is_refused(tmp_path, make, message):
     assert message in str(caught.value)
 
 
-def test_a_configuration_is_not_saved_over_a_file(tmp_path):
+def test_a_configuration_that_cannot_be_loaded_again_is_not_saved(tmp_path):
     (tmp_path / "x").touch()
     with pytest.raises(InputError, match="x is a file; give the path of a folder"):
         CONFIG.save_pretrained(tmp_path / "x")
+    with pytest.raises(InputError, match="is remote; write to a folder"):
+        CONFIG.save_pretrained("gs://bucket/x")
+    with pytest.raises(InputError, match="hidden_size is 'wide'; it must be a whole number"):
+        ASTConfig(hidden_size="wide").save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_label2id_is_the_inverse_of_the_class_names():
