@@ -3,6 +3,7 @@
     PATH/params/             the parameters (Orbax)
     PATH/config/config.json  {"model": …, "feature_extractor": …}, the fields of Hugging Face's
                              config.json (labels included) and preprocessor_config.json
+    PATH/checksums/          see `ast_jax.checkpoint.checksums`
 
 Each step of a training run is such a folder with the optimizer's state beside the parameters.
 """
@@ -13,9 +14,11 @@ import logging
 import re
 import sys
 import time
+import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +27,21 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.checkpoint.checksums import (
+    CHECKSUMS_FILE,
+    CHECKSUMS_FOLDER,
+    array_checksums,
+    find_change,
+    json_checksum,
+)
 from ast_jax.errors import InputError, first_line
 from ast_jax.io import atomic_write, read_json
 from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig
 
 CONFIG_FILE = "config.json"
+
+Result = TypeVar("Result")
 
 
 class Checkpoint(NamedTuple):
@@ -70,9 +82,12 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     handler = ocp.CompositeCheckpointHandler(
         composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
         config=ocp.JsonCheckpointHandler(filename=CONFIG_FILE, multiprocessing_options=alone),
+        checksums=ocp.JsonCheckpointHandler(filename=CHECKSUMS_FILE, multiprocessing_options=alone),
         params=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
     )
     description = checkpoint_description(checkpoint.config, checkpoint.feature_extractor)
+    params = {"params": checkpoint.params}
+    checksums = array_checksums(params) | {"config": json_checksum(description)}
     checkpointer = ocp.Checkpointer(handler, multiprocessing_options=alone)
     with atomic_write(Path(path).absolute()) as temporary, checkpointer:
         try:
@@ -80,6 +95,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
                 temporary,
                 args=ocp.args.Composite(
                     config=ocp.args.JsonSave(description),
+                    checksums=ocp.args.JsonSave(checksums),
                     params=ocp.args.StandardSave(checkpoint.params),
                 ),
             )
@@ -112,21 +128,22 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """Loads a checkpoint folder, its parameters as NumPy arrays.
 
     Raises:
-        InputError: the folder is not a checkpoint, is damaged, or its parameters do not match its
-            configuration; the message names the file or the parameter.
+        InputError: the folder is not a checkpoint, is damaged, differs from its checksums, or its
+            parameters do not match its configuration; the message names the file or the parameter.
     """
     path = Path(path).absolute()
     config, extractor = load_description(path)
     # The moving average of the parameters, if the run kept one, is the model to use.
     part = "ema" if (path / "ema").is_dir() else "params"
-    return Checkpoint(config, extractor, _load_params(path / part, config))
+    return Checkpoint(config, extractor, _load_params(path, part, config))
 
 
 def load_description(path: Path) -> tuple[ASTConfig, ASTFeatureExtractor]:
     """Loads the configuration and the feature extractor of a checkpoint folder.
 
     Raises:
-        InputError: the file is missing or malformed, or the two do not match.
+        InputError: the file is missing or malformed, differs from its checksum, or the two do not
+            match.
     """
     file = path / "config" / CONFIG_FILE
     description = read_json(file)
@@ -136,6 +153,11 @@ def load_description(path: Path) -> tuple[ASTConfig, ASTFeatureExtractor]:
     config = ASTConfig.from_dict(description["model"], source=str(file))
     extractor = ASTFeatureExtractor.from_dict(description["feature_extractor"], source=str(file))
     check_agreement(config, extractor, str(file))
+    if find_change(path, texts={"config": description}):
+        raise InputError(
+            f"{file}: is not what was saved (its checksum differs); restore the checkpoint from a "
+            f"copy, or remove {path / CHECKSUMS_FOLDER} if you changed it on purpose"
+        )
     return config, extractor
 
 
@@ -149,28 +171,51 @@ def check_agreement(config: ASTConfig, extractor: ASTFeatureExtractor, source: s
             )
 
 
-def _load_params(path: Path, config: ASTConfig) -> dict[str, Any]:
-    silence_tensorstore()
+def _load_params(folder: Path, part: str, config: ASTConfig) -> dict[str, Any]:
+    path = folder / part
     expected = param_shapes(config)
-    handler = ocp.PyTreeCheckpointHandler()
-    try:
+
+    def read() -> dict[str, Any]:
+        handler = ocp.PyTreeCheckpointHandler()
         found = dict(handler.metadata(path).tree)
         if "classifier" not in found:
             del expected["classifier"]
         _check_shapes(path, found, expected)
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), expected)
-        params = handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-    except InputError:
-        raise
-    except Exception as error:
-        # Orbax and TensorStore raise many types for a truncated or missing file.
+        return handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+    params, reason = call_orbax(read)
+    if reason:
         raise InputError(
-            f"{path}: damaged or incomplete ({first_line(error)}); restore the checkpoint from a "
-            f"copy"
-        ) from None
+            f"{path}: damaged or incomplete ({reason}); restore the checkpoint from a copy"
+        )
+    if changed := find_change(folder, {part: params}):
+        raise InputError(
+            f"{path}: parameter {changed.removeprefix(f'{part}/')} is not what was saved (its "
+            f"checksum differs); restore the checkpoint from a copy"
+        )
     flat = traverse_util.flatten_dict(params, sep="/")
     flat = {name: _finite_float32(path, name, array) for name, array in flat.items()}
     return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def call_orbax(read: Callable[[], Result]) -> tuple[Result, str]:
+    """Calls a function that reads with Orbax, which raises many types for a damaged file.
+
+    Returns:
+        The result, and "" or the reason of a failure.
+    """
+    silence_tensorstore()
+    with warnings.catch_warnings():
+        # A failure leaves coroutines that were never awaited; they are gone when this block ends.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        try:
+            return read(), ""
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:
+            reason = first_line(error)
+    return cast(Result, None), reason
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ast_jax.checkpoint.adapt import adapt_checkpoint
+from ast_jax.checkpoint.checksums import NO_CHECKSUMS, read_checksums
 from ast_jax.checkpoint.format import (
     CONFIG_FILE,
     Checkpoint,
@@ -60,6 +61,8 @@ def read_checkpoint(
     if guesses is not None:
         if folder and folder != local and folder.parent.name == "checkpoints":
             found.append(f"the run is not finished, and its step {folder.name} is used")
+        if folder and read_checksums(folder) is None:
+            found.append(NO_CHECKSUMS)
         found += _describe_adaptation(source, checkpoint.config)
     if "classifier" not in checkpoint.params and not headless:
         raise InputError(

@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -18,8 +19,17 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
-from ast_jax.checkpoint.format import CONFIG_FILE, silence_tensorstore
+from ast_jax.checkpoint.checksums import (
+    CHECKSUMS_FILE,
+    NO_CHECKSUMS,
+    array_checksums,
+    find_change,
+    json_checksum,
+    read_checksums,
+)
+from ast_jax.checkpoint.format import CONFIG_FILE, call_orbax, silence_tensorstore
 from ast_jax.errors import InputError, first_line
+from ast_jax.io import read_json
 from ast_jax.multihost import broadcast_arrays, call_on_first
 from ast_jax.training.step import TrainState
 
@@ -63,6 +73,7 @@ class RunCheckpoints:
         description: the JSON that makes a checkpoint self-describing.
         max_to_keep: number of newest checkpoints to keep.
         best_step: returns the step of the best so far, or None.
+        note: prints a sentence for the user.
     """
 
     def __init__(
@@ -71,9 +82,12 @@ class RunCheckpoints:
         description: dict[str, Any],
         max_to_keep: int,
         best_step: Callable[[], int | None],
+        note: Callable[[str], object],
     ):
         self.folder = folder
         self.description = description
+        self.note = note
+        self.shapes: dict[str, Any] = {}  # of the parts of a state, once `restore` has run
         self.manager: ocp.CheckpointManager | None = None
         if jax.process_index() == 0:
             _quiet_orbax()
@@ -92,18 +106,20 @@ class RunCheckpoints:
         """
         if self.manager is None:
             return
-        parts = {name: getattr(state, name) for name in PARTS}
+        parts = _parts(state)
+        progress = running_loss._asdict()
+        checksums = array_checksums(parts) | {
+            "config": json_checksum(self.description),
+            "progress": json_checksum(progress),
+        }
         try:
             self.manager.save(
                 step,
                 args=ocp.args.Composite(
                     config=ocp.args.JsonSave(self.description),
-                    progress=ocp.args.JsonSave(running_loss._asdict()),
-                    **{
-                        name: ocp.args.StandardSave(part)
-                        for name, part in parts.items()
-                        if part is not None
-                    },
+                    progress=ocp.args.JsonSave(progress),
+                    checksums=ocp.args.JsonSave(checksums),
+                    **{name: ocp.args.StandardSave(part) for name, part in parts.items()},
                 ),
             )
         except (OSError, ValueError) as error:  # ValueError: TensorStore, even for a full disk
@@ -114,7 +130,8 @@ class RunCheckpoints:
     ) -> tuple[TrainState, RunningLoss] | None:
         """Restores a checkpoint, by default the newest, on every process; None if there is none.
 
-        Collective: each process must call it.
+        If the newest is damaged, the newest sound one is restored and a note says so. The damaged
+        are renamed, as training writes those steps again. Collective: each process must call it.
 
         Args:
             like: has the shapes and dtypes of the state.
@@ -124,19 +141,17 @@ class RunCheckpoints:
             The state as whole arrays of the host, and the losses since the last evaluation.
 
         Raises:
-            InputError: the checkpoint is damaged.
+            InputError: the checkpoint is damaged, or each is.
         """
-        wanted = {name: getattr(like, name) for name in PARTS}
-        wanted = {name: part for name, part in wanted.items() if part is not None}
-        restored: dict[str, Any] = wanted
+        restored = _parts(like)
+        self.shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), restored)
 
         def read() -> dict[str, Any] | None:
             nonlocal restored
-            assert self.manager is not None
-            chosen = self.manager.latest_step() if step is None else step
-            if chosen is None:
+            found = self._newest_sound() if step is None else self._at(step)
+            if found is None:
                 return None
-            restored, running_loss = self._read(chosen, wanted)
+            chosen, restored, running_loss = found
             return {"step": chosen, "running_loss": running_loss._asdict()}
 
         found = call_on_first(read)
@@ -146,40 +161,103 @@ class RunCheckpoints:
         state = like._replace(step=jnp.asarray(found["step"], jnp.int32), **parts)
         return state, RunningLoss(**found["running_loss"])
 
-    def _read(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, Any], RunningLoss]:
-        """Returns the parts of a checkpoint as NumPy's, and its losses."""
+    def _newest_sound(self) -> tuple[int, dict[str, Any], RunningLoss] | None:
+        """Reads the newest checkpoint that is not damaged; None if there is none at all."""
         assert self.manager is not None
-        as_numpy = jax.tree.map(lambda array: np.empty(array.shape, array.dtype), wanted)
+        damaged: list[InputError] = []
+        for step in sorted(self.manager.all_steps(), reverse=True):
+            try:
+                parts, running_loss = self._read(step)
+            except InputError as error:
+                damaged.append(error)
+                continue
+            if damaged:
+                self._set_aside(step, damaged)
+            self._check_run(self.folder / str(step))
+            return step, parts, running_loss
+        if damaged:
+            others = ", and so are all others" if damaged[1:] else ""
+            what = "all" if damaged[1:] else "it"
+            raise InputError(
+                f"{damaged[0]}{others}; restore it from a copy, or remove {what} to start again"
+            )
+        return None
+
+    def _check_run(self, checkpoint: Path) -> None:
+        """Raises `InputError` unless the run's extractor is that of a checkpoint with checksums."""
+        if read_checksums(checkpoint) is None:
+            self.note(f"note: {checkpoint}: {NO_CHECKSUMS}")
+            return
+        saved = read_json(checkpoint / "config" / CONFIG_FILE)
+        if saved.get("feature_extractor") != self.description.get("feature_extractor"):
+            raise InputError(
+                f"{self.folder.parent / 'run.json'}: its feature_extractor is not that of "
+                f"{checkpoint}; restore the file from a copy"
+            )
+
+    def _at(self, step: int) -> tuple[int, dict[str, Any], RunningLoss]:
+        """Reads the checkpoint of a step: the best, when all steps are taken."""
+        assert self.manager is not None
         try:
-            restored = self.manager.restore(
+            return step, *self._read(step)
+        except InputError as error:
+            last = self.folder / str(self.manager.latest_step())
+            raise InputError(
+                f"{error}; restore it from a copy, or load the run's last one, {last}, instead"
+            ) from None
+
+    def _set_aside(self, sound: int, damaged: list[InputError]) -> None:
+        """Renames the checkpoints after step `sound`, which are damaged."""
+        assert self.manager is not None
+        steps = sorted((step for step in self.manager.all_steps() if step > sound), reverse=True)
+        for step, error in zip(steps, damaged, strict=True):
+            new = self.folder / f"damaged.{step}"
+            shutil.rmtree(new, ignore_errors=True)
+            (self.folder / str(step)).rename(new)
+            self.note(f"note: {error}; renamed to {new.name}, and step {sound} is used instead")
+        self.manager.reload()
+
+    def _read(self, step: int) -> tuple[dict[str, Any], RunningLoss]:
+        """Returns the parts of a checkpoint as NumPy's, and its losses, after checking both.
+
+        Raises:
+            InputError: the checkpoint is damaged.
+        """
+        folder = self.folder / str(step)
+        as_numpy = jax.tree.map(lambda array: np.empty(array.shape, array.dtype), self.shapes)
+
+        def read() -> Any:
+            assert self.manager is not None
+            return self.manager.restore(
                 step,
                 args=ocp.args.Composite(
+                    config=ocp.args.JsonRestore(),
                     progress=ocp.args.JsonRestore(),
                     **{name: ocp.args.StandardRestore(part) for name, part in as_numpy.items()},
                 ),
             )
-            return {name: restored[name] for name in wanted}, RunningLoss(**restored.progress)
-        except Exception as error:  # many types, see `load_checkpoint`
-            if step == self.manager.latest_step():
-                hint = (
-                    "remove it, and the run resumes from the checkpoint before, or from the start"
-                )
-            else:  # the best, when all steps are taken
-                hint = (
-                    f"restore it from a copy, or load the run's last one, {self._newest()}, instead"
-                )
-            raise InputError(
-                f"{self.folder / str(step)}: damaged or incomplete ({first_line(error)}); {hint}"
-            ) from None
+
+        restored, reason = call_orbax(read)
+        if not reason:
+            parts = {name: restored[name] for name in self.shapes}
+            texts = {name: restored[name] for name in ("config", "progress")}
+            if changed := find_change(folder, parts, texts):
+                reason = f"{changed} is not what was saved: its checksum differs"
+            elif not restored.progress.keys() <= set(RunningLoss._fields):
+                reason = "progress has unknown fields"
+        if reason:
+            raise InputError(f"{folder}: damaged or incomplete ({reason})")
+        return parts, RunningLoss(**restored.progress)
 
     def newest(self) -> str | None:
-        """Returns the path of the newest complete checkpoint. Collective."""
-        return call_on_first(self._newest)
+        """Returns the path of the newest complete checkpoint that is not damaged. Collective."""
 
-    def _newest(self) -> str | None:
-        assert self.manager is not None
-        step = self.manager.latest_step()
-        return None if step is None else str(self.folder / str(step))
+        def find() -> str | None:
+            found = self._newest_sound()
+            return None if found is None else str(self.folder / str(found[0]))
+
+        self.wait()
+        return call_on_first(find)
 
     def wait(self) -> None:
         """Waits until all checkpoints are written.
@@ -224,6 +302,12 @@ class RunCheckpoints:
                     raise self._unwritten(failure) from None
 
 
+def _parts(state: TrainState) -> dict[str, Any]:
+    """Returns the parts of a state that are saved, by name."""
+    parts = {name: getattr(state, name) for name in PARTS}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
 class _Best:
     """Preservation policy for the best checkpoint, which changes over time."""
 
@@ -264,6 +348,8 @@ def _new_manager(
     progress = ocp.JsonCheckpointHandler(multiprocessing_options=alone)
     handlers.add("progress", ocp.args.JsonSave, progress)
     handlers.add("progress", ocp.args.JsonRestore, progress)
+    checksums = ocp.JsonCheckpointHandler(CHECKSUMS_FILE, multiprocessing_options=alone)
+    handlers.add("checksums", ocp.args.JsonSave, checksums)
     for part in PARTS:
         arrays = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
         handlers.add(part, ocp.args.StandardSave, arrays)

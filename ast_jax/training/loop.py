@@ -183,6 +183,7 @@ def train(run: Run, state: TrainState) -> FitResult:
             checkpoint_description(run.initial.config, run.initial.feature_extractor),
             config.max_to_keep,
             best_step=lambda: best_step(run, history),
+            note=run.console.print,
         ) as checkpoints,
         PreemptionHandler() as preemption,
         nullcontext()

@@ -1,6 +1,7 @@
 import itertools
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -64,8 +65,9 @@ def copy(saved, tmp_path):
 
 
 def save_params(path, params):
-    """Replaces the parameters in a checkpoint folder without any check."""
+    """Replaces the parameters in a checkpoint folder, and removes its checksums."""
     shutil.rmtree(path / "params")
+    shutil.rmtree(path / "checksums")
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         checkpointer.save(path / "params", args=ocp.args.StandardSave(params))
 
@@ -89,8 +91,9 @@ def test_a_checkpoint_round_trips_exactly(saved):
         assert ours.tobytes() == expected.tobytes()
 
 
-def test_the_folder_has_only_parameters_and_a_description(saved):
-    assert {"params", "config"} <= {path.name for path in saved.iterdir()}
+def test_the_folder_has_only_parameters_a_description_and_checksums(saved):
+    names = {path.name for path in saved.iterdir() if path.is_dir()}
+    assert names == {"params", "config", "checksums"}
     assert [path.name for path in saved.parent.iterdir()] == ["checkpoint"]
     description = json.loads((saved / "config" / "config.json").read_text())
     assert description["model"]["id2label"]["1"] == "café"
@@ -164,6 +167,37 @@ def test_a_checkpoint_with_a_damaged_file_is_refused_or_loads_completely(saved, 
         else:
             jax.tree.map(np.testing.assert_array_equal, params, CHECKPOINT.params)
     assert {"params", "config"} <= refused
+
+
+def test_every_flipped_bit_is_seen_or_changes_nothing(saved, tmp_path):
+    files = [path.relative_to(saved) for path in saved.rglob("*") if path.is_file()]
+    sizes = [(saved / file).stat().st_size for file in files]
+    rng, refused = random.Random(0), 0
+    for i in range(120):
+        (file,) = rng.choices(files, sizes)
+        copy = shutil.copytree(saved, tmp_path / str(i))
+        content = bytearray((copy / file).read_bytes())
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        (copy / file).write_bytes(content)
+        try:
+            config, extractor, params = load_checkpoint(copy)
+        except InputError:
+            refused += 1
+        else:
+            assert (config, extractor) == (CONFIG, EXTRACTOR)
+            jax.tree.map(np.testing.assert_array_equal, params, CHECKPOINT.params)
+    assert refused > 60
+
+
+def test_another_number_or_word_is_named_by_its_checksum(copy):
+    file = copy / "config" / "config.json"
+    file.write_text(file.read_text().replace("-1.5", "-1.7"))
+    assert refusal(copy) == (
+        f"{file}: is not what was saved (its checksum differs); restore the checkpoint from a "
+        f"copy, or remove {copy / 'checksums'} if you changed it on purpose"
+    )
+    shutil.rmtree(copy / "checksums")
+    assert load_checkpoint(copy).feature_extractor.mean == -1.7
 
 
 def test_damage_prints_no_traceback(saved, tmp_path):

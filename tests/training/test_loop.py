@@ -1,6 +1,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -33,11 +35,12 @@ from ast_jax.io import read_json
 from ast_jax.runs.progress import EpochBar
 from ast_jax.runs.workdir import acquire_workdir, check_data, open_workdir
 from ast_jax.training import held_out, loop
+from ast_jax.training.checkpointing import RunCheckpoints, RunningLoss
 from ast_jax.training.initial import make_extractor
 from ast_jax.training.loop import fit, set_up
 from ast_jax.training.preemption import PreemptionHandler
 from ast_jax.training.setup import build_step_functions, make_train_batches
-from ast_jax.training.step import StepMetrics
+from ast_jax.training.step import StepMetrics, TrainState
 from tests.small_run import history_of, small
 
 
@@ -424,11 +427,71 @@ def truncate(checkpoint):
             file.write_bytes(file.read_bytes()[:1000])
 
 
-def test_a_damaged_checkpoint_of_a_run_is_named(finished, tmp_path):
+def test_a_run_without_a_sound_checkpoint_is_named(finished, tmp_path):
     run = shutil.copytree(finished[0], tmp_path / "run")
-    truncate(step_folders(run)[-1])
-    with pytest.raises(InputError, match=r"checkpoints/6: damaged or incomplete.*remove it, and"):
+    before = step_folders(run)
+    for folder in before:
+        truncate(folder)
+    message = r"checkpoints/6: damaged or incomplete.*; restore it from a copy, or remove all to st"
+    with pytest.raises(InputError, match=message):
         fit(small(run))
+    assert step_folders(run) == before
+
+
+def flip_bit(checkpoint, part="opt_state"):
+    """Flips a bit in the largest data file of a part, which changes a number."""
+    file = max((checkpoint / part).rglob("d/*"), key=lambda file: file.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_flipped_bit_is_seen_and_the_run_resumes_exactly_from_the_save_before(
+    finished, tmp_path, monkeypatch, capsys
+):
+    config = small(tmp_path / "run", checkpoint_every_steps=1, max_to_keep=3)
+    with monkeypatch.context() as patch:
+        stop_after(5, patch)
+        with pytest.raises(KeyboardInterrupt):
+            fit(config)
+    folder = tmp_path / "run" / "checkpoints"
+    flip_bit(folder / "5")
+    (folder / "4" / "progress" / "metadata").write_text('{"loss_sum": 1}')
+    capsys.readouterr()
+    fit(config)
+    told = capsys.readouterr().out
+    for step, part in ((5, r"opt_state/\S+"), (4, "progress")):
+        reason = f"{part} is not what was saved: its checksum differs"
+        assert re.search(
+            rf"note: {folder / str(step)}: damaged or incomplete \({reason}\); renamed "
+            rf"to damaged\.{step}, and step 3 is used instead\n",
+            told,
+        )
+    assert "resuming after step 3 of 6" in told
+    jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "run"), params_of(finished[0]))
+    assert history_of(tmp_path / "run") == history_of(finished[0])
+    assert {"damaged.4", "damaged.5", "6"} <= set(os.listdir(folder))
+
+
+def test_a_run_with_another_extractor_than_its_checkpoint_is_refused(finished, tmp_path):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    content = read_json(run / "run.json")
+    content["feature_extractor"]["mean"] += 1
+    (run / "run.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"run\.json: its feature_extractor is not that of .*/6;"):
+        fit(small(run))
+
+
+def test_the_last_good_checkpoint_in_a_message_is_one_that_was_checked(tmp_path, monkeypatch):
+    with RunCheckpoints(tmp_path, {}, 9, lambda: None, print) as checkpoints:
+        params = {"kernel": np.arange(30000, dtype=np.float32)}
+        state = TrainState(params, {"mu": params}, None, None, jnp.int32(0))
+        assert checkpoints.restore(state) is None
+        for step in (1, 2, 3):
+            checkpoints.save(step, state, RunningLoss())
+        checkpoints.wait()
+        flip_bit(tmp_path / "3", "params")
+        assert checkpoints.newest() == str(tmp_path / "2")
 
 
 def test_a_damaged_best_checkpoint_is_named_with_an_alternative(tmp_path, monkeypatch):
