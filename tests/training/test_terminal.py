@@ -127,7 +127,7 @@ def shown(monkeypatch, output, config):
     monkeypatch.undo()
 
 
-@pytest.mark.usefixtures("no_plots")
+@pytest.mark.usefixtures("no_plots", "share_functions")
 def test_a_run_fits_a_terminal_of_80_columns_and_names_the_epoch_kept(tmp_path, monkeypatch):
     terminal = Terminal()
     shown(monkeypatch, terminal, small(tmp_path / "run", final_params="best"))
@@ -145,7 +145,7 @@ def test_a_run_fits_a_terminal_of_80_columns_and_names_the_epoch_kept(tmp_path, 
     )
 
 
-@pytest.mark.usefixtures("no_plots")
+@pytest.mark.usefixtures("no_plots", "share_functions")
 def test_a_run_without_a_terminal_prints_lines(tmp_path, monkeypatch):
     output = io.StringIO()
     shown(monkeypatch, output, small(tmp_path / "run"))
