@@ -23,7 +23,13 @@ from ast_jax.data.loader import stream
 from ast_jax.data.overlap import overlap_note, read_trained_clips
 from ast_jax.errors import InputError, quoted
 from ast_jax.evaluation.evaluation_set import EvaluationSet, read_evaluation_set, read_holdout
-from ast_jax.evaluation.metrics import ClassMetrics, Metrics, compute_metrics, per_class_metrics
+from ast_jax.evaluation.metrics import (
+    ClassMetrics,
+    Metrics,
+    compute_metrics,
+    per_class_metrics,
+    ranking_scores,
+)
 from ast_jax.evaluation.predict import make_predict, predict_batches
 from ast_jax.losses import LOSSES, probabilities
 from ast_jax.models.ast import graphdef, round_kernels
@@ -37,7 +43,7 @@ class Evaluation(NamedTuple):
 
     Attributes:
         probabilities: float32 (clips, classes), in the order of the data's classes.
-        metrics: of a model's logits, as in training, or of an ensemble's mean probabilities.
+        metrics: of a model, as in training, or of an ensemble's mean probabilities.
         per_class: the same by class.
     """
 
@@ -176,10 +182,11 @@ def evaluate(
     single = config.problem_type == "single_label_classification"
     criterion = LOSSES["cross_entropy" if single else "binary_cross_entropy"]
     loss = float(criterion(jnp.asarray(logits), jnp.asarray(targets)))
-    per_class = per_class_metrics(logits, targets)
+    scores = ranking_scores(config.problem_type, logits)
+    per_class = per_class_metrics(scores, targets)
     return Evaluation(
         probabilities(config.problem_type, logits),
-        compute_metrics(logits, targets, loss, per_class),
+        compute_metrics(scores, targets, loss, per_class),
         per_class,
     )
 

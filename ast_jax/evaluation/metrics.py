@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from ast_jax.errors import InputError
+from ast_jax.losses import probabilities
 
 CLASSES_AT_A_TIME = 16  # copied by each thread; a column of float32 uses whole cache lines
 
@@ -21,7 +22,7 @@ class Metrics(NamedTuple):
 
     Attributes:
         loss: the training criterion on the held-out clips.
-        accuracy: share of clips whose highest logit is that of their class.
+        accuracy: share of clips whose highest score is that of their class.
         mean_average_precision: mean over classes; None where no class has clips.
         mean_auc: mean area under the ROC curve over classes; None where no class has one.
         d_prime: of the mean AUC; None where that is None, 0 or 1 (d′ would be infinite).
@@ -51,6 +52,17 @@ class ClassMetrics(NamedTuple):
     clips: np.ndarray
     average_precision: np.ndarray
     auc: np.ndarray
+
+
+def ranking_scores(problem_type: str, logits: np.ndarray) -> np.ndarray:
+    """Returns the scores (clips, classes) by which metrics rank the clips of each class.
+
+    They are the probabilities for single-label problems: softmax ignores a constant that is added
+    to all logits of a clip, so logits of different clips cannot be compared. Otherwise they are the
+    logits, which the sigmoid keeps in order.
+    """
+    single = problem_type == "single_label_classification"
+    return probabilities(problem_type, logits) if single else logits
 
 
 def accuracy(scores: np.ndarray, targets: np.ndarray) -> float:
@@ -145,19 +157,19 @@ def confusion_matrix(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def compute_metrics(
-    logits: np.ndarray, targets: np.ndarray, loss: float, classes: ClassMetrics | None = None
+    scores: np.ndarray, targets: np.ndarray, loss: float, classes: ClassMetrics | None = None
 ) -> Metrics:
-    """Computes all metrics of (clips, classes) logits; `classes`: their per-class metrics if known.
+    """Computes all metrics of (clips, classes) scores; `classes`: their per-class metrics if known.
 
     Raises:
-        InputError: a logit is not a finite number; the message names the clip's row.
+        InputError: a score is not a finite number; the message names the clip's row.
     """
-    classes = per_class_metrics(logits, targets) if classes is None else classes
+    classes = per_class_metrics(scores, targets) if classes is None else classes
     mean_auc = _mean(classes.auc)
     distance = math.inf if mean_auc is None else d_prime(mean_auc)
     return Metrics(
         loss=loss,
-        accuracy=accuracy(logits, targets),
+        accuracy=accuracy(scores, targets),
         mean_average_precision=_mean(classes.average_precision),
         mean_auc=mean_auc,
         d_prime=distance if math.isfinite(distance) else None,

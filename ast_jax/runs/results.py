@@ -12,6 +12,7 @@ from ast_jax.evaluation.metrics import (
     confusion_matrix,
     per_class_metrics,
     predicted_classes,
+    ranking_scores,
 )
 from ast_jax.evaluation.report import class_rows, finite_or_none, held_out_rows
 from ast_jax.io import write_csv, write_json
@@ -43,14 +44,14 @@ def write_run_results(
         folder: to write to.
         labels: class names.
         metrics: of the whole evaluation.
-        logits: (clips, classes), from which `metrics` was computed.
+        logits: (clips, classes).
         clips: the clips.
         problem_type: of the model.
         kept: the epochs of the parameters.
     """
     folder.mkdir(exist_ok=True)
     targets = clips.all_targets()
-    by_class = per_class_metrics(logits, targets)
+    by_class = per_class_metrics(ranking_scores(problem_type, logits), targets)
     decisions = classification_metrics(predicted_classes(problem_type, logits), targets)
     rows = class_rows(labels, by_class, decisions)
     content = kept.to_dict() | metrics._asdict() | {"classes": rows}

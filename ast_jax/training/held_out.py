@@ -11,7 +11,7 @@ from ast_jax.data.batches import Batch
 from ast_jax.data.clips import Clips
 from ast_jax.data.loader import stream
 from ast_jax.errors import InputError
-from ast_jax.evaluation.metrics import Metrics, compute_metrics
+from ast_jax.evaluation.metrics import Metrics, compute_metrics, ranking_scores
 from ast_jax.evaluation.predict import predict_batches
 from ast_jax.io import atomic_write
 from ast_jax.losses import LOSSES, chance_loss, probabilities
@@ -113,7 +113,7 @@ def score(run: Run, logits: np.ndarray, clips: Clips) -> Metrics:
     targets = clips.all_targets()
     criterion = run.overrides.loss or LOSSES[run.config.loss]
     loss = float(criterion(jnp.asarray(logits), jnp.asarray(targets)))
-    return compute_metrics(logits, targets, loss)
+    return compute_metrics(ranking_scores(run.initial.config.problem_type, logits), targets, loss)
 
 
 def score_cumulative(

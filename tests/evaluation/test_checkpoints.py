@@ -113,20 +113,18 @@ def check_scores(scores, values, targets):
 def test_scores_match_scikit_learn_and_ignore_padding(problem_type):
     checkpoint, clips = make_checkpoint(0, problem_type), make_clips(problem_type)
     found = evaluate(checkpoint, clips, LABELS, RATE, batch_size=4)
-    logits, probabilities = (
-        by_hand(checkpoint, clips) for by_hand in (logits_by_hand, probabilities_by_hand)
-    )
-    assert len(set(logits.argmax(axis=1))) == 3
+    probabilities = probabilities_by_hand(checkpoint, clips)
+    assert len(set(probabilities.argmax(axis=1))) == 3
     assert found.probabilities.shape == (11, 3)
     assert found.probabilities.dtype == np.float32
     np.testing.assert_allclose(found.probabilities, probabilities, atol=1e-5)
-    check_scores(found.metrics, logits, clips.targets)
+    check_scores(found.metrics, probabilities, clips.targets)
     expected = loss_by_hand(probabilities, clips.targets, problem_type)
     assert found.metrics.loss == pytest.approx(expected, rel=1e-4)
     np.testing.assert_array_equal(found.per_class.clips, clips.targets.sum(axis=0))
     np.testing.assert_allclose(
         found.per_class.average_precision,
-        average_precision_score(clips.targets, logits, average=None),
+        average_precision_score(clips.targets, probabilities, average=None),
     )
 
 
@@ -222,6 +220,15 @@ def test_an_ensemble_scores_the_mean_probabilities(problem_type):
     check_scores(found.metrics, expected, clips.targets)
     loss = loss_by_hand(expected, clips.targets, problem_type)
     assert found.metrics.loss == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("problem_type", [SINGLE, MULTI])
+def test_an_ensemble_of_one_model_twice_scores_as_the_model(problem_type):
+    clips = make_clips(problem_type)
+    alone = evaluate(make_checkpoint(0, problem_type), clips, LABELS, RATE)
+    twice = ensemble([alone.probabilities] * 2, clips.targets, problem_type)
+    assert twice.metrics.loss == pytest.approx(alone.metrics.loss)
+    assert twice.metrics._replace(loss=0) == alone.metrics._replace(loss=0)
 
 
 @pytest.mark.parametrize("problem_type", [SINGLE, MULTI])
@@ -356,7 +363,7 @@ def test_each_checkpoint_uses_its_own_feature_extractor(saved, sounds):
         found = results.evaluations[path]
         expected = probabilities_by_hand(model, clips)
         np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
-        check_scores(found.metrics, logits_by_hand(model, clips), clips.targets)
+        check_scores(found.metrics, expected, clips.targets)
     each = [evaluation.probabilities for evaluation in results.evaluations.values()]
     np.testing.assert_allclose(results.ensemble.probabilities, np.mean(each, axis=0), atol=1e-7)
     assert results.unnamed == []

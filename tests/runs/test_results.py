@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.metrics import f1_score
 
 from ast_jax.data.clips import Clips
@@ -43,7 +44,7 @@ def test_an_evaluation_writes_results_per_class_rows_and_pictures(evaluation, tm
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     classes = results.pop("classes")
     assert results == {"epoch": 7} | metrics._asdict()
-    expected = per_class_metrics(logits, targets)
+    expected = per_class_metrics(softmax(logits, axis=1), targets)
     rows = read_csv(tmp_path / "per_class.csv")
     for i, (row, written) in enumerate(zip(classes, rows, strict=True)):
         assert row["label"] == written["label"] == ODD_LABELS[i]
