@@ -25,6 +25,7 @@ from ast_jax.models.config import GEOMETRY, ASTConfig
 from ast_jax.storage import fetch, is_remote, list_files, normalize
 
 LAST_FILE = "_CHECKPOINT_METADATA"  # of a checkpoint: Orbax's, at its top
+PUBLISHER = "MIT"  # of the checkpoints ast-finetuned-… on the Hugging Face hub
 WEIGHT_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".safetensors"}
 
 
@@ -171,8 +172,13 @@ def missing_checkpoint(path: Path) -> InputError:
     is_hub_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)) and not path.parent.exists()
     if similar := _similar_path(path):
         hint = f"did you mean {similar}?"
+    elif path.name.startswith("ast-finetuned-") and path.parts[0] != PUBLISHER:  # the configs' path
+        hint += f", or download it: hf download {PUBLISHER}/{path.name} --local-dir {path}"
     elif is_hub_name and path.suffix not in WEIGHT_SUFFIXES:
-        hint += f", or download this one first: hf download {path} --local-dir {path.name}"
+        local = Path("checkpoints") / path.name
+        hint += (
+            f", or download this one and give its folder: hf download {path} --local-dir {local}"
+        )
     return InputError(f"{path}: no such file or folder; {hint}")
 
 

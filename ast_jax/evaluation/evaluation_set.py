@@ -76,13 +76,12 @@ def read_evaluation_set(
             # `group` is for the names of the run's files; these may have others.
             holdout = FolderData(recursive=holdout.recursive)
         labels, splits, _, notes = list_folder(folder, data=holdout)
-        if not split:
-            first = splits["train"][0]
-            if Path(first.path) == folder.absolute() / first.id:
-                split = "+".join(splits)
-            else:
-                split = _only([other for other in splits if other != "train"], splits, folder)
-        names = _distinct_splits(split, splits, folder)
+        first = splits["train"][0]
+        if not split and Path(first.path) == folder.absolute() / first.id:
+            names, split = list(splits), "all"
+        else:
+            split = split or _only([other for other in splits if other != "train"], splits, folder)
+            names = _distinct_splits(split, splits, folder)
         entries = [entry for chosen in names for entry in splits[chosen]]
         clips = read_clips(entries, len(labels), sampling_rate, "recordings")
         clips = clips._replace(names=[entry.id for entry in entries])

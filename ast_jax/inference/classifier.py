@@ -230,7 +230,7 @@ def load(path: str | Path, **changes: Any) -> AudioClassifier:
         InputError: the checkpoint cannot be used; the message names the file or tensor.
 
     Examples:
-        >>> classifier = ast_jax.load("runs/demo")
+        >>> classifier = ast_jax.load("checkpoints/audioset")
         >>> classifier("dog.wav", top_k=2)
         [{'label': 'Dog', 'score': 0.87}, {'label': 'Bark', 'score': 0.71}]
         >>> classifier(["dog.wav", {"array": waveform, "sampling_rate": 44100}], top_k=1)

@@ -174,8 +174,8 @@ class ASTConfig:
         check_fields(self)
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
-                f"hidden_size {self.hidden_size} does not divide into "
-                f"num_attention_heads {self.num_attention_heads}"
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                f"{self.num_attention_heads}; set both"
             )
         for field_name in ("num_mel_bins", "max_length"):
             if getattr(self, field_name) < self.patch_size:

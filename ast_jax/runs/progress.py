@@ -15,6 +15,7 @@ from rich.progress import (
 )
 
 COMPILING = "compiling…"
+LINE_SECONDS = 60  # between two lines of an epoch where there is no terminal
 
 
 def run_console() -> Console:
@@ -23,7 +24,7 @@ def run_console() -> Console:
 
 
 class EpochBar:
-    """Context with a progress bar for the current epoch; without a terminal it only measures.
+    """Context with a progress bar for the current epoch; without a terminal a line per minute.
 
     The bar fits 80 columns. It shows the loss, clips/s, the share of time spent waiting for data,
     and the time left in the epoch; before the run's first step is done, that it compiles.
@@ -54,6 +55,7 @@ class EpochBar:
             f"epoch {epoch}/{self.num_epochs}", total=steps, completed=step, status=self.status
         )
         self.clips, self.waited, self.started = 0, 0.0, time.perf_counter()
+        self.line_printed = self.started
 
     def add_wait(self, seconds: float) -> None:
         """Adds time that was spent waiting for a batch."""
@@ -64,6 +66,11 @@ class EpochBar:
         self.clips += clips
         self.status = f"loss {loss:.4f}, {self.rate:.0f} clips/s, {self.waiting:.0%} waiting"
         self.progress.update(self.task, advance=1, status=self.status)
+        if self.progress.disable and time.perf_counter() - self.line_printed > LINE_SECONDS:
+            self.line_printed = time.perf_counter()
+            (task,) = self.progress.tasks
+            done = f"step {task.completed:.0f} of {task.total:.0f}"
+            self.console.print(f"{task.description}, {done}: {self.status}")
 
     @property
     def rate(self) -> float:

@@ -69,7 +69,10 @@ class MetricsLog:
         if self._unread is None:
             return
         (step, metrics), self._unread = self._unread, None
-        loss, grad_norm, learning_rate = (float(value) for value in metrics)
+        loss, grad_norm = float(metrics.loss), float(metrics.grad_norm)
+        # One's own optimizer has its rate inside.
+        own = self._run.overrides.optimizer is not None
+        learning_rate = None if own else float(metrics.learning_rate)
         self.running_loss = self.running_loss._replace(learning_rate=learning_rate)
         if math.isfinite(loss) and math.isfinite(grad_norm):
             self.running_loss = self.running_loss.with_loss(loss)

@@ -35,8 +35,10 @@ class FitResult(NamedTuple):
 class Callback:
     """Hooks of a run, which do nothing by themselves; every process of a pod calls them."""
 
-    def on_step(self, step: int, metrics: dict[str, float]) -> None:
-        """Called after each step with its loss, gradient norm and learning rate.
+    def on_step(self, step: int, metrics: dict[str, float | None]) -> None:
+        """Called after each step with its `loss`, `grad_norm` and `learning_rate`.
+
+        The learning rate of one's own optimizer is None.
 
         Runs while the device computes the next step, so that it is not waited for.
         """

@@ -150,8 +150,13 @@ def test_what_is_no_path_of_a_checkpoint_is_refused(tmp_path, monkeypatch, path,
         ("runs/demo/config.json/x", "give the path of a checkpoint"),
         (
             "MIT/ast-0.4593",
-            "give the path of a checkpoint, or download this one first: hf download "
-            "MIT/ast-0.4593 --local-dir ast-0.4593",
+            "give the path of a checkpoint, or download this one and give its folder: hf download "
+            "MIT/ast-0.4593 --local-dir checkpoints/ast-0.4593",
+        ),
+        (
+            "checkpoints/ast-finetuned-x",  # as in configs/finetune.py
+            "give the path of a checkpoint, or download it: hf download MIT/ast-finetuned-x "
+            "--local-dir checkpoints/ast-finetuned-x",
         ),
     ],
 )

@@ -294,7 +294,10 @@ def test_a_single_safetensors_has_hugging_faces_epsilon(folder):
         ({"id2label": {"0": "a", "2": "b"}}, "id2label must name the classes 0 to 1"),
         ({"id2label": {"a": "b"}}, "id2label must map class indices to names"),
         ({"id2label": ["a", "b"]}, "id2label must map class indices to names"),
-        ({"num_attention_heads": 5}, "does not divide into num_attention_heads 5"),
+        (
+            {"num_attention_heads": 5},
+            "hidden_size 64 is not a multiple of num_attention_heads 5; set",
+        ),
     ],
 )
 def test_a_malformed_configuration_names_the_field(folder, entries, complaint):

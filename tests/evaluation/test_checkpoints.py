@@ -323,7 +323,7 @@ def test_esc50_needs_a_fold(tmp_path):
 
 def test_all_files_of_a_folder_are_evaluated_at_the_models_rate(sounds):
     data = read_evaluation_set(sounds, RATE)
-    assert (data.split, data.labels, len(data.clips.waveforms)) == ("train+test", LABELS, 12)
+    assert (data.split, data.labels, len(data.clips.waveforms)) == ("all", LABELS, 12)
     assert sorted(data.clips.names) == [f"{label}/{i}.wav" for label in LABELS for i in range(4)]
     assert {len(waveform) for waveform in data.clips.waveforms} == {8000}
     for name, target in zip(data.clips.names, data.clips.targets, strict=True):

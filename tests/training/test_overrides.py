@@ -75,6 +75,9 @@ def test_ones_own_parts_replace_the_configurations(plain, tmp_path, no_plots):
     first, second = (recorder.steps[i][1]["loss"] for i in (0, 1))
     assert result.history[0]["training_loss"] == pytest.approx((first + second) / 2)
     assert recorder.rows == result.history
+    # The rate is inside the optimizer.
+    assert recorder.steps[0][1]["learning_rate"] is None
+    assert result.history[0]["learning_rate"] is None
     assert recorder.results == [result]
     assert ast_jax.load(result.checkpoint).labels == clips.labels
 
