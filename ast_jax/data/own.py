@@ -10,8 +10,9 @@ from rich.progress import track
 from ast_jax.audio.sounds import name_of, read_sound
 from ast_jax.audio.waveform import to_array
 from ast_jax.data.clips import Clips, DataSet, check_length
-from ast_jax.errors import InputError
+from ast_jax.errors import InputError, quoted
 
+MAX_CLASSES = 10**6  # as many as the model's configuration accepts
 HELD_OUT = ("evaluation", "validation", "test")  # the first that is there is held out
 
 
@@ -49,12 +50,14 @@ def read_own_data(data: Mapping[str, Any], sampling_rate: int) -> DataSet:
     if len(held_out) > 1:
         splits["test"] = held_out[-1]
     read = {side: _read_split(data[name], name, sampling_rate) for side, name in splits.items()}
-    labels = _class_names(data, [label for _, own, _ in read.values() for label in own])
+    located = {  # labels, and where each is for messages
+        side: [(f"{splits[side]}, clip {i}", label) for i, label in enumerate(own)]
+        for side, (_, own, _) in read.items()
+    }
+    labels = _class_names(data, [label for side in located.values() for label in side])
     clips = {}
-    for side, (waveforms, own, names) in read.items():
-        targets = [
-            _target(label, labels, f"{splits[side]}, clip {i}") for i, label in enumerate(own)
-        ]
+    for side, (waveforms, _, names) in read.items():
+        targets = [_target(label, labels, where) for where, label in located[side]]
         clips[side] = Clips(waveforms, np.stack(targets), names)
     return DataSet(labels, clips["train"], clips["evaluation"], test=clips.get("test"))
 
@@ -122,28 +125,50 @@ def _label(label: Any) -> Any:
     return to_array(label) if is_array else label
 
 
-def _class_names(data: Mapping[str, Any], found: list[Any]) -> list[str]:
-    """Returns the names of the classes: those given, a `datasets` ClassLabel's, or those found."""
+def _class_names(data: Mapping[str, Any], found: list[tuple[str, Any]]) -> list[str]:
+    """Returns the names of the classes: those given, a `datasets` ClassLabel's, or those found.
+
+    Args:
+        data: as for `read_own_data`.
+        found: the place of each label, for messages, and the label.
+    """
     names = data.get("labels")
     if names is None:
         for feature in (getattr(data["train"], "features", None) or {}).values():
             feature = getattr(feature, "feature", feature)  # of a list of labels
             names = getattr(feature, "names", None) or names
     if names is not None:
-        names = list(names)
+        names = list(names) if isinstance(names, Iterable) and not isinstance(names, str) else []
         if not names or len(set(names)) < len(names) or not all(isinstance(n, str) for n in names):
             raise InputError('data["labels"] must be different names of classes')
         return names
-    single = [label for each in found for label in _as_list(each)]
-    if all(isinstance(label, str) for label in single):
-        return sorted(set(single))
-    for each in found:
-        if isinstance(each, np.ndarray) and each.ndim == 1:
-            return [f"LABEL_{i}" for i in range(len(each))]
-    indices = [label for label in single if isinstance(label, int | np.integer)]
-    if len(indices) < len(single) or min(indices, default=0) < 0:
-        raise InputError("labels must be names of classes, or indices from 0; they are mixed")
-    return [f"LABEL_{i}" for i in range(1 + max(indices, default=0))]
+    for _, label in found:
+        if _is_target(label):
+            return [f"LABEL_{i}" for i in range(label.shape[-1])]
+    single = [(where, each) for where, label in found for each in _as_list(label)]
+    if not single:
+        raise InputError("no clip has a label; give each the names or indices of its classes")
+    for where, each in single:
+        if not isinstance(each, str) and (not isinstance(each, int) or not 0 <= each < MAX_CLASSES):
+            raise InputError(
+                f"{where}: its label is {each!r}; give names of classes, or indices from 0 to "
+                f"{MAX_CLASSES - 1}"
+            )
+    named = [(where, each) for where, each in single if isinstance(each, str)]
+    if named and len(named) < len(single):
+        where, name = named[0]
+        raise InputError(
+            f"{where}: its label is {name!r}, and other clips have indices; give all of them names "
+            f"of classes, or all of them indices"
+        )
+    if named:
+        return sorted({name for _, name in named})
+    return [f"LABEL_{i}" for i in range(1 + max(index for _, index in single))]
+
+
+def _is_target(label: Any) -> bool:
+    """Returns whether a label is an array with a number for each class."""
+    return isinstance(label, np.ndarray) and label.ndim > 0 and label.dtype.kind in "fiub"
 
 
 def _as_list(label: Any) -> list[Any]:
@@ -158,13 +183,13 @@ def _as_list(label: Any) -> list[Any]:
 
 def _target(label: Any, labels: list[str], where: str) -> np.ndarray:
     """Returns the target (classes,) of a clip."""
-    if isinstance(label, np.ndarray) and label.ndim == 1 and label.dtype.kind in "fiub":
+    if _is_target(label):
         target = label.astype(np.float32)
         if target.shape == (len(labels),) and ((target >= 0) & (target <= 1)).all():
             return target
         raise InputError(
-            f"{where}: its target has shape {label.shape}; give a number from 0 to 1 for each of "
-            f"{len(labels)} classes"
+            f"{where}: its target is {quoted(label)}, of shape {label.shape}; give a number from 0 "
+            f"to 1 for each of {len(labels)} classes"
         )
     target = np.zeros(len(labels), np.float32)
     classes = _as_list(label)
