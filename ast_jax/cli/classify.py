@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ast_jax.cli.arguments import CORES, Dtype, Positive, dtype_change
-from ast_jax.cli.command import complain, naming, print_escaped, print_note
+from ast_jax.cli.command import complain, naming, print_note
 from ast_jax.cli.sound_files import find_sounds, read_inputs
 from ast_jax.errors import InputError
 from ast_jax.io import check_free
@@ -69,15 +69,15 @@ def classify(
         with naming(output), _open_output(output) as write:
             for file, labels in named:
                 write(file, labels)
-        print_escaped(f"wrote the labels of {len(sounds) - len(unusable)} files to {output}")
+        print(f"wrote the labels of {len(sounds) - len(unusable)} files to {output}", flush=True)
     elif json:
         found = [{"file": file, "labels": labels} for file, labels in named]
         print(json_module.dumps(found, indent=2), flush=True)
     else:
         for file, labels in named:
-            print_escaped(file)
+            print(file, flush=True)
             for label in labels:
-                print_escaped(f"  {label['score']:6.1%}  {label['label']}")
+                print(f"  {label['score']:6.1%}  {label['label']}", flush=True)
     return 1 if unusable else status
 
 

@@ -1,6 +1,7 @@
 """Code shared by the commands: exit statuses, Ctrl-C, error messages, printing."""
 
 import _thread
+import io
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ def run_command(action: Callable[[], int | None]) -> int:
     Args:
         action: the command; returns a status, or None for 0.
     """
+    _prepare_output()
     try:
         return action() or 0
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
@@ -34,6 +36,14 @@ def run_command(action: Callable[[], int | None]) -> int:
         return complain(f"{file}{error.strerror or error}")
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _prepare_output() -> None:
+    """Makes stdout take any text: escapes what its encoding lacks, replaces a closed one."""
+    if sys.stdout is None:
+        sys.stdout = io.StringIO()
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @contextmanager
@@ -100,9 +110,3 @@ def flush_and_exit(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
-
-
-def print_escaped(text: str) -> None:
-    """Prints text, escaping what stdout's encoding lacks, as file names may contain anything."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from ast_jax.cli.arguments import Dtype, NonNegative, Positive, dtype_change
-from ast_jax.cli.command import naming, print_escaped, print_note
+from ast_jax.cli.command import naming, print_note
 from ast_jax.io import check_free
 from ast_jax.storage import check_local
 
@@ -79,7 +79,7 @@ def evaluate(
     console = Console()
     with console.capture() as table:
         console.print(results_table(results))
-    print_escaped(table.get().rstrip("\n"))
+    print(table.get().rstrip("\n"), flush=True)
     if output:
-        print_escaped(f"wrote {output}")
+        print(f"wrote {output}", flush=True)
     return 0

@@ -1,4 +1,5 @@
 import gc
+import io
 import signal
 import subprocess
 import sys
@@ -33,6 +34,16 @@ def test_an_input_error_prints_one_sentence_and_sets_the_status(capsys, error, s
     assert printed.err.startswith(message)
     assert printed.err.count("\n") == bool(message)
     assert not printed.out
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_output_that_stdout_cannot_take_is_escaped_or_ignored(monkeypatch, closed):
+    written = io.BytesIO()
+    stdout = io.TextIOWrapper(written, encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", None if closed else stdout)
+    assert run_command(lambda: sys.stdout.write("naïve …\n") and 0) == 0
+    stdout.flush()
+    assert written.getvalue() == (b"" if closed else b"na\\xefve \\u2026\n")
 
 
 def test_other_errors_keep_their_traceback():
