@@ -1,6 +1,7 @@
 """Shared fixtures: eight virtual devices, golden outputs, real recordings, small checkpoints."""
 
 import contextlib
+import dataclasses
 import gc
 import json
 import logging
@@ -105,8 +106,54 @@ def no_plots():
         yield
 
 
+# Fields on which no program depends, beyond the length of the run and whether there is an average.
+NOT_COMPILED = (
+    "workdir", "init_from", "data", "num_epochs", "evaluate_every", "checkpoint_every_steps",
+    "max_to_keep", "metric", "average_to", "cumulative", "final_params", "skip_nonfinite",
+    "profile_steps",
+)  # fmt: skip
+
+SHARED = {}  # step functions, for all files of tests that a process runs
+
+
+@pytest.fixture(scope="module")
+def share_functions():
+    """Lets runs of equal programs share their jitted functions: tracing is most of a run."""
+    from ast_jax.config import TrainConfig
+    from ast_jax.training import loop
+
+    build_step_functions = loop.build_step_functions
+    unset = {name: getattr(TrainConfig(), name) for name in NOT_COMPILED}
+
+    def build(config, initial, parallel, length, overrides):
+        functions, state = build_step_functions(config, initial, parallel, length, overrides)
+        same = dataclasses.replace(config, average_from=config.average_from > 0, **unset)
+        if config.optimizer.schedule == "constant":
+            length = None
+        parts = (same, initial.config, initial.feature_extractor, parallel.devices, length)
+        # Functions of the caller are told apart by address, and kept so that it stays theirs.
+        key = repr((*parts, overrides[:3]))
+        return SHARED.setdefault(key, (functions, overrides))[0], state
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "build_step_functions", build)
+        yield
+
+
 @pytest.fixture(scope="session")
-def emulators():
+def free_port():
+    """Returns a function that returns a free port of this machine."""
+
+    def find():
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            return free.getsockname()[1]
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def emulators(free_port):
     """Starts emulators of Google's and Amazon's storage on this machine; returns their settings."""
     pytest.importorskip("moto")
     from gcp_storage_emulator.server import create_server
@@ -116,9 +163,7 @@ def emulators():
     amazon = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     amazon.start()
     host, port = amazon.get_host_and_port()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        google_port = free.getsockname()[1]
+    google_port = free_port()
     google = create_server("127.0.0.1", google_port, in_memory=True)
     google.start()
     yield {

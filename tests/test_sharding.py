@@ -7,26 +7,16 @@ import numpy as np
 import optax
 import pytest
 
-from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.errors import InputError
 from ast_jax.evaluation.predict import make_predict
-from ast_jax.losses import cross_entropy
-from ast_jax.models.ast import graphdef, init_params
+from ast_jax.models.ast import init_params
 from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
-from ast_jax.training.step import StepSpec, init_state, train_step
+from ast_jax.training.step import init_state, train_step
 from tests import steps
 from tests.small_run import MODEL
 
 CONFIG = MODEL.replace(num_labels=5)
-EXTRACTOR = ASTFeatureExtractor(max_length=64, num_mel_bins=32)
-SPEC = StepSpec(
-    graphdef(CONFIG),
-    EXTRACTOR,
-    cross_entropy,
-    optax.identity(),
-    lambda step: 0.002,
-    jax.random.key(0),
-)
+SPEC = steps.make_spec(CONFIG, schedule=lambda step: 0.002)
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +80,12 @@ def test_the_train_step_lowers_the_loss_donates_and_counts(how, batch):
 @pytest.mark.parametrize("how", ["shard_map", "pmap"])
 def test_predictions_keep_the_order_of_the_batch(how, batch):
     parallel = DataParallel(how)
-    predict = parallel.map(make_predict(graphdef(CONFIG), EXTRACTOR), (REPLICATED, SPLIT), SPLIT)
+    predict = parallel.map(make_predict(SPEC.graphdef, SPEC.extractor), (REPLICATED, SPLIT), SPLIT)
     params = init_params(CONFIG)
     logits = predict(params, parallel.shard_batch(batch))
     assert logits.shape == (16, 5)
     single = DataParallel(how, jax.devices()[:1]).map(
-        make_predict(graphdef(CONFIG), EXTRACTOR), (REPLICATED, SPLIT), SPLIT
+        make_predict(SPEC.graphdef, SPEC.extractor), (REPLICATED, SPLIT), SPLIT
     )
     expected = single(params, batch)
     np.testing.assert_allclose(logits, expected, atol=1e-5)

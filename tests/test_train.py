@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ast_jax.cli.main import main
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -32,16 +34,20 @@ def train(*flags, timeout=400):
         (["demo", "--model.max_length=8"], "max_length 8"),
     ],
 )
-def test_an_input_error_prints_one_sentence(tmp_path, flags, named):
+def test_an_input_error_prints_one_sentence(tmp_path, capsys, flags, named):
     workdir = tmp_path / "run"
-    if flags:
-        flags = [*flags, f"--workdir={workdir}"]
-    done = train(*flags)
-    assert done.returncode == 1
-    (message,) = [line for line in done.stderr.splitlines() if line.strip()]
+    assert main(["train", *flags, f"--workdir={workdir}"]) == 1
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert message.startswith("ast-jax: ")
     assert named in message
     assert not workdir.exists()
+
+
+def test_the_script_is_the_command():
+    done = train("none.py")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "none.py" in done.stderr
 
 
 @pytest.mark.slow

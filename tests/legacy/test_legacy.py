@@ -36,7 +36,7 @@ from ast_jax.training.loop import fit
 TOLERANCE = 1e-6
 LOGITS_TOLERANCE = 5e-6
 
-pytestmark = pytest.mark.usefixtures("no_plots")
+pytestmark = pytest.mark.usefixtures("no_plots", "share_functions")
 
 SIZE = {
     "hidden_size": 8,

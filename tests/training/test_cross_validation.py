@@ -3,9 +3,6 @@ import json
 import re
 import shutil
 import statistics
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,15 +11,14 @@ import soundfile
 from matplotlib import image
 
 from ast_jax.checkpoint.format import load_checkpoint
+from ast_jax.cli.main import main
 from ast_jax.config import (
-    AugmentConfig,
     ESC50Data,
     FolderData,
     FrontendConfig,
     OptimizerConfig,
     PreparedData,
     SyntheticData,
-    TrainConfig,
 )
 from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.errors import InputError
@@ -36,9 +32,8 @@ from ast_jax.training.cross_validation import (
 )
 from ast_jax.training.loop import fit
 from ast_jax.training.setup import build_step_functions
-from tests.small_run import MODEL
+from tests import small_run
 
-ROOT = Path(__file__).parents[2]
 STEPS = 36
 RUNS = [f"fold{fold}" for fold in range(1, 6)]
 
@@ -66,16 +61,12 @@ def esc(tmp_path_factory):
 
 def small(workdir, folder):
     """Returns the configuration of five short runs: three epochs of twelve batches each."""
-    return TrainConfig(
-        workdir=str(workdir),
-        model=MODEL.replace(max_length=48),
+    return small_run.small(
+        workdir,
         # Equal for all folds, so that they share one compilation.
         frontend=FrontendConfig(mean=-6.0, std=4.0),
         data=ESC50Data(dir=str(folder), fold=0),
-        augment=AugmentConfig(frequency_mask=4, time_mask=8),
         optimizer=OptimizerConfig(learning_rate=3e-3, b1=0.9),
-        batch_size=8,
-        num_epochs=3,
         metric="accuracy",
     )
 
@@ -263,7 +254,7 @@ def test_a_picture_of_a_single_epoch_is_drawn(tmp_path):
     assert image.imread(tmp_path / "one.png")[..., :3].std() > 0.02
 
 
-def test_train_py_runs_all_folds_for_fold_0(finished, esc, tmp_path):
+def test_the_command_runs_all_folds_for_fold_0(finished, esc, tmp_path, capsys):
     workdir = copy(finished, tmp_path / "run")
     config = fold_config(small("", esc), 1)
     (tmp_path / "config.py").write_text(
@@ -271,22 +262,11 @@ def test_train_py_runs_all_folds_for_fold_0(finished, esc, tmp_path):
         "from ast_jax.models.config import ASTConfig\n"
         f"def get_config():\n    return {config!r}\n"
     )
-    flags = [
-        str(tmp_path / "config.py"),
-        f"--workdir={workdir}",
-        "--data.fold=0",
-    ]
-    done = subprocess.run(
-        [sys.executable, ROOT / "train.py", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("already finished") == 5
+    command = ["train", str(tmp_path / "config.py"), f"--workdir={workdir}", "--data.fold=0"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("already finished") == 5
     found = finished[1]
     for file in ("folds.json", "folds.csv"):
         assert (workdir / file).read_text() == (finished[0] / file).read_text()
-    assert f"{found.mean[-1]:.1%} ± {found.std[-1]:.1%}" in done.stdout
+    assert f"{found.mean[-1]:.1%} ± {found.std[-1]:.1%}" in printed

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,7 +25,10 @@ from tests.small_run import history_of
 ROOT = Path(__file__).parents[2]
 CONFIG = """
 from ast_jax.config import AugmentConfig, SyntheticData, OptimizerConfig
+from ast_jax.runs import history, results
 from tests.small_run import small
+
+history.draw_loss = results.draw_confusion = results.draw_class_precisions = lambda *args: None
 
 def get_config():
     return small(
@@ -41,15 +43,13 @@ def get_config():
 
 
 @pytest.fixture(scope="module")
-def pod(tmp_path_factory):
+def pod(tmp_path_factory, free_port):
     """Returns a function that runs `train.py` in several processes and returns their outputs."""
     folder = tmp_path_factory.mktemp("pod")
     (folder / "config.py").write_text(CONFIG)
 
     def start(workdir, processes, devices, *flags, second=()):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         environment = os.environ | {
             "JAX_NUM_CPU_DEVICES": str(devices),
             "JAX_PLATFORMS": "cpu",

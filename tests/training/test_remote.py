@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -176,7 +175,7 @@ def test_a_remote_prepared_set_and_a_remote_checkpoint_are_the_local_ones(bucket
 
 
 @pytest.mark.slow
-def test_two_processes_without_a_shared_disk_train_in_a_bucket(bucket, local, tmp_path):
+def test_two_processes_without_a_shared_disk_train_in_a_bucket(bucket, local, tmp_path, free_port):
     """ZeRO-1 over both: a checkpoint needs the optimizer's state of the other process."""
     (tmp_path / "config.py").write_text(
         "from ast_jax.config import *\nfrom ast_jax.models.config import *\n"
@@ -184,11 +183,8 @@ def test_two_processes_without_a_shared_disk_train_in_a_bucket(bucket, local, tm
     )
 
     def run(machines, *flags):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            coordinator = f"localhost:{free.getsockname()[1]}"
         command = [sys.executable, "train.py", str(tmp_path / "config.py"), *flags]
-        command += [f"--coordinator={coordinator}", "--num_processes=2"]
+        command += [f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
         started = [
             subprocess.Popen(
                 [*command, f"--process_id={process}"],

@@ -5,46 +5,21 @@ import numpy as np
 import optax
 import pytest
 
-from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.audio.pcm import to_float, to_int16
 from ast_jax.config import AugmentConfig, OptimizerConfig
-from ast_jax.losses import cross_entropy
-from ast_jax.models.ast import graphdef, init_params
-from ast_jax.models.config import ASTConfig
+from ast_jax.models.ast import init_params
 from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
 from ast_jax.training.optimizer import make_optimizer, shard_over_devices, state_specs
 from ast_jax.training.step import (
-    StepSpec,
     init_state,
     make_patchout,
     train_step,
 )
 from tests import steps
+from tests.small_run import MODEL
 
-CONFIG = ASTConfig(
-    hidden_size=32,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=64,
-    frequency_stride=16,
-    time_stride=16,
-    max_length=64,
-    num_mel_bins=32,
-    num_labels=5,
-)
-
-
-def make_spec(**changes):
-    """Returns the constants of a step without augmentation, by plain gradients."""
-    spec = StepSpec(
-        graphdef(CONFIG),
-        ASTFeatureExtractor(max_length=64, num_mel_bins=32, mean=-6.0, std=5.0),
-        cross_entropy,
-        optax.identity(),
-        lambda number: 1e-2 * (number + 1),
-        jax.random.key(0),
-    )
-    return spec._replace(**changes)
+CONFIG = MODEL.replace(num_hidden_layers=1, num_labels=5)
+make_spec = partial(steps.make_spec, CONFIG)
 
 
 def mean_loss_and_gradients(spec, batch, devices=1):
