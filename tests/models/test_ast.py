@@ -70,7 +70,7 @@ def test_the_base_size_has_the_originals_number_of_parameters(golden):
     assert round(count / 1e6, 3) == 86.594
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)  # each traces a model
 @given(
     strides=st.tuples(st.integers(1, 16), st.integers(1, 16)),
     size=st.tuples(st.integers(16, 40), st.integers(16, 60)),
@@ -268,29 +268,31 @@ def assert_equal(found, expected):
     jax.tree.map(check, found, expected)
 
 
+@functools.cache
+def gradients_with_patchout(clips, dtype="float32", remat="none", implementation="xla"):
+    graph = graphdef(CONFIG.replace(dtype=dtype), implementation)
+    kept = jnp.array([[0, 1, 3, 4, 7], [1, 2, 5, 6, 7]])[:clips]  # an odd number of tokens
+
+    def loss(params):
+        logits = nnx.merge(graph, params)(CLIPS[:clips], kept, remat=remat)
+        return jnp.sin(logits).sum()
+
+    return jax.jit(jax.grad(loss))(large_params())
+
+
 @pytest.mark.parametrize("implementation", ["cpu", "xla"])
 @pytest.mark.parametrize(
     ("clips", "remat"), [(2, "norms_and_activations"), (2, "everything"), (1, "none")]
 )
 def test_half_precision_gradients_match_float32_up_to_rounding(clips, remat, implementation):
-    kept = jnp.array([[0, 1, 3, 4, 7], [1, 2, 5, 6, 7]])[:clips]  # an odd number of tokens
-
-    def gradients(dtype):
-        graph = graphdef(CONFIG.replace(dtype=dtype), implementation)
-
-        def loss(params):
-            logits = nnx.merge(graph, params)(CLIPS[:clips], kept, remat=remat)
-            return jnp.sin(logits).sum()
-
-        return jax.jit(jax.grad(loss))(large_params())
-
     def check(half, full):
         assert half.dtype == jnp.float32
         half, full = np.asarray(half), np.asarray(full)
         error = np.linalg.norm(half - full) / np.linalg.norm(full)
         assert error < 0.05, f"{half.shape}: {error}"
 
-    jax.tree.map(check, gradients("bfloat16"), gradients("float32"))
+    found = gradients_with_patchout(clips, "bfloat16", remat, implementation)
+    jax.tree.map(check, found, gradients_with_patchout(clips))
 
 
 @pytest.mark.parametrize("implementation", ["cpu", "xla"])
