@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Collection, Sequence
 
+MAX_MESSAGE = 2000  # characters
 INTERRUPTED = 130  # the exit status that a shell reports after Ctrl-C
 
 
@@ -11,12 +12,21 @@ class InputError(ValueError):
 
     Its message is one sentence that names the thing and says what to do. Commands print it and
     exit non-zero without a traceback; any other exception is a bug and keeps its traceback.
+    Whatever the message quotes, it is one printable line of at most `MAX_MESSAGE` characters; the
+    middle of a longer one is left out.
     """
+
+    def __init__(self, message: object = ""):
+        text = one_line(str(message))
+        if len(text) > MAX_MESSAGE:
+            text = f"{text[: MAX_MESSAGE // 2]} … {text[-MAX_MESSAGE // 2 :]}"
+        super().__init__(text)
 
 
 def nearest(name: str, names: Collection[str]) -> str:
     """Returns the closest of `names` to a misspelled `name`, or all of them if none is close."""
-    return ", ".join(difflib.get_close_matches(name, names, 1) or sorted(names))
+    # Comparing takes time in proportion to the length.
+    return ", ".join(difflib.get_close_matches(name[:100], names, 1) or sorted(names))
 
 
 def shorten(names: Sequence[str], most: int = 5) -> str:
@@ -30,8 +40,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
+def one_line(text: str) -> str:
+    """Returns a text with line breaks, control characters and bytes that are no UTF-8 escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def quoted(value: object) -> str:
     """Returns a value in quotes, escaped to one line and cut to 80 characters."""
     text = str(value)
     text = text if len(text) <= 80 else text[:79] + "…"
-    return "'" + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text) + "'"
+    return f"'{one_line(text)}'"

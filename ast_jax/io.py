@@ -1,33 +1,115 @@
-"""Reads JSON, and writes JSON, CSV and other files atomically."""
+"""Reads JSON and arrays from untrusted files, writes files atomically, and holds folders."""
 
 import csv
 import glob
 import io
 import json
+import math
 import os
 import shutil
+import socket
+import stat
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from ast_jax.errors import InputError
+import numpy as np
+
+from ast_jax.errors import InputError, first_line, quoted
+
+MAX_JSON = 64 << 20  # bytes of a JSON file that describes something; parsed it takes ten times that
+LOCK_FILE = ".lock"
+
+# What reading a damaged `.npz` raises beside ValueError; a header may nest too deep to parse.
+DAMAGED_ZIP = (
+    zipfile.BadZipFile, zlib.error, tokenize.TokenError, EOFError, MemoryError,
+    NotImplementedError, RuntimeError, SyntaxError,
+)  # fmt: skip
 
 
-def read_json(path: str | Path) -> Any:
-    """Reads a JSON file.
+def check_regular(file: str | Path, most: int | None = None) -> None:
+    """Checks a file before it is read: reading a pipe would wait, and a device may never end.
 
     Raises:
-        InputError: the file is missing or malformed; the message names it.
+        InputError: it is a pipe, a device or a socket, or has more than `most` bytes.
+        OSError: it cannot be found.
+    """
+    status = os.stat(file)
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise InputError(f"{file}: is a pipe or a device, not a file; give a file")
+    if most is not None and stat.S_ISREG(status.st_mode) and status.st_size > most:
+        raise InputError(
+            f"{file}: has {status.st_size >> 20} MiB, and {most >> 20} MiB is the most that is "
+            f"read; give another file"
+        )
+
+
+def read_json(path: str | Path, most: int = MAX_JSON) -> Any:
+    """Reads a JSON file of at most `most` bytes.
+
+    Raises:
+        InputError: the file is missing, too large or malformed; the message names it.
     """
     try:
+        check_regular(path, most)
         return json.loads(Path(path).read_text(encoding="utf-8"))
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: cannot be read as JSON ({error}); repair or replace it"
         ) from None
+
+
+def read_npz(file: str | Path | io.BytesIO) -> dict[str, np.ndarray]:
+    """Reads all arrays of an uncompressed `.npz` file, as `np.savez` writes it.
+
+    Raises:
+        ValueError: the file is damaged: also where an array is said to be larger than its data, or
+            is compressed, before memory is taken.
+        OSError: it cannot be read.
+    """
+    arrays = {}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for entry in archive.infolist():
+                if entry.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError(f"{quoted(entry.filename)} is compressed")
+                with archive.open(entry) as stream:
+                    arrays[entry.filename.removesuffix(".npy")] = _read_npy(stream, entry.file_size)
+    except DAMAGED_ZIP as error:
+        raise ValueError(first_line(error)) from None
+    return arrays
+
+
+def _read_npy(stream: IO[bytes], size: int) -> np.ndarray:
+    """Reads an array of `size` bytes, header included."""
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"has an array of format {version}")
+    read_header = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    shape, fortran_order, dtype = read_header(stream)
+    if dtype.hasobject or fortran_order or any(n < 0 for n in shape):
+        raise ValueError("has an array of another kind")
+    if math.prod(shape) * dtype.itemsize != size - stream.tell():
+        raise ValueError(f"has an array of shape {shape} and {size} bytes")
+    return np.frombuffer(stream.read(), dtype).reshape(shape)
+
+
+def json_checksum(content: Any) -> str:
+    """Computes a CRC-32 of what JSON holds, whatever its layout and order of keys."""
+    plain = json.loads(json.dumps(content))
+    return f"{zlib.crc32(json.dumps(plain, sort_keys=True).encode()):08x}"
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -96,3 +178,45 @@ def check_free(path: Path) -> None:
     """Raises `InputError` if `path` exists, even as a broken link."""
     if os.path.lexists(path):
         raise InputError(f"{path}: exists already; choose another output or remove it first")
+
+
+@contextmanager
+def hold_folder(folder: Path, holder: str) -> Iterator[None]:
+    """Keeps other processes from holding an existing folder, until the block or this process ends.
+
+    The lock is of the operating system: a process that is killed holds nothing. Its file,
+    `LOCK_FILE`, stays.
+
+    Args:
+        folder: the folder.
+        holder: what may hold it, for the message.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    file = folder / LOCK_FILE
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        with suppress(OSError, ValueError):
+            holder += f" ({file.read_text(encoding='utf-8')[:100]})"
+        raise InputError(
+            f"{folder}: {holder} is writing there; wait for its end, stop it, or choose another "
+            f"folder"
+        ) from None
+    try:
+        with suppress(OSError):  # a full disk
+            file.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
+
+
+def check_not_held(folder: Path, holder: str) -> None:
+    """Raises `InputError` if another process holds a folder, see `hold_folder`."""
+    if (folder / LOCK_FILE).exists():
+        with hold_folder(folder, holder):
+            pass

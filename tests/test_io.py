@@ -1,9 +1,22 @@
 import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ast_jax.errors import InputError
-from ast_jax.io import atomic_write, read_json, write_csv, write_json
+from ast_jax.io import (
+    atomic_write,
+    check_not_held,
+    hold_folder,
+    read_json,
+    read_npz,
+    write_csv,
+    write_json,
+)
 
 
 def write(path, text, error=None, replace=False):
@@ -114,3 +127,74 @@ def test_a_csv_file_has_a_column_per_field(tmp_path):
 def test_a_csv_file_escapes_names_that_are_not_utf8(tmp_path):
     write_csv(tmp_path / "x.csv", [{"clip": os.fsdecode(b"caf\xe9.wav")}])
     assert (tmp_path / "x.csv").read_text() == "clip\ncaf\\udce9.wav\n"
+
+
+def test_a_pipe_a_device_and_a_huge_file_are_not_read_as_json(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for file in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(InputError, match=f"^{file}: is a pipe or a device, not a file"):
+            read_json(file)
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InputError, match="sparse: has 1048576 MiB, and 64 MiB is the most"):
+        read_json(tmp_path / "sparse")
+
+
+def test_arrays_round_trip_through_an_npz(tmp_path):
+    arrays = {"a": np.arange(5), "b": np.array(["x", "é"]), "c": np.zeros((0, 2), np.int32)}
+    np.savez(tmp_path / "x.npz", **arrays)
+    read = read_npz(tmp_path / "x.npz")
+    assert read.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert read[name].dtype == array.dtype
+        np.testing.assert_array_equal(read[name], array)
+
+
+def npy(shape, data=b"", dtype="<i8"):
+    header = str({"descr": dtype, "fortran_order": False, "shape": shape}).encode() + b"\n"
+    return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        npy((10**12,)),
+        npy((-1,), bytes(8)),
+        npy((1,), bytes(8), dtype="|O"),
+        npy((1,), bytes(7)),
+        b"\x93NUMPY\1\0" + (9000).to_bytes(2, "little") + b"(" * 9000,
+        b"\x93NUMPY\3\0",
+        b"",
+    ],
+)
+def test_an_array_that_is_not_there_is_refused_before_memory_is_taken(tmp_path, content):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("a.npy", content)
+    with pytest.raises(ValueError, match=r"\S"):
+        read_npz(tmp_path / "x.npz")
+
+
+HOLD = """
+import os, signal, sys
+from pathlib import Path
+from ast_jax.io import hold_folder
+with hold_folder(Path(sys.argv[1]), "x"):
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_is_held_by_one_process_until_that_is_killed(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    ) as holder:
+        holder.stdout.readline()
+        message = rf"^{tmp_path}: a run \(process {holder.pid} on \S+\) is writing there; wait"
+        with pytest.raises(InputError, match=message):
+            check_not_held(tmp_path, "a run")
+        holder.kill()
+    with hold_folder(tmp_path, "a run"):
+        assert os.listdir(tmp_path) == [".lock"]

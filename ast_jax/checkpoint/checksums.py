@@ -7,7 +7,6 @@ load as another number. A CRC-32 differs for every change of up to 32 adjacent b
 other damage once in 4·10⁹. Checkpoints of earlier versions have none.
 """
 
-import json
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ import jax
 import numpy as np
 
 from ast_jax.errors import InputError
-from ast_jax.io import read_json
+from ast_jax.io import json_checksum, read_json
 
 CHECKSUMS_FOLDER, CHECKSUMS_FILE = "checksums", "checksums.json"
 NO_CHECKSUMS = "it has no checksums, as an earlier version wrote it: damage would not be seen"
@@ -38,20 +37,10 @@ def array_checksums(parts: Mapping[str, Any]) -> Checksums:
         return dict(zip(names, threads.map(_of_array, (leaf for _, leaf in leaves)), strict=True))
 
 
-def json_checksum(content: Any) -> str:
-    """Computes the checksum of what JSON holds, whatever its layout and order of keys."""
-    plain = json.loads(json.dumps(content))
-    return _hex(zlib.crc32(json.dumps(plain, sort_keys=True).encode()))
-
-
 def _of_array(leaf: Any) -> str:
     array = np.ascontiguousarray(leaf)
     start = zlib.crc32(f"{array.dtype} {np.shape(leaf)}".encode())
-    return _hex(zlib.crc32(array.reshape(-1).view(np.uint8).data, start))
-
-
-def _hex(checksum: int) -> str:
-    return f"{checksum:08x}"
+    return f"{zlib.crc32(array.reshape(-1).view(np.uint8).data, start):08x}"
 
 
 def read_checksums(path: Path) -> Checksums | None:

@@ -11,6 +11,7 @@ Each step of a training run is such a folder with the optimizer's state beside t
 import functools
 import glob
 import logging
+import math
 import re
 import sys
 import time
@@ -32,10 +33,9 @@ from ast_jax.checkpoint.checksums import (
     CHECKSUMS_FOLDER,
     array_checksums,
     find_change,
-    json_checksum,
 )
 from ast_jax.errors import InputError, first_line
-from ast_jax.io import atomic_write, read_json
+from ast_jax.io import atomic_write, check_regular, json_checksum, read_json
 from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig
 
@@ -132,10 +132,22 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             parameters do not match its configuration; the message names the file or the parameter.
     """
     path = Path(path).absolute()
+    check_files(path)
     config, extractor = load_description(path)
     # The moving average of the parameters, if the run kept one, is the model to use.
     part = "ema" if (path / "ema").is_dir() else "params"
     return Checkpoint(config, extractor, _load_params(path, part, config))
+
+
+def check_files(path: Path) -> None:
+    """Raises `InputError` if a checkpoint folder has a pipe or a device, which would be read."""
+    for file in path.rglob("*"):
+        try:
+            check_regular(file)
+        except OSError as error:
+            raise InputError(
+                f"{file}: cannot be read ({error.strerror}); restore the checkpoint from a copy"
+            ) from None
 
 
 def load_description(path: Path) -> tuple[ASTConfig, ASTFeatureExtractor]:
@@ -252,6 +264,13 @@ def _check_shapes(path: Path, found: dict[str, Any], expected: dict[str, Any]) -
             raise InputError(
                 f"{path}: parameter {name} has shape {tuple(found[name].shape)}, and the "
                 f"configuration requires {array.shape}; restore the checkpoint from a copy"
+            )
+        storage = found[name].storage
+        chunk = (storage and storage.chunk_shape) or array.shape
+        if math.prod(chunk) > math.prod(array.shape):  # a whole chunk is decoded into memory
+            raise InputError(
+                f"{path}: parameter {name} of shape {array.shape} is stored in chunks of shape "
+                f"{tuple(chunk)}; restore the checkpoint from a copy"
             )
     for name in found:
         if name not in expected:

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -12,7 +13,9 @@ import numpy as np
 from ast_jax.checkpoint.torch_names import Tensors
 from ast_jax.checkpoint.torch_state_dict import find_state_dict, is_beside_model
 from ast_jax.errors import InputError, first_line, quoted
-from ast_jax.io import read_json
+from ast_jax.io import DAMAGED_ZIP, check_regular, read_json
+
+MAX_SIZE = 16 << 30  # bytes of a file; a base-size model with an optimizer's state takes 1 GiB
 
 INDEX_SUFFIX = ".index.json"  # of a checkpoint in several files, its shards
 SHARD_NAME = re.compile(r"[\w.-]{1,200}\.(safetensors|bin)", re.ASCII)  # no path to other folders
@@ -24,6 +27,11 @@ SAFETENSORS_DTYPES = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(jnp.bfloat16),
 }
+
+
+MAX_PICKLE = 64 << 20  # bytes at the start of a file that may be its pickles
+MAX_DIMENSIONS = 8  # NumPy has 64 at most
+TORCH_DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
 class StateDict(NamedTuple):
@@ -53,7 +61,7 @@ def read_state_dict(path: Path) -> StateDict:
         InputError: the file is missing, truncated, contains code, or contains anything but
             floating-point tensors.
     """
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path}: no such file; give the path of a checkpoint")
     is_index = path.name.endswith(INDEX_SUFFIX)
     state_dict = _read_shards(path) if is_index else _read_file(path)
@@ -100,15 +108,18 @@ def _read_shards(index: Path) -> StateDict:
 
 
 def _read_file(path: Path) -> StateDict:
+    check_regular(path, MAX_SIZE)
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
 
 
 def _read_safetensors(path: Path) -> StateDict:
-    from safetensors import SafetensorError, deserialize
+    from safetensors import SafetensorError, deserialize, safe_open
 
     try:
+        with safe_open(path, "np"):  # checks the header before the file is in memory
+            pass
         entries = deserialize(path.read_bytes())
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise InputError(
             f"{path}: not a complete safetensors file ({first_line(error)}); download or save it "
             f"again"
@@ -120,6 +131,11 @@ def _read_safetensors(path: Path) -> StateDict:
             continue
         if entry["dtype"] not in SAFETENSORS_DTYPES:
             raise _not_floating(path, name, entry["dtype"])
+        if len(entry["shape"]) > MAX_DIMENSIONS:
+            raise InputError(
+                f"{path}: tensor {name} has {len(entry['shape'])} dimensions; give the file of an "
+                f"AST"
+            )
         data = np.frombuffer(entry["data"], SAFETENSORS_DTYPES[entry["dtype"]])
         tensors[name] = data.reshape(entry["shape"])
     return StateDict(tensors, ignored, [])
@@ -129,6 +145,7 @@ def _read_torch(path: Path) -> StateDict:
     torch = import_torch(f"reading {path}")
     import pickle
 
+    size = _content_size(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the InputError below is enough
@@ -139,9 +156,7 @@ def _read_torch(path: Path) -> StateDict:
             f"save the model's state_dict() alone"
         ) from None
     except Exception as error:  # the unpickler raises any type for a damaged file
-        raise InputError(
-            f"{path}: not a complete PyTorch file ({first_line(error)}); download or save it again"
-        ) from None
+        raise _incomplete(path, error) from None
     if not isinstance(content, dict):
         raise InputError(
             f"{path}: holds a {type(content).__name__}, not a dict of tensors; save the model's "
@@ -149,7 +164,8 @@ def _read_torch(path: Path) -> StateDict:
         )
     state_dict, notes = find_state_dict(content, torch.Tensor)
     tensors: Tensors = {}
-    ignored = []
+    ignored, numbers = [], 0
+    dtypes = {getattr(torch, dtype) for dtype in TORCH_DTYPES}
     for name, tensor in state_dict.items():
         if isinstance(tensor, torch.Tensor) and is_beside_model(str(name)):
             ignored.append(str(name))
@@ -159,11 +175,69 @@ def _read_torch(path: Path) -> StateDict:
                 f"{path}: entry {name!r} is a {type(tensor).__name__}, not a tensor; save the "
                 f"model's state_dict() alone"
             )
-        if not tensor.is_floating_point() or tensor.layout is not torch.strided:
-            raise _not_floating(path, name, f"{tensor.dtype}, {tensor.layout}")
-        # float32 holds half precisions exactly, and NumPy has no bfloat16.
-        tensors[str(name)] = tensor.detach().float().contiguous().numpy()
+        kind = f"{tensor.dtype}, {tensor.layout}"
+        dense = tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_nested)
+        if not dense or tensor.dtype not in dtypes:
+            raise _not_floating(path, name, kind)
+        # As float32, four times the file is more than any dtype and shared storage takes. A view
+        # may repeat the same numbers for ever.
+        numbers += tensor.numel()
+        if 4 * numbers > 4 * size + 2**20:
+            raise InputError(
+                f"{path}: tensor {name} has {tensor.numel()} numbers, more than the file has bytes "
+                f"for; save the model's state_dict() again"
+            )
+        try:
+            # float32 holds half precisions exactly, and NumPy has no bfloat16.
+            tensors[str(name)] = tensor.detach().float().contiguous().numpy()
+        except (RuntimeError, TypeError):  # of a tensor's subclass
+            raise _not_floating(path, name, kind) from None
     return StateDict(tensors, ignored, notes)
+
+
+def _content_size(path: Path) -> int:
+    """Returns the size of a PyTorch file's content in bytes, before PyTorch reads it.
+
+    Raises:
+        InputError: the content would take far more memory than the file.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\3\4":  # as PyTorch tells the formats apart
+            file.seek(0)
+            head = file.read(MAX_PICKLE)
+        else:
+            try:
+                with zipfile.ZipFile(file) as archive:
+                    entries = archive.infolist()
+                    size = sum(entry.file_size for entry in entries)
+                    if size > 4 * path.stat().st_size + 2**20:  # weights barely compress
+                        raise InputError(
+                            f"{path}: holds {size} bytes in a file of {path.stat().st_size}; save "
+                            f"the model's state_dict() again, uncompressed"
+                        )
+                    head = b"".join(
+                        archive.read(entry)
+                        for entry in entries
+                        if entry.filename.endswith("data.pkl")
+                    )
+            except (*DAMAGED_ZIP, ValueError, OSError) as error:
+                if isinstance(error, InputError):
+                    raise
+                raise _incomplete(path, error) from None
+    # The only type that the weights-only unpickler lets allocate and fill any size.
+    if b"\nbytearray\n" in head:
+        raise InputError(
+            f"{path}: holds more than tensors (a bytearray) and is not loaded; save the model's "
+            f"state_dict() alone"
+        )
+    return size
+
+
+def _incomplete(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path}: not a complete PyTorch file ({first_line(error)}); download or save it again"
+    )
 
 
 def _not_floating(path: Path, name: object, kind: str) -> InputError:

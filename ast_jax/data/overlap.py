@@ -9,14 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Bool, UInt64
 
 from ast_jax.data.clips import Clips
 from ast_jax.errors import InputError, quoted
-from ast_jax.io import atomic_write
+from ast_jax.io import atomic_write, read_npz
 from ast_jax.storage import read_run_file
 
 TRAINED_FILE = "trained_clips.npz"
@@ -85,9 +84,9 @@ def read_trained_clips(checkpoint: str | Path) -> ClipHashes | None:
     if content is None:
         return None
     try:
-        with np.load(io.BytesIO(content)) as arrays:
-            hashes = ClipHashes(arrays["names"], arrays.get("sounds"))
-    except (KeyError, TypeError, ValueError, OSError, EOFError, BadZipFile) as error:
+        arrays = read_npz(io.BytesIO(content))
+        hashes = ClipHashes(arrays["names"], arrays.get("sounds"))
+    except (KeyError, ValueError, OSError) as error:
         raise _damaged(checkpoint, str(error)) from None
     for array in hashes:
         if array is not None and (array.dtype != np.uint64 or array.ndim != 1):

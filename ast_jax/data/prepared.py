@@ -1,20 +1,21 @@
 """Reads prepared sets: random access to clips without decoding."""
 
 import importlib.util
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from ast_jax.data.clips import Clips, DataSet
 from ast_jax.data.statistics import read_statistics
-from ast_jax.errors import InputError
-from ast_jax.io import read_json
+from ast_jax.errors import InputError, first_line
+from ast_jax.io import check_regular, json_checksum, read_json, read_npz
 
 CLIPS_FILE = "clips.npz"
+DESCRIPTION = ("labels", "sampling_rate", "source_digest")  # of metadata.json, in its checksum
+MAX_SAMPLES = 2**40  # of a clip
 PARTS = ("ids", "samples", "labels", "label_counts")  # its arrays, for each split
 VERSION = "1.0.0"  # of the format
 
@@ -37,16 +38,20 @@ def check_packages() -> None:
 class RecordedWaveforms(Sequence[np.ndarray]):
     """Reads int16 waveforms from ArrayRecord files by index. Can be pickled.
 
+    ArrayRecord has a hash of every record, which it checks at each read.
+
     Args:
         files: (path, number of clips) of each file.
+        samples: the length of each clip; None to take that of the record.
     """
 
-    def __init__(self, files: list[tuple[str, int]]):
+    def __init__(self, files: list[tuple[str, int]], samples: np.ndarray | None = None):
         # Imported before a progress bar starts: TFDS swaps `builtins.__import__` while it is
         # imported, and an import in the bar's thread then fails and freezes the bar.
         from tensorflow_datasets.proto import tf_example_pb2  # noqa: F401
 
         self.files = files
+        self.samples = samples
         self._starts = np.cumsum([0, *(count for _, count in files)])
         self._readers: dict[int, Any] = {}
 
@@ -60,6 +65,7 @@ class RecordedWaveforms(Sequence[np.ndarray]):
             InputError: the file is damaged or missing.
         """
         from array_record.python.array_record_module import ArrayRecordReader
+        from google.protobuf.message import DecodeError
         from tensorflow_datasets.proto import tf_example_pb2
 
         index = range(len(self))[index]
@@ -71,10 +77,17 @@ class RecordedWaveforms(Sequence[np.ndarray]):
                 # By default each reader buffers 16 MB for sequential reads.
                 self._readers[file] = ArrayRecordReader(path, options="readahead_buffer_size:0")
             record = self._readers[file].read([index - int(self._starts[file])])[0]
-        except RuntimeError as error:
-            raise InputError(f"{path}: cannot be read ({error}); prepare the set again") from None
-        features = tf_example_pb2.Example.FromString(record).features.feature
-        return np.frombuffer(features["audio"].bytes_list.value[0], np.int16)
+            features = tf_example_pb2.Example.FromString(record).features.feature
+            waveform = np.frombuffer(features["audio"].bytes_list.value[0], np.int16)
+            if self.samples is not None and len(waveform) != self.samples[index]:
+                raise ValueError(
+                    f"clip {index} has {len(waveform)} samples instead of {self.samples[index]}"
+                )
+        except (RuntimeError, IndexError, DecodeError, ValueError) as error:
+            raise InputError(
+                f"{path}: cannot be read ({first_line(error)}); prepare the set again"
+            ) from None
+        return waveform
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_readers": {}}
@@ -106,17 +119,69 @@ class PreparedSet(NamedTuple):
             InputError: a split does not exist.
         """
         names = split_names(splits, self.splits, self.folder)
-        with (self.folder / CLIPS_FILE).open("rb") as file, np.load(file) as arrays:
-            ids, samples, labels, counts = (
-                np.concatenate([arrays[f"{name}/{part}"] for name in names]) for part in PARTS
-            )
+        arrays = read_lists(self.folder, self.splits, len(self.labels))
+        ids, samples, labels, counts = (
+            np.concatenate([arrays[f"{name}/{part}"] for name in names]) for part in PARTS
+        )
         # Sparse: dense targets of AudioSet's two million clips take 4 GB.
         targets = csr_array(
             (np.ones(len(labels), np.float32), labels, np.concatenate([[0], np.cumsum(counts)])),
             shape=(len(ids), len(self.labels)),
         )
         files = [file for name in names for file in self.splits[name]]
-        return Clips(RecordedWaveforms(files), targets, ids, samples)
+        return Clips(RecordedWaveforms(files, samples), targets, ids, samples)
+
+
+def read_lists(
+    folder: Path, splits: Mapping[str, list[tuple[str, int]]], num_labels: int
+) -> dict[str, np.ndarray]:
+    """Reads the ids, lengths and classes of all clips of a prepared set, by 'SPLIT/PART'.
+
+    Args:
+        folder: of the set.
+        splits: (path, number of clips) of each file of each split.
+        num_labels: the number of classes.
+
+    Raises:
+        InputError: the file is damaged, or does not match the other arguments.
+    """
+    file = folder / CLIPS_FILE
+    try:
+        check_regular(file)
+        arrays = read_npz(file)
+        for split, files in splits.items():
+            ids, samples, labels, counts = (arrays[f"{split}/{part}"] for part in PARTS)
+            total = sum(count for _, count in files)
+            if {len(ids), len(samples), len(counts)} != {total} or len(labels) != counts.sum():
+                raise InputError(
+                    f"{folder}: {CLIPS_FILE} and the files of split {split} differ in their number "
+                    f"of clips; prepare it again"
+                )
+            # SciPy does not check the indices of a sparse matrix before it writes to them.
+            for array, low, high in (
+                (labels, 0, num_labels),
+                (counts, 0, num_labels + 1),
+                (samples, 1, MAX_SAMPLES),
+            ):
+                if array.ndim != 1 or array.dtype.kind != "i":
+                    raise ValueError(f"{CLIPS_FILE} has arrays of {array.dtype} {array.shape}")
+                if total and len(array) and not low <= array.min() <= array.max() < high:
+                    raise ValueError(
+                        f"{CLIPS_FILE} has numbers from {array.min()} to {array.max()} where they "
+                        f"must be from {low} to {high - 1}"
+                    )
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise _damaged(folder, error) from None
+    return arrays
+
+
+def _damaged(folder: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{folder}: damaged or incomplete ({type(error).__name__}: {first_line(error)}); prepare "
+        f"it again"
+    )
 
 
 def open_prepared(folder: str | Path, name: str = "") -> PreparedSet:
@@ -143,6 +208,8 @@ def open_prepared(folder: str | Path, name: str = "") -> PreparedSet:
         splits = {}
         for split in info["splits"]:
             lengths = [int(length) for length in split["shardLengths"]]
+            if min(lengths, default=0) < 0:
+                raise ValueError(f"split {split['name']} has files of {min(lengths)} clips")
             stem = f"{info['name']}-{split['name']}.array_record"
             paths = [
                 set_folder / f"{stem}-{i:05d}-of-{len(lengths):05d}" for i, _ in enumerate(lengths)
@@ -156,6 +223,9 @@ def open_prepared(folder: str | Path, name: str = "") -> PreparedSet:
             splits[split["name"]] = [
                 (str(path), length) for path, length in zip(paths, lengths, strict=True) if length
             ]
+        description = {name: metadata[name] for name in DESCRIPTION}
+        if json_checksum(description) != metadata.get("checksum", json_checksum(description)):
+            raise ValueError("metadata.json is not what was written: its checksum differs")
         prepared = PreparedSet(
             set_folder,
             info["name"],
@@ -164,22 +234,11 @@ def open_prepared(folder: str | Path, name: str = "") -> PreparedSet:
             str(metadata["source_digest"]),
             splits,
         )
-        with (set_folder / CLIPS_FILE).open("rb") as file, np.load(file) as arrays:
-            for split, files in splits.items():
-                ids, samples, labels, counts = (arrays[f"{split}/{part}"] for part in PARTS)
-                total = sum(count for _, count in files)
-                if {len(ids), len(samples), len(counts)} != {total} or len(labels) != counts.sum():
-                    raise InputError(
-                        f"{set_folder}: {CLIPS_FILE} and the files of split {split} differ in "
-                        f"their number of clips; prepare it again"
-                    )
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError, OSError, EOFError, BadZipFile) as error:
-        raise InputError(
-            f"{set_folder}: damaged or incomplete ({type(error).__name__}: {error}); prepare it "
-            f"again"
-        ) from None
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, OSError) as error:
+        raise _damaged(set_folder, error) from None
+    read_lists(set_folder, prepared.splits, len(prepared.labels))
     return prepared
 
 

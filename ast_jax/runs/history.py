@@ -86,12 +86,22 @@ def read_history(workdir: Path, step: int, steps_per_epoch: int) -> History:
     """
     file = workdir / HISTORY_FILE
     rows = read_json(file) if file.exists() else []
-    try:
-        return [row for row in rows if row["epoch"] * steps_per_epoch <= step]
-    except (TypeError, KeyError):
+    if not isinstance(rows, list) or not all(map(_is_row, rows)):
         raise InputError(
             f"{file}: is not a list of evaluations; delete it to resume without the earlier ones"
-        ) from None
+        )
+    return [row for row in rows if row["epoch"] * steps_per_epoch <= step]
+
+
+def _is_row(row: Any) -> bool:
+    """Returns whether a value has the fields that every version has written, with numbers."""
+    return (
+        isinstance(row, dict)
+        and all(isinstance(value, int | float | None) for value in row.values())
+        and isinstance(row.get("epoch"), int)
+        and row["epoch"] > 0
+        and {"training_loss", "loss", "accuracy", "mean_average_precision"} <= row.keys()
+    )
 
 
 def best_epoch(history: History, metric: str) -> int | None:

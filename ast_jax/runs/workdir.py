@@ -1,5 +1,6 @@
 """The folder of a run.
 
+    WORKDIR/.lock           held by the process that writes to the folder
     WORKDIR/run.json        the configuration, the clips' digests, the feature extractor
     WORKDIR/trained_clips.npz  hashes of the training clips, for evaluations of the model
     WORKDIR/sessions.json   an entry per start: when, where and with which versions
@@ -20,7 +21,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from ast_jax.config_files import config_of_run
 from ast_jax.data.clips import DataSet
 from ast_jax.data.overlap import TRAINED_FILE, ClipHashes, write_trained_clips
 from ast_jax.errors import InputError
-from ast_jax.io import read_json, write_json
+from ast_jax.io import LOCK_FILE, check_not_held, hold_folder, read_json, write_json
 from ast_jax.multihost import call_on_first
 from ast_jax.runs.logging import describe_run
 from ast_jax.runs.mirror import (
@@ -60,6 +61,15 @@ MAY_CHANGE = (
     "remat",
     "profile_steps",
 )
+
+# The fields without which a run cannot resume exactly, in each part of `run.json`.
+REQUIRED = {
+    "config": set[str](),
+    "data": {"labels", "train", "evaluation"},
+    "feature_extractor": {"sampling_rate", "num_mel_bins", "max_length", "mean", "std"},
+}
+
+ANOTHER_RUN = "another run"
 
 NO_NAMES: dict[str, str] = {}
 
@@ -85,6 +95,7 @@ def open_workdir(
 def _read_run(
     workdir: Path, config: TrainConfig, overrides: Mapping[str, str]
 ) -> dict[str, Any] | None:
+    check_not_held(workdir, ANOTHER_RUN)
     file = workdir / RUN_FILE
     where: str | Path = workdir
     if is_remote(config.workdir):
@@ -93,15 +104,19 @@ def _read_run(
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{where}: is a file; choose another workdir")
     if not file.exists():
-        # A run that was killed at its start leaves a temporary file.
-        leftover = f".{RUN_FILE}."
-        if workdir.exists() and any(not x.name.startswith(leftover) for x in workdir.iterdir()):
+        # A run that was killed at its start leaves these.
+        leftovers = (LOCK_FILE, f".{RUN_FILE}.")
+        if workdir.exists() and any(not x.name.startswith(leftovers) for x in workdir.iterdir()):
             raise InputError(f"{where}: exists and is not a run of ast_jax; choose another folder")
         return None
     run = read_json(file)
-    if not isinstance(run, dict) or not {"config", "data", "feature_extractor"} <= run.keys():
+    if not isinstance(run, dict) or not all(
+        isinstance(run.get(part), dict) and fields <= run[part].keys()
+        for part, fields in REQUIRED.items()
+    ):
         raise InputError(
-            f"{where}: {RUN_FILE} is damaged; remove {where} or choose another workdir"
+            f"{where}: {RUN_FILE} is damaged; restore it from a copy, remove {where}, or choose "
+            f"another workdir"
         )
     run["config"] = _fields(config_of_run(run, str(file)))
     fields = _fields(keep_holdout(config, run))
@@ -151,25 +166,35 @@ def acquire_workdir(
     extractor: ASTFeatureExtractor,
     overrides: Mapping[str, str],
 ) -> Iterator[None]:
-    """Holds the run's folder during the run; creates it if `saved_run` is None.
+    """Holds the run's folder during the run, see `hold_folder`; creates it if `saved_run` is None.
 
     A new run that ends before its first checkpoint removes its folder. If a saved run gets more
     epochs, they are written to `run.json` and the final parameters of the shorter run are removed.
     A remote run is uploaded meanwhile. Collective.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or another process holds it.
     """
     first = jax.process_index() == 0
     remote = is_remote(config.workdir)
     new_folder = first and not workdir.exists()
     session = describe_run() | {"seed": config.seed, "num_epochs": config.num_epochs}
     owner: bytes | None = None  # the remote SESSIONS_FILE of this run
+    held = False
+    stack = ExitStack()
 
     def start_session() -> None:
+        nonlocal held
         try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold_folder(workdir, ANOTHER_RUN))
+            if saved_run is None and (workdir / RUN_FILE).exists():
+                raise InputError(
+                    f"{workdir}: another run has started there meanwhile; choose another workdir"
+                )
+            held = True
             if saved_run is None:
-                create_workdir(workdir, config, data, extractor, overrides)
+                write_run(workdir, config, data, extractor, overrides)
             elif is_extended(saved_run, config):
                 _remove([workdir / "model"] if (workdir / "model").exists() else [])
                 write_json(workdir / RUN_FILE, saved_run | {"config": _fields(config)})
@@ -186,27 +211,28 @@ def acquire_workdir(
         if remote:
             push(config.workdir, workdir)
 
-    try:
-        call_on_first(start_session)
-        if first and remote:
-            owner = (workdir / SESSIONS_FILE).read_bytes()
-        with uploading(config.workdir, workdir, owner) if owner else nullcontext():
-            yield
-    except BaseException:
-        if first:
-            if saved_run is None and workdir.exists() and not step_folders(workdir):
+    with stack:
+        try:
+            call_on_first(start_session)
+            if first and remote:
+                owner = (workdir / SESSIONS_FILE).read_bytes()
+            with uploading(config.workdir, workdir, owner) if owner else nullcontext():
+                yield
+        except BaseException:
+            if held and saved_run is None and not step_folders(workdir):
                 _empty(workdir)
-                if new_folder:
+            if new_folder:
+                with suppress(OSError):  # it has the run, or is another process's
                     workdir.rmdir()
-            if remote:
+            if held and remote:
                 try:
                     push_last(config.workdir, workdir, owner)
                 except InputError as error:
                     if owner:  # otherwise it is the error that is raised already
                         print_note(str(error))
-        raise
-    if remote:  # collective, as JAX ends processes that wait for the others at their exit
-        call_on_first(lambda: push_last(config.workdir, workdir, owner))
+            raise
+        if remote:  # collective, as JAX ends processes that wait for the others at their exit
+            call_on_first(lambda: push_last(config.workdir, workdir, owner))
 
 
 def _remove(paths: Iterable[Path]) -> None:
@@ -229,18 +255,17 @@ def _empty(folder: Path) -> None:
             time.sleep(0.5)
 
 
-def create_workdir(
+def write_run(
     workdir: Path,
     config: TrainConfig,
     data: DataSet,
     extractor: ASTFeatureExtractor,
     overrides: Mapping[str, str],
 ) -> None:
-    """Creates the run's folder and writes `run.json`.
+    """Writes `run.json` of a new run.
 
     Raises:
         InputError: the file cannot be written.
-        OSError: the folder cannot be created.
     """
     run = {
         "config": _fields(config),
@@ -248,7 +273,6 @@ def create_workdir(
         "feature_extractor": extractor.to_dict(),
         "overrides": dict(overrides),
     }
-    workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / RUN_FILE, run)
 
 

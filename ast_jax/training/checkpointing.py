@@ -24,12 +24,11 @@ from ast_jax.checkpoint.checksums import (
     NO_CHECKSUMS,
     array_checksums,
     find_change,
-    json_checksum,
     read_checksums,
 )
-from ast_jax.checkpoint.format import CONFIG_FILE, call_orbax, silence_tensorstore
+from ast_jax.checkpoint.format import CONFIG_FILE, call_orbax, check_files, silence_tensorstore
 from ast_jax.errors import InputError, first_line
-from ast_jax.io import read_json
+from ast_jax.io import json_checksum, read_json
 from ast_jax.multihost import broadcast_arrays, call_on_first
 from ast_jax.training.step import TrainState
 
@@ -225,6 +224,7 @@ class RunCheckpoints:
         """
         folder = self.folder / str(step)
         as_numpy = jax.tree.map(lambda array: np.empty(array.shape, array.dtype), self.shapes)
+        check_files(folder)
 
         def read() -> Any:
             assert self.manager is not None

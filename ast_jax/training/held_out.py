@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 from ast_jax.data.batches import Batch
 from ast_jax.data.clips import Clips
 from ast_jax.data.loader import stream
-from ast_jax.errors import InputError
+from ast_jax.errors import InputError, first_line
 from ast_jax.evaluation.metrics import Metrics, compute_metrics, ranking_scores
 from ast_jax.evaluation.predict import predict_batches
 from ast_jax.io import atomic_write
@@ -133,9 +134,29 @@ def score_cumulative(
         np.save(out, predictions)
     total = predictions.astype(np.float64)
     for row in history:
-        total += np.load(folder / f"epoch-{row['epoch']}.npy")
+        total += _read_predictions(folder / f"epoch-{row['epoch']}.npy", total.shape)
     metrics = compute_metrics(total, run.data.evaluation.all_targets(), loss=0.0)
     return {
         f"cumulative_{name}": getattr(metrics, name)
         for name in ("mean_average_precision", "mean_auc", "accuracy")
     }
+
+
+def _read_predictions(file: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Reads the predictions of an earlier evaluation.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        predictions = np.load(file, mmap_mode="r")  # takes no memory for what the file has not
+    except (OSError, ValueError, EOFError) as error:
+        reason = first_line(error)
+    else:
+        if predictions.shape == shape:
+            return predictions
+        reason = f"it has the shape {predictions.shape} instead of {shape}"
+    raise InputError(
+        f"{file}: cannot be read ({reason}); restore it from a copy, or remove history.json beside "
+        f"its folder to go on without the earlier evaluations"
+    )

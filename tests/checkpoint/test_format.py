@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import tensorstore
 from flax import traverse_util
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
@@ -216,6 +217,29 @@ def test_damage_prints_no_traceback(saved, tmp_path):
     command = [sys.executable, "-c", code, *(str(tmp_path / name) for name in "abcabc")]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (run.stdout, run.stderr) == ("refused\n" * 6, "")
+
+
+def test_pipes_devices_and_broken_links_are_not_read(copy):
+    file = copy / "params" / "_METADATA"
+    for make, reason in (
+        (os.mkfifo, "is a pipe or a device"),
+        (lambda file: file.symlink_to("/dev/zero"), "is a pipe or a device"),
+        (lambda file: file.symlink_to("nowhere"), "No such file"),
+    ):
+        file.unlink()
+        make(file)
+        message = refusal(copy)
+        assert message.startswith(f"{file}: ")
+        assert reason in message
+
+
+def test_a_chunk_larger_than_its_array_is_refused(copy):
+    # TensorStore would decode the whole chunk.
+    save_params(copy, changed("ast/layernorm/bias", np.zeros(900, np.float32)))
+    store = {"driver": "ocdbt", "base": f"file://{copy}/params/", "path": "ast.layernorm.bias/"}
+    array = tensorstore.open({"driver": "zarr", "kvstore": store}).result()
+    array.resize(exclusive_max=[8]).result()
+    assert "bias of shape (8,) is stored in chunks of shape (900,)" in refusal(copy)
 
 
 @pytest.mark.parametrize("part", ["params", "config"])

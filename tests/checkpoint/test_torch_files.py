@@ -1,7 +1,10 @@
 import contextlib
+import json
 import os
 import pickle
+import re
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -170,6 +173,69 @@ def test_a_file_of_arbitrary_bytes_is_refused(tmp_path, content, suffix):
 def test_torch_files_of_other_objects_name_the_file(tmp_path, content, complaint):
     torch.save(content, tmp_path / "x.pth")
     assert complaint in refusal(tmp_path / "x.pth")
+
+
+def deflated(path, size):
+    """Writes a PyTorch file whose tensor of zeros is compressed a thousandfold."""
+    torch.save({"w": torch.zeros(size // 4)}, path.with_suffix(".stored"))
+    with (
+        zipfile.ZipFile(path.with_suffix(".stored")) as stored,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out,
+    ):
+        for entry in stored.infolist():
+            out.writestr(entry.filename, stored.read(entry))
+
+
+def nested():
+    return torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.strided)
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: torch.zeros(3, device="meta"), "holds torch.float32, torch.strided, not dense"),
+        (nested, "not dense floating-point numbers"),
+        (lambda: torch.zeros(2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), "float4_e2m1"),
+        (lambda: torch.zeros(1).expand(10**12), r"has 1000000000000 numbers, more than the file"),
+        (lambda: torch.zeros(1, 1).expand(10**6, 10**6), "more than the file has bytes for"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_tensors_without_their_numbers_are_refused(tmp_path, make, complaint):
+    torch.save({"w": make()}, tmp_path / "x.pth")
+    assert re.search(complaint, refusal(tmp_path / "x.pth"))
+
+
+def test_content_that_would_take_far_more_memory_than_the_file_is_refused(tmp_path):
+    deflated(tmp_path / "x.pth", 8 << 20)
+    assert re.search(r"holds 8\d{6} bytes in a file of \d{4,5};", refusal(tmp_path / "x.pth"))
+    torch.save({"w": torch.zeros(1), "x": bytearray(1)}, tmp_path / "y.pth")
+    assert "(a bytearray)" in refusal(tmp_path / "y.pth")
+    with (tmp_path / "z.pth").open("wb") as file:
+        file.truncate(1 << 40)
+    assert "has 1048576 MiB, and 16384 MiB is the most" in refusal(tmp_path / "z.pth")
+
+
+def test_safetensors_of_a_hundred_dimensions_are_refused(tmp_path):
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1] * 100, "data_offsets": [0, 4]}})
+    content = len(header).to_bytes(8, "little") + header.encode() + bytes(4)
+    (tmp_path / "x.safetensors").write_bytes(content)
+    assert "tensor w has 100 dimensions" in refusal(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_pipes_and_devices_are_not_read(tmp_path, suffix):
+    os.mkfifo(tmp_path / f"x{suffix}")
+    (tmp_path / f"zero{suffix}").symlink_to("/dev/zero")
+    for name in ("x", "zero"):
+        assert "is a pipe or a device" in refusal(tmp_path / f"{name}{suffix}")
+
+
+def test_a_very_long_name_is_cut_in_a_message(tmp_path):
+    save_file({"a" * 2**20: np.zeros(3, np.int64)}, tmp_path / "x.safetensors")
+    message = refusal(tmp_path / "x.safetensors")
+    assert len(message) < 2100
+    assert message.endswith("not dense floating-point numbers; save it as float32")
 
 
 def test_safetensors_of_integers_name_the_tensor(tmp_path):

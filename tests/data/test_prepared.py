@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 import ast_jax.data.prepare.builder
+from ast_jax.data.prepare.records import RecordWriter
 from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.data.prepared import (
     CLIPS_FILE,
@@ -190,6 +191,8 @@ def test_a_set_with_a_damaged_list_is_rejected_by_name(copy, file, content):
         ("dataset_info.json", {"splits": [{"name": "a", "shardLengths": ["x"], "numBytes": "1"}]}),
         ("metadata.json", {"labels": None}),
         ("metadata.json", {"sampling_rate": "fast"}),
+        ("metadata.json", {"sampling_rate": float("inf"), "checksum": "e9f30b2d"}),
+        ("dataset_info.json", {"splits": [{"name": "a", "shardLengths": [-1], "numBytes": 0}]}),
     ],
 )
 def test_a_set_with_fields_of_a_wrong_type_is_rejected(copy, file, fields):
@@ -235,6 +238,94 @@ def test_a_list_that_does_not_match_the_files_is_rejected(copy, part):
     np.savez(copy / CLIPS_FILE, **content)
     with pytest.raises(InputError, match="files of split b differ in their number of clips"):
         open_prepared(copy)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "complaint"),
+    [
+        ("labels", -1, "numbers from -1 to 2 where they must be from 0 to 2"),
+        ("labels", 3, "numbers from 0 to 3"),
+        ("label_counts", -4, "numbers from -4 to"),
+        ("samples", 0, "numbers from 0 to"),
+        ("samples", 2**62, "numbers from 510 to 4611686018427387904"),
+    ],
+)
+def test_numbers_that_would_index_beyond_an_array_are_rejected(copy, part, value, complaint):
+    with np.load(copy / CLIPS_FILE) as arrays:
+        content = dict(arrays)
+    array = content[f"b/{part}"].astype(np.int64)
+    if part == "label_counts":  # of the same sum
+        array[1] += array[0] - value
+    array[0] = value
+    np.savez(copy / CLIPS_FILE, **content | {f"b/{part}": array})
+    with pytest.raises(InputError, match=rf"{copy}: damaged or incomplete .*{complaint}"):
+        open_prepared(copy)
+
+
+def test_a_list_of_another_kind_is_rejected(copy):
+    with np.load(copy / CLIPS_FILE) as arrays:
+        content = dict(arrays)
+    for array in (content["b/labels"].astype(float), content["b/labels"][None]):
+        np.savez(copy / CLIPS_FILE, **content | {"b/labels": array})
+        with pytest.raises(InputError, match=r"damaged or incomplete|differ in their number"):
+            open_prepared(copy)
+    np.savez_compressed(copy / CLIPS_FILE, **content)
+    with pytest.raises(InputError, match="is compressed"):
+        open_prepared(copy)
+
+
+@pytest.mark.parametrize("field", ["labels", "sampling_rate", "source_digest"])
+def test_another_word_or_number_in_the_metadata_is_seen(copy, field):
+    content = json.loads((copy / "metadata.json").read_text())
+    value = {"labels": ["x", "y", "w"], "sampling_rate": 16001, "source_digest": "0"}[field]
+    change(copy / "metadata.json", **{field: value})
+    with pytest.raises(InputError, match="its checksum differs"):
+        open_prepared(copy)
+    del content["checksum"]  # as of an earlier version
+    (copy / "metadata.json").write_text(json.dumps(content))
+    assert open_prepared(copy).labels == ["x", "y", "z"]
+
+
+def record(**features):
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    example = tf_example_pb2.Example()
+    for name, value in features.items():
+        example.features.feature[name].bytes_list.value.append(value)
+    return example.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (record(audio=bytes(999)), "buffer size must be a multiple of element size"),
+        (record(audio=bytes(1002)), "clip 0 has 501 samples instead of 500"),
+        (record(id=b"a"), "list index"),
+        (record(audio=bytes(1000))[:-1], "Error parsing|Truncated"),
+        (b"", "list index"),
+    ],
+)
+def test_a_record_that_is_no_clip_is_named(tmp_path, content, complaint):
+    RecordWriter().write(tmp_path / "file", [("", content)])
+    waveforms = RecordedWaveforms([(str(tmp_path / "file"), 1)], np.array([500]))
+    with pytest.raises(InputError, match=f"^{tmp_path}/file: cannot be read .*({complaint})"):
+        waveforms[0]
+
+
+def test_every_flipped_bit_of_a_file_is_seen_or_changes_nothing(copy, made):
+    path, count = open_prepared(copy).splits["a"][0]
+    good, rng, seen = Path(path).read_bytes(), np.random.default_rng(0), 0
+    for place in rng.integers(0, 3000, 150).tolist():  # the rest is padding
+        content = bytearray(good)
+        content[place] ^= 1 << (place % 8)
+        Path(path).write_bytes(content)
+        waveforms = RecordedWaveforms([(path, count)])
+        for index in range(count):
+            try:
+                np.testing.assert_array_equal(waveforms[index], made[1]["a"][index])
+            except InputError:
+                seen += 1
+    assert seen > 100
 
 
 def test_a_damaged_or_removed_file_is_named_when_it_is_read(copy):

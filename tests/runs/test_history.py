@@ -137,15 +137,40 @@ def test_rows_after_the_resumed_step_are_dropped(history, tmp_path):
     assert read_history(tmp_path / "new", step=0, steps_per_epoch=10) == []
 
 
-@pytest.mark.parametrize("content", ['[{"a": 1}]', '{"a": 1}', "3", '[{"epoch": null}]'])
-def test_a_damaged_history_is_named(tmp_path, content):
-    (tmp_path / "history.json").write_text(content)
-    with pytest.raises(InputError, match=r"history\.json: is not a list of evaluations"):
-        read_history(tmp_path, step=2, steps_per_epoch=1)
-
-
 def test_the_first_of_equally_good_epochs_is_the_best(history):
     assert best_epoch([], "accuracy") is None
     rows = [{"epoch": i, "accuracy": a} for i, a in enumerate([None, 0.5, 0.9, 0.9])]
     assert best_epoch(rows, "accuracy") == 2
     assert best_epoch(rows[:1], "accuracy") is None
+
+
+ROW = {
+    "epoch": 1,
+    "training_loss": 0.5,
+    "loss": 0.5,
+    "accuracy": 1.0,
+    "mean_average_precision": None,
+}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        3,
+        {"a": 1},
+        [3],
+        [{"a": 1}],
+        [{"epoch": 1}],
+        [ROW | {"epoch": None}],
+        [ROW | {"epoch": "1"}],
+        [ROW | {"epoch": -1}],
+        [ROW | {"loss": "low"}],
+        [ROW | {"accuracy": [1]}],
+    ],
+)
+def test_a_history_with_other_rows_is_named(tmp_path, rows):
+    (tmp_path / "history.json").write_text(json.dumps([ROW]))
+    assert read_history(tmp_path, 9, 1) == [ROW]
+    (tmp_path / "history.json").write_text(json.dumps(rows))
+    with pytest.raises(InputError, match=r"history\.json: is not a list of evaluations; delete"):
+        read_history(tmp_path, 9, 1)

@@ -1,7 +1,9 @@
 """Runs of earlier versions keep the files that they held out; runs record their training clips."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,6 +130,65 @@ def test_evaluation_takes_the_hold_out_of_an_earlier_run(sounds, earlier_run):
     holdout = read_holdout([sounds.parent / "run"])
     found = read_evaluation_set(sounds, 16000, split="test", holdout=holdout)
     assert [f"{sounds}/{name}" for name in found.clips.names] == earlier_run.evaluation.names
+
+
+@pytest.fixture
+def started(sounds):
+    config = config_of(sounds)
+    return config, start(config)
+
+
+def hold(config, data):
+    workdir, saved = open_workdir(config)
+    return acquire_workdir(workdir, saved, config, data, EXTRACTOR, {})
+
+
+def test_a_second_run_in_a_folder_is_told_in_one_sentence(started):
+    config, data = started
+    message = rf"^{config.workdir}: another run \(process {os.getpid()} on \S+\) is writing there; "
+    with hold(config, data):
+        before = sorted(os.listdir(config.workdir))
+        with pytest.raises(InputError, match=message):
+            open_workdir(config)
+        with pytest.raises(InputError, match=message), hold_saved(config, data):
+            pass
+        assert sorted(os.listdir(config.workdir)) == before
+    with hold(config, data):
+        pass
+
+
+def hold_saved(config, data):
+    saved = json.loads((Path(config.workdir) / "run.json").read_text())
+    return acquire_workdir(Path(config.workdir), saved, config, data, EXTRACTOR, {})
+
+
+def test_a_run_that_another_has_overtaken_does_not_overwrite_it(sounds):
+    config = config_of(sounds)
+    data = load_data(config)
+    late = acquire_workdir(*open_workdir(config), config, data, EXTRACTOR, {})
+    start(config)
+    before = (sounds.parent / "run" / "run.json").stat().st_mtime_ns
+    with pytest.raises(InputError, match="another run has started there meanwhile"), late:
+        pass
+    assert (sounds.parent / "run" / "run.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("feature_extractor", {}),
+        ("feature_extractor", None),
+        ("data", {}),
+        ("data", 3),
+        ("config", []),
+    ],
+)
+def test_a_run_that_would_resume_with_defaults_is_refused(started, part, value):
+    config, _ = started
+    file = Path(config.workdir) / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {part: value}))
+    with pytest.raises(InputError, match=r"run\.json is damaged; restore it from a copy"):
+        open_workdir(config)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from ast_jax.data.prepared import CLIPS_FILE, VERSION
 from ast_jax.data.sources import SOURCES
 from ast_jax.data.sources.manifest import Manifest
 from ast_jax.errors import InputError
+from ast_jax.io import LOCK_FILE, json_checksum
 
 SKIPPED_FILE = "skipped.csv"
 
@@ -88,15 +89,16 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         self.work = epath.Path(self.data_dir).parent / f".{VERSION}.unfinished"
 
     def _info(self) -> tfds.core.DatasetInfo:
+        description = {
+            "labels": self.manifest.labels,
+            "sampling_rate": self.sampling_rate,
+            "source_digest": self.digest,
+        }
         return tfds.core.DatasetInfo(
             builder=self,
             description=f"Clips of {self.name}, mono int16 at {self.sampling_rate} Hz.",
             features=make_features(self.manifest.labels),
-            metadata=tfds.core.MetadataDict(
-                labels=self.manifest.labels,
-                sampling_rate=self.sampling_rate,
-                source_digest=self.digest,
-            ),
+            metadata=tfds.core.MetadataDict(description | {"checksum": json_checksum(description)}),
             disable_shuffling=True,
         )
 
@@ -177,9 +179,13 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         content = [self.source, paths.hexdigest(), self.digest, self.sampling_rate]
         plan = json.dumps([VERSION, CLIPS_PER_SHARD, MAX_SHARDS, *content])
         file = self.work / "plan.json"
-        if self.work.exists() and not (file.exists() and file.read_text() == plan):
-            self.work.rmtree()
         self.work.mkdir(parents=True, exist_ok=True)
+        if not (file.exists() and file.read_text() == plan):
+            for leftover in self.work.iterdir():
+                if leftover.is_dir():
+                    leftover.rmtree()
+                elif leftover.name != LOCK_FILE:
+                    leftover.unlink()
         file.write_text(plan)
 
     def _take(self, split: str, shards: list[Shard]) -> tfds.core.splits.SplitInfo:

@@ -16,6 +16,7 @@ from ast_jax.data.prepare.builder import VERSION, AudioBuilder, write_one_by_one
 from ast_jax.data.prepare.shard import Report, Shard, write_shard
 from ast_jax.data.process_pool import start_pool
 from ast_jax.errors import InputError
+from ast_jax.io import hold_folder
 
 
 class Prepared(NamedTuple):
@@ -74,8 +75,6 @@ def prepare(
     folder = Path(output).absolute() / name / VERSION
     if folder.exists():
         raise InputError(f"{folder}: exists; remove it or choose another --output")
-    for leftover in folder.parent.glob(f"incomplete.*_{VERSION}"):  # TFDS's, of a killed run
-        shutil.rmtree(leftover)
     builder = AudioBuilder(
         name,
         source=source,
@@ -88,8 +87,21 @@ def prepare(
     config = tfds.download.DownloadConfig()
     if beam_runner:
         config.beam_runner, config.beam_options = _beam(beam_runner, beam_options)
-    builder.download_and_prepare(download_config=config, download_dir=builder.work / "no downloads")
-    builder.work.rmtree()
+    work = Path(builder.work)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with hold_folder(work, "another ast-jax prepare"):
+            for leftover in folder.parent.glob(f"incomplete.*_{VERSION}"):  # of a killed run
+                shutil.rmtree(leftover)
+            builder.download_and_prepare(
+                download_config=config, download_dir=builder.work / "no downloads"
+            )
+            shutil.rmtree(work)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or folder}: cannot be written ({error.strerror or error}); free some "
+            f"space, and repeat the command to resume"
+        ) from None
     for leftover in folder.glob("*.shard_infos.json"):  # TFDS writes them with Beam
         leftover.unlink()
     splits = {split: info.num_examples for split, info in builder.info.splits.items()}

@@ -20,6 +20,7 @@ from ast_jax.data.sources.manifest_io import (
 from ast_jax.errors import InputError
 from ast_jax.io import read_json
 
+MAX_MANIFEST = 1 << 30  # bytes of a JSON file; AudioSet's has a third of it
 HOLDOUT = 0.2  # share of the clips, as of a folder
 
 
@@ -56,7 +57,7 @@ def list_json(source: Path, classes: Path | None = None) -> Manifest:
     missing: list[str] = []
     for file in files:
         _check_split(file.stem, str(file))
-        content = read_json(file)
+        content = read_json(file, MAX_MANIFEST)
         clips = content.get("data") if isinstance(content, dict) else None
         if not isinstance(clips, list):
             raise InputError(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ast_jax.errors import InputError, quoted
+from ast_jax.io import check_regular
 
 # Without .raw, which does not store the sampling rate.
 SUFFIXES = {
@@ -32,6 +33,7 @@ def read_lines(file: Path, kind: str) -> Iterator[str]:
     """
     number = 0
     try:
+        check_regular(file)
         with file.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if number == 1:
