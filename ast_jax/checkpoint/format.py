@@ -12,6 +12,7 @@ import functools
 import glob
 import logging
 import math
+import os
 import re
 import sys
 import time
@@ -35,7 +36,7 @@ from ast_jax.checkpoint.checksums import (
     find_change,
 )
 from ast_jax.errors import InputError, first_line
-from ast_jax.io import atomic_write, check_regular, json_checksum, read_json
+from ast_jax.io import MAX_JSON, atomic_write, check_regular, json_checksum, read_json
 from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig
 
@@ -73,7 +74,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     Raises:
         InputError: `path` exists or cannot be written.
     """
-    silence_tensorstore()
+    silence_orbax()
     this_process = jax.process_index()
     # By default Orbax waits for the other processes, which do not save.
     alone = ocp.options.MultiprocessingOptions(
@@ -101,9 +102,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
             )
         except (OSError, ValueError) as error:
             wait_for_writers(temporary)
-            if isinstance(error, OSError):
-                raise
-            raise OSError(first_line(error)) from error  # TensorStore raises ValueError
+            raise OSError(system_reason(error)) from error  # TensorStore raises ValueError
 
 
 def wait_for_writers(path: Path) -> None:
@@ -132,18 +131,28 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             parameters do not match its configuration; the message names the file or the parameter.
     """
     path = Path(path).absolute()
-    check_files(path)
     config, extractor = load_description(path)
     # The moving average of the parameters, if the run kept one, is the model to use.
     part = "ema" if (path / "ema").is_dir() else "params"
     return Checkpoint(config, extractor, _load_params(path, part, config))
 
 
-def check_files(path: Path) -> None:
-    """Raises `InputError` if a checkpoint folder has a pipe or a device, which would be read."""
+def check_files(path: Path, shapes: Any) -> None:
+    """Checks the files of a checkpoint before Orbax reads them.
+
+    TensorStore would wait for a pipe, and aborts if a file has a size that memory has not.
+
+    Args:
+        path: the checkpoint folder.
+        shapes: trees of the arrays that it must hold.
+
+    Raises:
+        InputError: a file is a pipe or a device, or is far larger than all arrays.
+    """
+    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes))
     for file in path.rglob("*"):
         try:
-            check_regular(file)
+            check_regular(file, 2 * size + MAX_JSON)
         except OSError as error:
             raise InputError(
                 f"{file}: cannot be read ({error.strerror}); restore the checkpoint from a copy"
@@ -186,6 +195,7 @@ def check_agreement(config: ASTConfig, extractor: ASTFeatureExtractor, source: s
 def _load_params(folder: Path, part: str, config: ASTConfig) -> dict[str, Any]:
     path = folder / part
     expected = param_shapes(config)
+    check_files(folder / part, expected)
 
     def read() -> dict[str, Any]:
         handler = ocp.PyTreeCheckpointHandler()
@@ -228,6 +238,27 @@ def call_orbax(read: Callable[[], Result]) -> tuple[Result, str]:
         except Exception as error:
             reason = first_line(error)
     return cast(Result, None), reason
+
+
+def system_reason(error: Exception) -> str:
+    """Returns the system's reason of a failed write, before which TensorStore lists many paths."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return os.strerror(int(code[1])) if code else first_line(error)
+
+
+@functools.cache
+def silence_orbax() -> None:
+    """Suppresses what Orbax logs about a failed save, which an exception reports.
+
+    It logs a traceback in each of its threads, some after the exception was caught, and a warning
+    when it removes an incomplete folder.
+    """
+    silence_tensorstore()
+    logging.getLogger("absl").addFilter(
+        lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname
+    )
 
 
 @functools.cache

@@ -109,6 +109,8 @@ def _read_shards(index: Path) -> StateDict:
 
 def _read_file(path: Path) -> StateDict:
     check_regular(path, MAX_SIZE)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the file of a trained model")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
 
 
@@ -131,11 +133,7 @@ def _read_safetensors(path: Path) -> StateDict:
             continue
         if entry["dtype"] not in SAFETENSORS_DTYPES:
             raise _not_floating(path, name, entry["dtype"])
-        if len(entry["shape"]) > MAX_DIMENSIONS:
-            raise InputError(
-                f"{path}: tensor {name} has {len(entry['shape'])} dimensions; give the file of an "
-                f"AST"
-            )
+        _check_dimensions(path, name, len(entry["shape"]))
         data = np.frombuffer(entry["data"], SAFETENSORS_DTYPES[entry["dtype"]])
         tensors[name] = data.reshape(entry["shape"])
     return StateDict(tensors, ignored, [])
@@ -179,6 +177,7 @@ def _read_torch(path: Path) -> StateDict:
         dense = tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_nested)
         if not dense or tensor.dtype not in dtypes:
             raise _not_floating(path, name, kind)
+        _check_dimensions(path, name, tensor.ndim)
         # As float32, four times the file is more than any dtype and shared storage takes. A view
         # may repeat the same numbers for ever.
         numbers += tensor.numel()
@@ -238,6 +237,11 @@ def _incomplete(path: Path, error: Exception) -> InputError:
     return InputError(
         f"{path}: not a complete PyTorch file ({first_line(error)}); download or save it again"
     )
+
+
+def _check_dimensions(path: Path, name: object, number: int) -> None:
+    if number > MAX_DIMENSIONS:
+        raise InputError(f"{path}: tensor {name} has {number} dimensions; give the file of an AST")
 
 
 def _not_floating(path: Path, name: object, kind: str) -> InputError:

@@ -226,11 +226,14 @@ def open_prepared(folder: str | Path, name: str = "") -> PreparedSet:
         description = {name: metadata[name] for name in DESCRIPTION}
         if json_checksum(description) != metadata.get("checksum", json_checksum(description)):
             raise ValueError("metadata.json is not what was written: its checksum differs")
+        rate = int(metadata["sampling_rate"])
+        if not 1000 <= rate <= 1_000_000:
+            raise ValueError(f"a sampling rate of {rate} Hz")
         prepared = PreparedSet(
             set_folder,
-            info["name"],
+            str(info["name"]),
             [str(label) for label in metadata["labels"]],
-            int(metadata["sampling_rate"]),
+            rate,
             str(metadata["source_digest"]),
             splits,
         )

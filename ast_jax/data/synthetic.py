@@ -1,5 +1,6 @@
 """Synthesizes sounds of ten classes, for a first training without a data set."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import soundfile
 from jaxtyping import Float32
 
 from ast_jax.data.clips import Clips, DataSet
+from ast_jax.io import atomic_write
 
 SAMPLING_RATE = 16000
 SECONDS = 1.25
@@ -112,8 +114,15 @@ def make_synthetic(train_clips: int, evaluation_clips: int, seed: int) -> DataSe
 
 
 def write_unseen(folder: Path, seed: int) -> None:
-    """Writes one WAV per class that is not among the clips of `make_synthetic` of this seed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes one WAV per class that is not among the clips of `make_synthetic` of this seed.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
     rng = np.random.default_rng([seed, 2, 2])
     for label in SOUNDS:
-        soundfile.write(folder / f"{label}.wav", synthesize(label, rng), SAMPLING_RATE)
+        # Encoded in memory, as libsndfile does not say why a file cannot be written.
+        content = io.BytesIO()
+        soundfile.write(content, synthesize(label, rng), SAMPLING_RATE, format="WAV")
+        with atomic_write(folder / f"{label}.wav", replace=True) as temporary:
+            temporary.write_bytes(content.getvalue())

@@ -202,7 +202,7 @@ def acquire_workdir(
                 write_trained_clips(workdir / TRAINED_FILE, train_hashes)
             sessions = workdir / SESSIONS_FILE
             before = read_json(sessions) if sessions.exists() else []
-            if not isinstance(before, list):
+            if not isinstance(before, list) or not all(map(_is_session, before)):
                 raise InputError(f"{sessions}: is not a list of sessions; delete it to go on")
             write_json(sessions, [*before, session])
             _remove(workdir.glob(".*.tmp*"))  # of runs that were killed
@@ -233,6 +233,15 @@ def acquire_workdir(
             raise
         if remote:  # collective, as JAX ends processes that wait for the others at their exit
             call_on_first(lambda: push_last(config.workdir, workdir, owner))
+
+
+def _is_session(value: Any) -> bool:
+    """Returns whether a value is an object of what JSON can hold: Python also reads NaN."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return isinstance(value, dict)
 
 
 def _remove(paths: Iterable[Path]) -> None:

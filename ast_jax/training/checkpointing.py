@@ -4,10 +4,6 @@ The first process alone writes and reads them, so that a pod needs no shared dis
 at most (base384 with a moving average), which takes seconds to gather and to broadcast.
 """
 
-import functools
-import logging
-import os
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,8 +22,14 @@ from ast_jax.checkpoint.checksums import (
     find_change,
     read_checksums,
 )
-from ast_jax.checkpoint.format import CONFIG_FILE, call_orbax, check_files, silence_tensorstore
-from ast_jax.errors import InputError, first_line
+from ast_jax.checkpoint.format import (
+    CONFIG_FILE,
+    call_orbax,
+    check_files,
+    silence_orbax,
+    system_reason,
+)
+from ast_jax.errors import InputError
 from ast_jax.io import json_checksum, read_json
 from ast_jax.multihost import broadcast_arrays, call_on_first
 from ast_jax.training.step import TrainState
@@ -89,7 +91,7 @@ class RunCheckpoints:
         self.shapes: dict[str, Any] = {}  # of the parts of a state, once `restore` has run
         self.manager: ocp.CheckpointManager | None = None
         if jax.process_index() == 0:
-            _quiet_orbax()
+            silence_orbax()
             self.manager = _new_manager(folder, max_to_keep, best_step)
 
     def save(self, step: int, state: TrainState, running_loss: RunningLoss) -> None:
@@ -224,7 +226,7 @@ class RunCheckpoints:
         """
         folder = self.folder / str(step)
         as_numpy = jax.tree.map(lambda array: np.empty(array.shape, array.dtype), self.shapes)
-        check_files(folder)
+        check_files(folder, self.shapes)
 
         def read() -> Any:
             assert self.manager is not None
@@ -276,11 +278,8 @@ class RunCheckpoints:
         # Orbax keeps the error until Python exits. Its frames would keep the stream of batches
         # alive, which TensorFlow cannot tear down that late: the process would hang.
         error.__traceback__ = None
-        # TensorStore lists many paths before the system's reason.
-        code = re.search(r"os_error_code='(\d+)'", str(error))
-        reason = os.strerror(int(code[1])) if code else first_line(error)
         return InputError(
-            f"{self.folder}: a checkpoint cannot be written ({reason}); free some "
+            f"{self.folder}: a checkpoint cannot be written ({system_reason(error)}); free some "
             f"space and run the same command again to resume from the checkpoint before"
         )
 
@@ -317,19 +316,6 @@ class _Best:
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
         best = self.best_step()
         return [checkpoint.step == best for checkpoint in checkpoints]
-
-
-@functools.cache
-def _quiet_orbax() -> None:
-    """Suppresses what is logged about a failed save, which an exception reports.
-
-    Orbax logs a traceback in each of its threads, some after the exception was caught, and a
-    warning when it removes an incomplete folder.
-    """
-    silence_tensorstore()
-    logging.getLogger("absl").addFilter(
-        lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname
-    )
 
 
 def _new_manager(

@@ -219,9 +219,10 @@ def test_damage_prints_no_traceback(saved, tmp_path):
     assert (run.stdout, run.stderr) == ("refused\n" * 6, "")
 
 
-def test_pipes_devices_and_broken_links_are_not_read(copy):
+def test_pipes_devices_broken_links_and_huge_files_are_not_read(copy):
     file = copy / "params" / "_METADATA"
     for make, reason in (
+        (lambda file: file.touch() or os.truncate(file, 1 << 40), "has 1048576 MiB, and 64 MiB is"),
         (os.mkfifo, "is a pipe or a device"),
         (lambda file: file.symlink_to("/dev/zero"), "is a pipe or a device"),
         (lambda file: file.symlink_to("nowhere"), "No such file"),
