@@ -26,9 +26,3 @@ def end(seed, folder):
             time.sleep(60)
         case "memory":
             np.ones(150 * 2**20, np.uint8)
-
-
-def two_lines(seed, folder):
-    """Refuses in two lines."""
-    del seed, folder
-    raise InputError("a\nb")

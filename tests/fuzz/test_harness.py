@@ -2,9 +2,7 @@ import sys
 
 import pytest
 
-from tests.fuzz.harness import ENDS, run_case, run_cases, table
-
-from . import ends
+from tests.fuzz.harness import ENDS, run_cases, table
 
 if sys.platform != "linux":
     pytest.skip("the harness reads /proc", allow_module_level=True)
@@ -27,7 +25,3 @@ def test_memory_that_cannot_be_had_ends_the_case_and_not_the_run():
     seeds = [ENDS.index("memory"), 0]
     results = run_cases("tests.fuzz.ends", "end", seeds, megabytes=20)
     assert [result.end for result in results] == ["memory", "answer"]
-
-
-def test_a_refusal_in_two_lines_is_wrong(tmp_path):
-    assert run_case(ends.two_lines, 0, tmp_path).end == "wrong answer"
