@@ -15,7 +15,7 @@ from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.data.sources.manifest import Example
 from ast_jax.errors import InputError
 
-MAX_LISTED = 20  # recordings that cannot be used, in a message
+MAX_LISTED = 10  # recordings that cannot be used, in a message
 
 
 class Clips(NamedTuple):
@@ -103,7 +103,7 @@ def read_clips(examples: list[Example], num_labels: int, sampling_rate: int, wha
 
     Raises:
         InputError: files cannot be used, or are shorter than one frame; the message names the first
-            20, each with its reason.
+            10, each with its reason.
     """
 
     def read(path: str) -> np.ndarray | InputError:
@@ -126,7 +126,7 @@ def read_clips(examples: list[Example], num_labels: int, sampling_rate: int, wha
         raise InputError(errors[0])
     if errors:
         more = [f"and {len(errors) - MAX_LISTED} more"] if len(errors) > MAX_LISTED else []
-        listed = "\n  ".join([*errors[:MAX_LISTED], *more])
-        raise InputError(f"{len(errors)} of {len(paths)} {what} cannot be used:\n  {listed}")
+        listed = "; ".join([*errors[:MAX_LISTED], *more])
+        raise InputError(f"{len(errors)} of {len(paths)} {what} cannot be used: {listed}")
     waveforms = [result for result in results if isinstance(result, np.ndarray)]
     return Clips(waveforms, targets, paths)

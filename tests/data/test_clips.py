@@ -81,8 +81,12 @@ def test_all_invalid_recordings_are_named_at_once(tmp_path):
     examples = [Example(name, str(tmp_path / f"{name}.wav"), (0,)) for name in names]
     with pytest.raises(InputError) as caught:
         read_clips(examples, 1, 16000, "training recordings")
-    first, *lines = str(caught.value).splitlines()
-    assert first == "25 of 26 training recordings cannot be used:"
-    assert "a.wav does not exist" in lines[0]
-    assert "0.wav does not exist" in lines[1]
-    assert (len(lines), lines[-1]) == (21, "  and 5 more")
+    message = str(caught.value)
+    assert message.startswith("25 of 26 training recordings cannot be used: ")
+    assert [f"{name}.wav does not exist" in message for name in ("a", "0", "8", "9")] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert message.endswith("; and 15 more")
