@@ -11,14 +11,12 @@ import scipy  # imports scipy.fft and scipy.sparse, which are slow to import, on
 from jaxtyping import Float
 
 from ast_jax.audio.kaldi import LOG_FLOOR, frame_sizes, mel_bank, next_power_of_two, window
-from ast_jax.audio.waveform import check_mono, to_array
+from ast_jax.audio.waveform import LARGEST, check_mono, to_array
 from ast_jax.errors import InputError
 
 # Frames per block: their spectra fit into a core's L2 cache. A multiple of every SIMD width, but
 # no power of two, at which the rows of a block would compete for the same cache lines.
 BLOCK = 112
-
-LARGEST = 1e15  # the power spectrum of a larger sample overflows float32
 
 
 def fbank(

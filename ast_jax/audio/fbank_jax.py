@@ -46,10 +46,9 @@ def input_values(
         InputError: the waveforms have a wrong shape or type.
     """
     rate, frames = extractor.sampling_rate, extractor.max_length
-    size, shift = frame_sizes(rate)
+    size, _ = frame_sizes(rate)
     _check(waveforms)
-    needed = size + (frames - 1) * shift
-    fitted = _pad_or_cut(waveforms, min(max(waveforms.shape[1], size), needed))
+    fitted = _pad_or_cut(waveforms, min(max(waveforms.shape[1], size), extractor.max_samples))
     log_mel = fbank_jax(fitted, lengths, sampling_rate=rate, num_mel_bins=extractor.num_mel_bins)
     # Pad before normalization, as `feature_extractor.pad_or_cut` does.
     log_mel = _pad_or_cut(log_mel, frames)

@@ -14,7 +14,8 @@ from jaxtyping import Float, Float32
 
 from ast_jax.audio.batch_feature import BatchFeature, batch_feature
 from ast_jax.audio.fbank import fbank
-from ast_jax.audio.waveform import check_mono, to_array
+from ast_jax.audio.kaldi import frame_sizes
+from ast_jax.audio.waveform import SAMPLING_RATES, check_mono, to_array
 from ast_jax.errors import InputError, nearest
 from ast_jax.fields import Range, check_fields
 from ast_jax.io import read_json, write_json
@@ -46,7 +47,7 @@ class ASTFeatureExtractor:
         InputError: a field has a wrong type or value.
     """
 
-    sampling_rate: Annotated[int, Range(1)] = 16000
+    sampling_rate: Annotated[int, Range(*SAMPLING_RATES)] = 16000
     num_mel_bins: Annotated[int, Range(1)] = 128
     max_length: Annotated[int, Range(1)] = 1024
     do_normalize: bool = True
@@ -59,6 +60,12 @@ class ASTFeatureExtractor:
     def __post_init__(self) -> None:
         """Raises InputError if a field has a wrong type or value."""
         check_fields(self)
+
+    @property
+    def max_samples(self) -> int:
+        """The number of samples in `max_length` frames; the rest of a waveform is ignored."""
+        size, shift = frame_sizes(self.sampling_rate)
+        return size + (self.max_length - 1) * shift
 
     @overload
     def __call__(

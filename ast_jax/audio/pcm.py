@@ -8,6 +8,16 @@ Waveform = Float32[np.ndarray, " samples"] | Int16[np.ndarray, " samples"]
 FULL_SCALE = 32768  # the int16 value of 1.0, one more than the largest
 
 
+def peak_of(samples: Float32[np.ndarray, "..."]) -> float:
+    """Returns the largest absolute value, NaN if there is one and 0 if there are no samples."""
+    return float(np.maximum(samples.max(), -samples.min())) if samples.size else 0.0
+
+
+def clip(waveform: Float32[np.ndarray, " samples"]) -> Float32[np.ndarray, " samples"]:
+    """Clips a waveform in place to the range of int16, as `to_int16` does."""
+    return np.clip(waveform, -1, (FULL_SCALE - 1) / FULL_SCALE, out=waveform)
+
+
 def to_int16(waveform: Waveform) -> Int16[np.ndarray, " samples"]:
     """Rounds float32 samples to int16 and clips them; returns int16 samples unchanged."""
     if waveform.dtype == np.int16:

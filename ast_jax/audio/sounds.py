@@ -26,7 +26,7 @@ def is_batch(sound: Any) -> bool:
 
 
 def read_sound(
-    sound: Any, sampling_rate: int | None, new_rate: int
+    sound: Any, sampling_rate: int | None, new_rate: int, max_samples: int | None = None
 ) -> Float32[np.ndarray, " samples"]:
     """Returns one sound as a waveform of the model's sampling rate.
 
@@ -34,6 +34,7 @@ def read_sound(
         sound: see `AudioClassifier.__call__`, without lists.
         sampling_rate: of arrays without their own, in Hz.
         new_rate: of the result, in Hz.
+        max_samples: of a file, no more than the beginning that gives so many samples is read.
 
     Raises:
         InputError: the sound cannot be used.
@@ -47,7 +48,7 @@ def read_sound(
         # Imported here, as classifying waveforms does not need the libraries that read files.
         from ast_jax.audio.decode import load_audio
 
-        return load_audio(sound, new_rate)
+        return load_audio(sound, new_rate, max_samples=max_samples)
     if isinstance(sound, int | float | complex | np.generic):  # of a list of samples
         raise InputError(
             f"the number {sound} is not a sound: give a waveform as an array, "

@@ -10,8 +10,9 @@ from jaxtyping import Float32
 from ast_jax.audio.pcm import FULL_SCALE, to_float
 from ast_jax.errors import InputError
 
-SAMPLING_RATES = (1000, 1_000_000)  # of arrays, in Hz; others are mistakes
+SAMPLING_RATES = (1000, 1_000_000)  # in Hz; others are mistakes
 LOUDEST = 100  # floats beyond it are taken for integers that were not divided by their full scale
+LARGEST = 1e15  # the power spectrum of a larger sample overflows float32
 
 
 def to_array(waveform: Any) -> np.ndarray:

@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float32
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
-from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.audio.pcm import Waveform, to_float, to_int16
 from ast_jax.data.clips import Clips
 from ast_jax.data.mixup import mixup, sample_mixup
@@ -38,10 +37,8 @@ class InputBuilder:
         if not self.on_device:
             shape = (batch_size, frames, self.extractor.num_mel_bins)
             return {"input_values": np.empty(shape, np.float32)}
-        size, shift = frame_sizes(self.extractor.sampling_rate)
-        samples = size + (frames - 1) * shift
         return {
-            "waveforms": np.empty((batch_size, samples), np.int16),
+            "waveforms": np.empty((batch_size, self.extractor.max_samples), np.int16),
             "lengths": np.empty(batch_size, np.int32),
         }
 

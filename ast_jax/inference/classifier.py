@@ -116,7 +116,10 @@ class AudioClassifier:
         name = name_of(sound)
         inputs = np.empty((extractor.max_length, extractor.num_mel_bins), np.float32)
         try:
-            extractor.fill(inputs, read_sound(sound, sampling_rate, extractor.sampling_rate))
+            waveform = read_sound(
+                sound, sampling_rate, extractor.sampling_rate, extractor.max_samples
+            )
+            extractor.fill(inputs, waveform)
         except InputError as error:
             if not name or name in str(error) or quoted(name) in str(error):
                 raise
