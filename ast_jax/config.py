@@ -62,6 +62,7 @@ class FolderData(Data):
             for rain_001.wav: its first group, or what it matches in the path below the class
             folder. Pieces of a recording are held out together, always stratified; '' for none.
         recursive: read subfolders of class folders, too. Runs of earlier versions do not.
+        scale_loud: divide clips that go beyond 1 by their peak, instead of clipping them.
     """
 
     kind: ClassVar[str] = "folder"
@@ -71,6 +72,7 @@ class FolderData(Data):
     stratify: bool = True
     group: str = ""
     recursive: bool = True
+    scale_loud: bool = False
 
     def validate(self) -> None:
         """Raises `InputError` for the first field that cannot be used."""
@@ -91,12 +93,14 @@ class ESC50Data(Data):
     Attributes:
         dir: the folder, or its URL, which is downloaded.
         fold: fold to hold out, 1 to 5; 0 trains once per fold.
+        scale_loud: divide clips that go beyond 1 by their peak, instead of clipping them.
     """
 
     kind: ClassVar[str] = "esc50"
 
     dir: str = ""
     fold: Annotated[int, Range(0, 5)] = 1
+    scale_loud: bool = False
 
 
 @dataclass(slots=True)

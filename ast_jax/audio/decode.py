@@ -28,13 +28,16 @@ class Recording(NamedTuple):
         seconds: the length of the file, as its header states it if only the beginning was read;
             None if that is unknown.
         peak: the largest absolute value of the waveform, before it was scaled.
-        notes: sentences about what is unusual in the file.
+        note: a sentence about the header, '' for none.
+        level_note: a sentence about samples in the file beyond 1.5 if they are not scaled, ''
+            for none.
     """
 
     waveform: Float32[np.ndarray, " samples"]
     seconds: float | None
     peak: float
-    notes: list[str]
+    note: str
+    level_note: str
 
 
 def load_audio(
@@ -75,7 +78,7 @@ def load_audio(
             infinite ones, or more than 4.6 hours at 16 kHz.
     """
     recording = read_recording(path, sampling_rate, max_samples=max_samples, scale_loud=scale_loud)
-    for note in recording.notes:
+    for note in filter(None, (recording.note, recording.level_note)):
         warnings.warn(note, stacklevel=2)
     return recording.waveform
 
@@ -89,11 +92,11 @@ def read_recording(
 ) -> Recording:
     """Returns the waveform of a sound file and what is known of it.
 
-    Arguments and errors are those of `load_audio`; notes are returned instead of warned of.
+    Arguments and errors are those of `load_audio`; what `load_audio` warns of is returned.
     """
     new_rate = check_sampling_rate(sampling_rate)
     source = open_source(path)
-    samples, count = bytearray(), 0
+    samples, count, file_peak = bytearray(), 0, 0.0
     enough = MAX_SAMPLES + 1 if max_samples is None else max_samples
     with closing(_streams(source)) as streams:
         rate, frames, blocks, note = _join(streams, source.name)
@@ -102,7 +105,7 @@ def read_recording(
             # Gives what `soxr.resample` gives for the whole, bit by bit.
             resampler = soxr.ResampleStream(rate, new_rate, 1, "float32", "HQ")
         for block in blocks:
-            _check_block(block, source.name)
+            file_peak = max(file_peak, _check_peak(block, source.name))
             mono = _mix_to_mono(block)
             count += len(mono)
             samples += (resampler.resample_chunk(mono) if resampler else mono).data
@@ -122,18 +125,18 @@ def read_recording(
     samples[4 * length :] = b""
     samples += bytes(4 * length - len(samples))
     waveform = np.frombuffer(samples, np.float32)
-    notes = [note] if note else []
+    level_note = ""
     peak = peak_of(waveform)
     if scale_loud and peak > 1:
         waveform /= np.float32(peak)
-    elif peak > LOUD:
-        notes.append(
-            f"{source.name} reaches {peak:.6g}, and samples are expected in [-1, 1]; set "
+    elif file_peak > LOUD:
+        level_note = (
+            f"{source.name} reaches {file_peak:.6g}, and samples are expected in [-1, 1]; set "
             f"scale_loud to divide it by that"
         )
     # A file of unknown length whose beginning was read may be longer than it.
     seconds = None if frames is None or frames < count else frames / rate
-    return Recording(waveform, seconds, peak, notes)
+    return Recording(waveform, seconds, peak, note, level_note)
 
 
 def _streams(source: Source) -> Generator[Stream]:
@@ -189,13 +192,14 @@ def _mix_to_mono(
     return block.mean(axis=1)
 
 
-def _check_block(block: Float32[np.ndarray, "samples channels"], name: str) -> None:
-    """Raises InputError if there are samples that cannot be computed with."""
+def _check_peak(block: Float32[np.ndarray, "samples channels"], name: str) -> float:
+    """Returns the largest absolute value; raises InputError if it cannot be computed with."""
     peak = peak_of(block)
     if not np.isfinite(peak):
         raise InputError(f"{name} holds NaN or infinite samples: repair it or leave it out")
     if peak > LARGEST:
         raise InputError(f"{name} reaches {peak:.4g}: scale it to [-1, 1]")
+    return peak
 
 
 def resample(

@@ -13,7 +13,7 @@ def peak_of(samples: Float32[np.ndarray, "..."]) -> float:
     return float(np.maximum(samples.max(), -samples.min())) if samples.size else 0.0
 
 
-def clip(waveform: Float32[np.ndarray, " samples"]) -> Float32[np.ndarray, " samples"]:
+def clip_waveform(waveform: Float32[np.ndarray, " samples"]) -> Float32[np.ndarray, " samples"]:
     """Clips a waveform in place to the range of int16, as `to_int16` does."""
     return np.clip(waveform, -1, (FULL_SCALE - 1) / FULL_SCALE, out=waveform)
 

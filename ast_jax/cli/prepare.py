@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ast_jax.cli.arguments import CORES, NonNegative, Positive
-from ast_jax.cli.command import complain, naming
+from ast_jax.cli.command import complain, naming, print_escaped
 from ast_jax.errors import shorten
 from ast_jax.storage import check_local
 
@@ -23,6 +23,7 @@ def prepare(
     sampling_rate: Positive = 16000,
     processes: Positive = CORES,
     max_damaged: NonNegative = 0,
+    scale_loud: bool = False,
     beam_runner: str = "",
     beam_option: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
 ) -> int:
@@ -36,6 +37,7 @@ def prepare(
         sampling_rate: of the set, in Hz
         processes: that decode
         max_damaged: number of unreadable sound files to leave out
+        scale_loud: divide clips that go beyond 1 by their peak, instead of clipping them
         beam_runner: write with Apache Beam
         beam_option: for Beam, such as --beam-option=--project=mine; may be repeated
     """
@@ -56,6 +58,7 @@ def prepare(
                 sampling_rate=sampling_rate,
                 processes=processes,
                 max_damaged=max_damaged,
+                scale_loud=scale_loud,
                 beam_runner=beam_runner,
                 beam_options=list(beam_option),
             )
@@ -67,9 +70,9 @@ def prepare(
         print(f"{split}: {clips} clips")
     for what, lines in (("missing", prepared.missing), ("unreadable", prepared.damaged)):
         if lines:
-            print(f"{len(lines)} clips {what}, listed in skipped.csv, such as {lines[0]}")
+            print_escaped(f"{len(lines)} clips {what}, listed in skipped.csv, such as {lines[0]}")
     for note in prepared.notes:
-        print(f"note: {note}")
+        print_escaped(f"note: {note}")
     empty = classes_without_clips(prepared.folder)
     if empty:
         print(f"note: no clip of {shorten(empty)}")

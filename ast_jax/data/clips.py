@@ -10,10 +10,11 @@ from jaxtyping import Float32, Int
 from rich.progress import track
 from scipy.sparse import csr_array
 
-from ast_jax.audio.decode import load_audio
+from ast_jax.audio.decode import LOUD, Recording, read_recording
 from ast_jax.audio.kaldi import frame_sizes
+from ast_jax.audio.pcm import clip_waveform
 from ast_jax.data.sources.manifest import Example
-from ast_jax.errors import InputError
+from ast_jax.errors import InputError, quoted
 
 MAX_LISTED = 10  # recordings that cannot be used, in a message
 
@@ -90,29 +91,62 @@ def check_length(waveform: np.ndarray, sampling_rate: int, name: str) -> None:
         )
 
 
-def read_clips(examples: list[Example], num_labels: int, sampling_rate: int, what: str) -> Clips:
+def clipping_notes(clipped: Sequence[tuple[str, float]], total: int) -> list[str]:
+    """Returns a sentence about clips that were clipped, if there are any.
+
+    Args:
+        clipped: the name and the peak of each.
+        total: the number of all clips.
+    """
+    if not clipped:
+        return []
+    name, peak = max(clipped, key=lambda clip: clip[1])
+    advice = ""
+    if peak > LOUD:
+        advice = "; scale such clips, as scale_loud does, or they are distorted"
+    return [
+        f"{len(clipped)} of {total} clips go beyond [-1, 1] and are clipped there, the loudest "
+        f"reaches {peak:.4g}, {quoted(name)}{advice}"
+    ]
+
+
+def read_clips(
+    examples: list[Example],
+    num_labels: int,
+    sampling_rate: int,
+    what: str,
+    *,
+    scale_loud: bool = False,
+) -> tuple[Clips, list[str]]:
     """Decodes recordings of one class each into memory, on all cores, with a progress bar.
 
-    Takes 4 bytes per sample, 640 kB for 10 s at 16 kHz.
+    Takes 4 bytes per sample, 640 kB for 10 s at 16 kHz. Samples beyond [-1, 1] are clipped, as in
+    prepared sets.
 
     Args:
         examples: the recordings.
         num_labels: the number of classes.
         sampling_rate: the sampling rate to resample to, in Hz.
         what: a word for the recordings, for the progress bar.
+        scale_loud: whether to divide clips that go beyond 1 by their peak instead.
+
+    Returns:
+        The clips, and sentences about what is unusual in them.
 
     Raises:
         InputError: files cannot be used, or are shorter than one frame; the message names the first
             10, each with its reason.
     """
 
-    def read(path: str) -> np.ndarray | InputError:
+    def read(path: str) -> Recording | InputError:
         try:
-            waveform = load_audio(path, sampling_rate)
-            check_length(waveform, sampling_rate, path)
+            recording = read_recording(path, sampling_rate, scale_loud=scale_loud)
+            check_length(recording.waveform, sampling_rate, path)
         except InputError as error:
             return error
-        return waveform
+        if recording.peak > 1:
+            clip_waveform(recording.waveform)
+        return recording
 
     targets = np.eye(num_labels, dtype=np.float32)[[example.labels[0] for example in examples]]
     paths = [example.path for example in examples]
@@ -128,5 +162,9 @@ def read_clips(examples: list[Example], num_labels: int, sampling_rate: int, wha
         more = [f"and {len(errors) - MAX_LISTED} more"] if len(errors) > MAX_LISTED else []
         listed = "; ".join([*errors[:MAX_LISTED], *more])
         raise InputError(f"{len(errors)} of {len(paths)} {what} cannot be used: {listed}")
-    waveforms = [result for result in results if isinstance(result, np.ndarray)]
-    return Clips(waveforms, targets, paths)
+    recordings = [result for result in results if isinstance(result, Recording)]
+    notes = [recording.note for recording in recordings if recording.note]
+    if not scale_loud:
+        peaks = [(path, r.peak) for path, r in zip(paths, recordings, strict=True) if r.peak > 1]
+        notes += clipping_notes(peaks, len(paths))
+    return Clips([recording.waveform for recording in recordings], targets, paths), notes

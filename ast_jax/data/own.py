@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
+from ast_jax.audio.pcm import clip_waveform, peak_of
 from ast_jax.audio.sounds import name_of, read_sound
 from ast_jax.audio.waveform import to_array
-from ast_jax.data.clips import Clips, DataSet, check_length
+from ast_jax.data.clips import Clips, DataSet, check_length, clipping_notes
 from ast_jax.errors import InputError, quoted
 
 MAX_CLASSES = 10**6  # as many as the model's configuration accepts
@@ -49,7 +50,10 @@ def read_own_data(data: Mapping[str, Any], sampling_rate: int) -> DataSet:
     splits = {"train": "train", "evaluation": held_out[0]}
     if len(held_out) > 1:
         splits["test"] = held_out[-1]
-    read = {side: _read_split(data[name], name, sampling_rate) for side, name in splits.items()}
+    notes: list[str] = []
+    read = {
+        side: _read_split(data[name], name, sampling_rate, notes) for side, name in splits.items()
+    }
     located = {  # labels, and where each is for messages
         side: [(f"{splits[side]}, clip {i}", label) for i, label in enumerate(own)]
         for side, (_, own, _) in read.items()
@@ -59,14 +63,15 @@ def read_own_data(data: Mapping[str, Any], sampling_rate: int) -> DataSet:
     for side, (waveforms, _, names) in read.items():
         targets = [_target(label, labels, where) for where, label in located[side]]
         clips[side] = Clips(waveforms, np.stack(targets), names)
-    return DataSet(labels, clips["train"], clips["evaluation"], test=clips.get("test"))
+    return DataSet(labels, clips["train"], clips["evaluation"], test=clips.get("test"), notes=notes)
 
 
 def _read_split(
-    source: Any, split: str, sampling_rate: int
+    source: Any, split: str, sampling_rate: int, notes: list[str]
 ) -> tuple[list[np.ndarray], list[Any], list[str]]:
-    """Returns the waveforms, labels and names of a split."""
+    """Returns the waveforms, labels and names of a split; adds to the notes on its clips."""
     waveforms, labels, names = [], [], []
+    clipped: list[tuple[str, float]] = []
     quiet = not sys.stdout.isatty()
     clips = track(_items(source, split), f"reading {split} clips", transient=True, disable=quiet)
     for i, clip in enumerate(clips):
@@ -76,6 +81,9 @@ def _read_split(
         try:
             waveform = read_sound(sound, sampling_rate, sampling_rate)
             check_length(waveform, sampling_rate, where)
+            if (peak := peak_of(waveform)) > 1:
+                clip_waveform(waveform)
+                clipped.append((name, peak))
         except InputError as error:
             raise InputError(str(error) if where in str(error) else f"{where}: {error}") from None
         waveforms.append(waveform)
@@ -83,6 +91,7 @@ def _read_split(
         names.append(name)
     if not waveforms:
         raise InputError(f'data["{split}"] has no clips; give some, or leave it out')
+    notes += [f"{split}: {note}" for note in clipping_notes(clipped, len(waveforms))]
     return waveforms, labels, names
 
 

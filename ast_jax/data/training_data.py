@@ -23,7 +23,7 @@ def load_data(config: TrainConfig) -> DataSet:
     if config.runs_all_folds:
         raise InputError("data.fold is 0, which trains five runs; set it to 1 to 5 for one run")
     if isinstance(data, ESC50Data):
-        return read_esc50(fetch_folder(data), data.fold, rate)
+        return read_esc50(fetch_folder(data), data.fold, rate, scale_loud=data.scale_loud)
     if isinstance(data, FolderData):
         return read_folder(fetch_folder(data), data, rate)
     if isinstance(data, PreparedData):
@@ -51,7 +51,9 @@ def fetch_folder(data: ESC50Data | FolderData | PreparedData) -> Path:
     return fetch(data.dir)
 
 
-def read_esc50(folder: str | Path, fold: int, sampling_rate: int) -> DataSet:
+def read_esc50(
+    folder: str | Path, fold: int, sampling_rate: int, *, scale_loud: bool = False
+) -> DataSet:
     """Loads ESC-50 with fold `fold`, 1 to 5, held out and the other four to train on.
 
     Raises:
@@ -68,7 +70,7 @@ def read_esc50(folder: str | Path, fold: int, sampling_rate: int) -> DataSet:
         raise InputError(
             f"{folder}: fold {fold} or all other folds are empty; add their recordings"
         )
-    return _read(labels, train, held_out, sampling_rate, f"fold {fold}")
+    return _read(labels, train, held_out, sampling_rate, f"fold {fold}", scale_loud)
 
 
 def read_folder(folder: str | Path, data: FolderData, sampling_rate: int) -> DataSet:
@@ -88,15 +90,21 @@ def read_folder(folder: str | Path, data: FolderData, sampling_rate: int) -> Dat
             f"{folder}: has the splits {', '.join(splits)}; keep train and the one to evaluate on"
         )
     train, held_out = splits.values()
-    read = _read(labels, train, held_out, sampling_rate, "held-out recordings")
-    return read._replace(notes=notes)
+    read = _read(labels, train, held_out, sampling_rate, "held-out recordings", data.scale_loud)
+    return read._replace(notes=[*notes, *read.notes])
 
 
 def _read(
-    labels: list[str], train: list[Example], held_out: list[Example], sampling_rate: int, what: str
+    labels: list[str],
+    train: list[Example],
+    held_out: list[Example],
+    sampling_rate: int,
+    what: str,
+    scale_loud: bool,
 ) -> DataSet:
-    return DataSet(
-        labels,
-        read_clips(train, len(labels), sampling_rate, "training recordings"),
-        read_clips(held_out, len(labels), sampling_rate, what),
-    )
+    sides, notes = [], []
+    for examples, name in ((train, "training recordings"), (held_out, what)):
+        clips, found = read_clips(examples, len(labels), sampling_rate, name, scale_loud=scale_loud)
+        sides.append(clips)
+        notes += [f"{name}: {note}" for note in found]
+    return DataSet(labels, sides[0], sides[1], notes=notes)

@@ -53,8 +53,8 @@ def read_evaluation_set(
             out; of sound files all, or the one folder that is not `train`.
         name: of the prepared set, where the folder holds several.
         holdout: how the splits `train` and `test` of a folder without them are chosen, see
-            `read_holdout`; None for the default. Where nothing is chosen, `recursive` alone is
-            used.
+            `read_holdout`; None for the default. Where nothing is chosen, `recursive` and
+            `scale_loud` alone are used.
 
     Raises:
         InputError: the folder cannot be used, or the split does not exist or is ambiguous.
@@ -74,7 +74,7 @@ def read_evaluation_set(
     else:
         if holdout and (not split or has_splits(folder)):
             # `group` is for the names of the run's files; these may have others.
-            holdout = FolderData(recursive=holdout.recursive)
+            holdout = FolderData(recursive=holdout.recursive, scale_loud=holdout.scale_loud)
         labels, splits, _, notes = list_folder(folder, data=holdout)
         first = splits["train"][0]
         if not split and Path(first.path) == folder.absolute() / first.id:
@@ -83,7 +83,11 @@ def read_evaluation_set(
             split = split or _only([other for other in splits if other != "train"], splits, folder)
             names = _distinct_splits(split, splits, folder)
         entries = [entry for chosen in names for entry in splits[chosen]]
-        clips = read_clips(entries, len(labels), sampling_rate, "recordings")
+        scale_loud = holdout is not None and holdout.scale_loud
+        clips, found_notes = read_clips(
+            entries, len(labels), sampling_rate, "recordings", scale_loud=scale_loud
+        )
+        notes = [*notes, *found_notes]
         clips = clips._replace(names=[entry.id for entry in entries])
         found = EvaluationSet(str(folder), split, labels, sampling_rate, clips, notes)
     if not len(found.clips.waveforms):

@@ -121,7 +121,7 @@ def test_a_loud_waveform_is_scaled_on_demand(tmp_path):
     peak = np.abs(samples).max()
     scaled = read_recording(path, 16000, scale_loud=True)
     np.testing.assert_array_equal(scaled.waveform, samples[:, 0] / peak)
-    assert (scaled.peak, scaled.notes) == (peak, [])
+    assert (scaled.peak, scaled.level_note) == (peak, "")
     quiet = write(tmp_path / "quiet.wav", noise(1000), subtype="FLOAT")
     np.testing.assert_array_equal(load_audio(quiet, scale_loud=True), load_audio(quiet))
 

@@ -1,4 +1,5 @@
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -7,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
+from ast_jax.audio.pcm import to_int16
 from ast_jax.data.clips import Clips, read_clips
+from ast_jax.data.prepare.shard import Shard
 from ast_jax.data.sources.manifest import Example
 from ast_jax.errors import InputError
 
@@ -56,9 +59,10 @@ def test_recordings_are_read_in_order_and_resampled(tmp_path):
     rng = np.random.default_rng(0)
     examples = []
     for i in range(6):
-        soundfile.write(tmp_path / f"{i}.wav", rng.uniform(-1, 1, 800 * (i + 1)), 8000)
+        soundfile.write(tmp_path / f"{i}.wav", rng.uniform(-0.5, 0.5, 800 * (i + 1)), 8000)
         examples.append(Example(str(i), str(tmp_path / f"{i}.wav"), (i % 3,)))
-    clips = read_clips(examples, 4, 16000, "clips")
+    clips, notes = read_clips(examples, 4, 16000, "clips")
+    assert notes == []
     assert clips.lengths() == [1600 * (i + 1) for i in range(6)]
     assert clips.all_targets().argmax(axis=1).tolist() == [0, 1, 2, 0, 1, 2]
     assert clips.all_targets().shape == (6, 4)
@@ -90,3 +94,37 @@ def test_all_invalid_recordings_are_named_at_once(tmp_path):
         False,
     ]
     assert message.endswith("; and 15 more")
+
+
+def test_loud_clips_are_clipped_as_in_prepared_sets_and_counted(tmp_path):
+    samples = np.random.default_rng(0).uniform(-2, 2, 4000).astype(np.float32)
+    examples = []
+    for i, level in enumerate((0.1, 0.6, 1, 16000)):
+        path = tmp_path / f"{i}.wav"
+        soundfile.write(path, level * samples, 16000, "FLOAT")
+        examples.append(Example(str(i), str(path), (0,)))
+
+    def read(count, **options):
+        clips, notes = read_clips(examples[:count], 1, 16000, "clips", **options)
+        shard = Shard("train", 0, examples[:count], 16000, str(tmp_path), **options)
+        prepared = [clip["audio"] for _, clip in shard()]
+        for waveform, stored in zip(clips.waveforms, prepared, strict=True):
+            np.testing.assert_array_equal(to_int16(waveform), stored)
+            assert np.abs(waveform).max() <= 1
+        assert shard.report().clipped == [
+            (example.path, pytest.approx(level * np.abs(samples).max()))
+            for example, level in zip(examples[1:count], (0.6, 1, 16000), strict=False)
+            if not options
+        ]
+        return clips, notes
+
+    assert read(1)[1] == []
+    (note,) = read(2)[1]
+    assert re.fullmatch(r"1 of 2 clips go beyond .* the loudest reaches 1\.2, '.*1\.wav'", note)
+    (note,) = read(4)[1]
+    assert re.fullmatch(
+        r"3 of 4 clips .* reaches 3\.199e\+04, '.*3\.wav'; scale such clips, as scale_loud .*", note
+    )
+    clips, notes = read(4, scale_loud=True)
+    assert notes == []
+    np.testing.assert_allclose(clips.waveforms[3], clips.waveforms[2], atol=1e-6)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ast_jax.audio.pcm import to_int16
 from ast_jax.data.own import read_own_data
 from ast_jax.errors import InputError
 
@@ -138,3 +139,14 @@ def test_class_names_of_datasets_features_are_taken():
 def test_what_cannot_be_used_is_named(data, message):
     with pytest.raises(InputError, match=re.escape(message)):
         read_own_data(data, RATE)
+
+
+def test_loud_waveforms_are_clipped_and_counted():
+    loud = 3 * np.sin(np.arange(8000)).astype(np.float32)
+    clips = [(loud, "a"), (loud / 4, "b")]
+    data = read_own_data({"train": clips, "evaluation": clips[1:]}, 16000)
+    np.testing.assert_array_equal(to_int16(data.train.waveforms[0]), to_int16(loud))
+    assert np.abs(data.train.waveforms[0]).max() == 1
+    assert np.abs(loud).max() > 2.9  # the caller's stays
+    (note,) = data.notes
+    assert note.startswith("train: 1 of 2 clips go beyond [-1, 1] and are clipped there")

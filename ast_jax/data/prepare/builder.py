@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
+from ast_jax.data.clips import clipping_notes
 from ast_jax.data.prepare.records import RecordWriter, make_features
 from ast_jax.data.prepare.shard import Report, Shard, write_shard
 from ast_jax.data.prepared import CLIPS_FILE, VERSION
@@ -58,6 +59,7 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         classes: str | Path | None = None,
         sampling_rate: int = 16000,
         max_damaged: int = 0,
+        scale_loud: bool = False,
         write_shards: WriteShards = write_one_by_one,
         **options: Any,
     ):
@@ -69,6 +71,8 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             classes: the class CSV of a source without a class list.
             sampling_rate: of the prepared clips, in Hz.
             max_damaged: the number of unreadable sound files to skip; one more is an error.
+            scale_loud: whether to divide clips that go beyond 1 by their peak, instead of
+                clipping them.
             write_shards: writes the files, unless Beam does.
             **options: TFDS's options, such as `data_dir`.
 
@@ -81,7 +85,9 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         self.manifest: Manifest = SOURCES[kind](Path(source), class_list)
         self.sampling_rate = sampling_rate
         self.max_damaged = max_damaged
+        self.scale_loud = scale_loud
         self.damaged: list[str] = []  # a sentence for each skipped file, set at the end
+        self.notes: list[str] = []  # sentences about the files, set at the end
         self.write_shards = write_shards
         self.digest = source_digest(self.manifest)
         super().__init__(file_format=tfds.core.FileFormat.ARRAY_RECORD, **options)
@@ -115,7 +121,7 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             size = max(CLIPS_PER_SHARD, -(-len(examples) // MAX_SHARDS))
             parts = [examples[i : i + size] for i in range(0, len(examples), size)]
             splits[split] = [
-                Shard(split, number, part, self.sampling_rate, work)
+                Shard(split, number, part, self.sampling_rate, work, self.scale_loud)
                 for number, part in enumerate(parts)
             ]
         return splits
@@ -140,10 +146,14 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             info.replace(shard_lengths=[len(r.clips) for r in reports[info.name]]) for info in infos
         ]
         self.info.set_splits(tfds.core.splits.SplitDict(infos))
-        damaged = [line for of in reports.values() for report in of for line in report.damaged]
+        every = [report for split_reports in reports.values() for report in split_reports]
+        damaged = [line for report in every for line in report.damaged]
         self._check_damaged(damaged)
         self._write_clips(reports)
         self.damaged = damaged
+        clipped = [clip for report in every for clip in report.clipped]
+        self.notes = [note for report in every for note in report.notes]
+        self.notes += clipping_notes(clipped, sum(len(report.clips) for report in every))
         self._write_skipped()
 
     def _log_download_bytes(self) -> None:
@@ -177,6 +187,7 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             for example in examples:
                 paths.update(os.fsencode(example.path) + b"\n")
         content = [self.source, paths.hexdigest(), self.digest, self.sampling_rate]
+        content += [self.scale_loud, Report._fields]
         plan = json.dumps([VERSION, CLIPS_PER_SHARD, MAX_SHARDS, *content])
         file = self.work / "plan.json"
         self.work.mkdir(parents=True, exist_ok=True)

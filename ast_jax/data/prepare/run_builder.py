@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ast_jax.audio.waveform import check_sampling_rate
 from ast_jax.data.prepare.builder import VERSION, AudioBuilder, write_one_by_one
 from ast_jax.data.prepare.shard import Report, Shard, write_shard
 from ast_jax.data.process_pool import start_pool
@@ -28,7 +29,7 @@ class Prepared(NamedTuple):
         missing: a sentence for each clip without a sound file.
         damaged: a sentence for each sound file that could not be read.
         digest: the digest of the source.
-        notes: sentences about the source, such as files passed over.
+        notes: sentences about the source, such as files passed over, and about its sounds.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ def prepare(
     sampling_rate: int = 16000,
     processes: int = 1,
     max_damaged: int = 0,
+    scale_loud: bool = False,
     beam_runner: str = "",
     beam_options: Iterable[str] = (),
 ) -> Prepared:
@@ -61,12 +63,14 @@ def prepare(
         sampling_rate: of the prepared clips, in Hz.
         processes: the number of decoding processes.
         max_damaged: the number of unreadable sound files to skip; one more is an error.
+        scale_loud: whether to divide clips that go beyond 1 by their peak, instead of clipping.
         beam_runner: the Apache Beam runner that writes the files, such as `DirectRunner`.
         beam_options: Beam's pipeline options, as on its command line.
 
     Raises:
         InputError: the source or the output cannot be used, or too many files are damaged.
     """
+    check_sampling_rate(sampling_rate)
     for path in (source, output):
         if "://" in str(path):
             raise InputError(
@@ -81,6 +85,7 @@ def prepare(
         classes=classes,
         sampling_rate=sampling_rate,
         max_damaged=max_damaged,
+        scale_loud=scale_loud,
         write_shards=write_one_by_one if beam_runner else _InProcesses(processes),
         data_dir=folder.parents[1],
     )
@@ -106,9 +111,8 @@ def prepare(
         leftover.unlink()
     splits = {split: info.num_examples for split, info in builder.info.splits.items()}
     manifest = builder.manifest
-    return Prepared(
-        folder, splits, manifest.missing, builder.damaged, builder.digest, manifest.notes
-    )
+    notes = [*manifest.notes, *builder.notes]
+    return Prepared(folder, splits, manifest.missing, builder.damaged, builder.digest, notes)
 
 
 class _InProcesses:

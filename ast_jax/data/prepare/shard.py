@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from ast_jax.audio.decode import load_audio
+from ast_jax.audio.decode import read_recording
 from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.audio.pcm import to_int16
 from ast_jax.data.prepare.records import RecordWriter, make_features, make_serializer
@@ -23,10 +23,14 @@ class Report(NamedTuple):
     Attributes:
         clips: (id, classes, number of samples) of each clip in the file, in order.
         damaged: a sentence for each clip that could not be read.
+        clipped: the path and the peak of each clip that was clipped.
+        notes: sentences about what is unusual in the files.
     """
 
     clips: list[tuple[str, tuple[int, ...], int]]
     damaged: list[str]
+    clipped: list[tuple[str, float]]
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Shard:
         examples: the clips.
         sampling_rate: the sampling rate to resample to, in Hz.
         folder: the folder of the report, and of the file if `write_shard` writes it.
+        scale_loud: whether to divide clips that go beyond 1 by their peak, instead of clipping.
     """
 
     split: str
@@ -46,14 +51,18 @@ class Shard:
     examples: list[Example]
     sampling_rate: int
     folder: str
+    scale_loud: bool = False
 
     def __call__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields TFDS's (key, example) of each readable clip, then writes the report."""
-        report = Report([], [])
+        report = Report([], [], [], [])
         shortest, _ = frame_sizes(self.sampling_rate)
         for example in self.examples:
             try:
-                samples = to_int16(load_audio(example.path, self.sampling_rate))
+                recording = read_recording(
+                    example.path, self.sampling_rate, scale_loud=self.scale_loud
+                )
+                samples = to_int16(recording.waveform)
                 if len(samples) < shortest:
                     raise InputError(f"{example.path}: is shorter than one frame of 25 ms")
             except InputError as error:
@@ -62,6 +71,10 @@ class Shard:
                 report.damaged.append(f"{example.path}: {error.strerror or error}")
             else:
                 report.clips.append((example.id, example.labels, len(samples)))
+                if recording.peak > 1 and not self.scale_loud:
+                    report.clipped.append((example.path, recording.peak))
+                if recording.note:
+                    report.notes.append(recording.note)
                 record = {"id": example.id, "audio": samples, "labels": example.labels}
                 yield example.id, record
                 # With Beam, TFDS keeps references to all records until the file is complete.
@@ -84,8 +97,11 @@ class Shard:
 
     def report(self) -> Report:
         """Reads the report, which exists once the clips have been decoded."""
-        clips, damaged = json.loads(self._report_path.read_text(encoding="utf-8"))
-        return Report([(i, tuple(labels), samples) for i, labels, samples in clips], damaged)
+        report = Report(*json.loads(self._report_path.read_text(encoding="utf-8")))
+        return report._replace(
+            clips=[(i, tuple(labels), samples) for i, labels, samples in report.clips],
+            clipped=[(path, peak) for path, peak in report.clipped],
+        )
 
 
 def write_shard(

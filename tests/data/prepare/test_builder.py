@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 import ast_jax.data.prepare.builder
 import ast_jax.data.prepare.shard
-from ast_jax.audio.decode import load_audio
+from ast_jax.audio.decode import load_audio, read_recording
 from ast_jax.audio.pcm import to_int16
 from ast_jax.data.prepare.builder import (
     SKIPPED_FILE,
@@ -156,13 +156,13 @@ def decoded(monkeypatch):
 
     names = Names()
 
-    def load(path, rate):
+    def load(path, rate, **options):
         if os.path.basename(path) in names.stop:
             raise KeyboardInterrupt
         names.append(os.path.basename(path))
-        return load_audio(path, rate)
+        return read_recording(path, rate, **options)
 
-    monkeypatch.setattr(ast_jax.data.prepare.shard, "load_audio", load)
+    monkeypatch.setattr(ast_jax.data.prepare.shard, "read_recording", load)
     return names
 
 

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 import ast_jax.data.prepare.shard
-from ast_jax.audio.decode import load_audio
+from ast_jax.audio.decode import load_audio, read_recording
 from ast_jax.audio.pcm import to_int16
 from ast_jax.data.prepare.shard import Report, Shard, write_shard
 from ast_jax.data.prepared import RecordedWaveforms
@@ -78,10 +78,10 @@ def test_unreadable_clips_are_skipped_and_reported_by_path(shard, tmp_path):
 
 
 def test_an_os_error_is_reported_by_path(shard, monkeypatch):
-    def refuse(path, rate):
+    def refuse(path, rate, **options):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(ast_jax.data.prepare.shard, "load_audio", refuse)
+    monkeypatch.setattr(ast_jax.data.prepare.shard, "read_recording", refuse)
     report = write_shard(shard, LABELS)
     assert report.damaged == [f"{example.path}: Permission denied" for example in shard.examples]
     assert report.clips == []
@@ -104,19 +104,19 @@ def test_every_clip_is_counted_as_written_or_skipped(shard):
 
 def test_a_finished_shard_is_not_decoded_again(shard, monkeypatch):
     report = write_shard(shard, LABELS)
-    monkeypatch.setattr(ast_jax.data.prepare.shard, "load_audio", None)
+    monkeypatch.setattr(ast_jax.data.prepare.shard, "read_recording", None)
     assert write_shard(shard, LABELS) == report
 
 
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
 def test_an_interrupted_shard_leaves_no_file_and_is_written_again(shard, monkeypatch, error):
-    def fail(path, rate):
+    def fail(path, rate, **options):
         if path == shard.examples[2].path:
             raise error
-        return load_audio(path, rate)
+        return read_recording(path, rate, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ast_jax.data.prepare.shard, "load_audio", fail)
+        patch.setattr(ast_jax.data.prepare.shard, "read_recording", fail)
         with pytest.raises(error):
             write_shard(shard, LABELS)
     assert files(shard) == []
@@ -143,5 +143,5 @@ def test_yielded_clips_are_freed_before_the_next(shard):
 def test_ids_and_paths_of_any_language_are_reported(shard, tmp_path):
     examples = [Example("क 犬.wav", write(tmp_path / "犬 é.wav"), (1,))]
     shard = Shard("a.b", 0, examples, 16000, shard.folder)
-    assert write_shard(shard, LABELS) == Report([("क 犬.wav", (1,), 800)], [])
+    assert write_shard(shard, LABELS) == Report([("क 犬.wav", (1,), 800)], [], [], [])
     assert "a.b-00000.array_record" in files(shard)
