@@ -3,8 +3,9 @@
 import csv
 import json as json_module
 import os
+import textwrap
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,7 @@ import tyro
 from ast_jax.cli.arguments import CORES, Dtype, Positive, dtype_change
 from ast_jax.cli.command import complain, naming, print_note
 from ast_jax.cli.sound_files import find_sounds, read_inputs
-from ast_jax.errors import InputError
+from ast_jax.errors import InputError, one_line
 from ast_jax.io import check_free
 from ast_jax.storage import check_local
 
@@ -33,6 +34,7 @@ def classify(
     top_k: Positive = 5,
     batch_size: Positive = 1,
     dtype: Dtype = None,
+    scale_loud: bool = False,
     output: str = "",
     json: bool = False,
 ) -> int:
@@ -44,6 +46,7 @@ def classify(
         top_k: number of labels per file
         batch_size: files that the device computes at once
         dtype: precision of the encoder; bfloat16 is faster on GPUs and TPUs (the checkpoint's)
+        scale_loud: divide sounds that go beyond 1 by their peak
         output: a new .csv or .jsonl (JSON Lines) to write each file's labels to as they are found
         json: print JSON
     """
@@ -59,7 +62,9 @@ def classify(
     names: deque[str] = deque()  # of the inputs without labels so far
 
     def inputs() -> "Iterator[np.ndarray]":
-        for file, values in read_inputs(sounds, classifier, CORES + batch_size, unusable):
+        for file, values in read_inputs(
+            sounds, classifier, CORES + batch_size, unusable, scale_loud=scale_loud
+        ):
             names.append(file)
             yield values
 
@@ -71,11 +76,10 @@ def classify(
                 write(file, labels)
         print(f"wrote the labels of {len(sounds) - len(unusable)} files to {output}", flush=True)
     elif json:
-        found = [{"file": file, "labels": labels} for file, labels in named]
-        print(json_module.dumps(found, indent=2), flush=True)
+        _print_json(named)
     else:
         for file, labels in named:
-            print(file, flush=True)
+            print(one_line(file), flush=True)
             for label in labels:
                 print(f"  {label['score']:6.1%}  {label['label']}", flush=True)
     return 1 if unusable else status
@@ -99,13 +103,23 @@ def _load(checkpoint: str, dtype: Dtype) -> "AudioClassifier":
 
 def _expand(files: tuple[str, ...]) -> tuple[list[str], int]:
     """Returns the files with folders replaced by the sounds in them, and the exit status so far."""
-    sounds, status = [], 0
+    errors: list[InputError] = []
+    sounds = []
     for file in files:
-        try:
-            sounds += find_sounds(file) if os.path.isdir(file) else [file]
-        except InputError as error:
-            status = complain(str(error))
-    return sounds, status
+        sounds += find_sounds(file, errors.append) if os.path.isdir(file) else [file]
+    for error in errors:
+        complain(str(error))
+    return sounds, 1 if errors else 0
+
+
+def _print_json(results: "Iterable[tuple[str, Labels]]") -> None:
+    """Prints a list as JSON, each file as it is labeled."""
+    separator = "["
+    for file, labels in results:
+        item = json_module.dumps({"file": file, "labels": labels}, indent=2)
+        print(f"{separator}\n{textwrap.indent(item, '  ')}", end="", flush=True)
+        separator = ","
+    print("[]" if separator == "[" else "\n]", flush=True)
 
 
 def _check_output(output: str) -> None:
@@ -120,7 +134,7 @@ def _open_output(output: str) -> Iterator[Write]:
     """Creates the output, and yields the function that writes a file's labels to it."""
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     # Names of files may be no valid UTF-8.
-    with open(output, "x", encoding="utf-8", errors="surrogateescape", newline="") as target:
+    with open(output, "x", encoding="utf-8", errors="backslashreplace", newline="") as target:
         table = csv.writer(target, lineterminator="\n")
 
         def write_csv(file: str, labels: "Labels") -> None:

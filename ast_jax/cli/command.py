@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ast_jax.errors import INTERRUPTED, InputError
+from ast_jax.errors import INTERRUPTED, InputError, one_line
 
 
 def run_command(action: Callable[[], int | None]) -> int:
@@ -95,14 +95,14 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 def complain(message: str) -> int:
-    """Prints an error message to stderr; returns the exit status 1."""
-    print(f"ast-jax: {message}", file=sys.stderr)
+    """Prints an error message to stderr, in one line; returns the exit status 1."""
+    print(one_line(f"ast-jax: {message}"), file=sys.stderr)
     return 1
 
 
 def print_note(note: str) -> None:
-    """Prints a note to stderr, beside the results on stdout."""
-    print(f"note: {note}", file=sys.stderr)
+    """Prints a note to stderr, in one line, beside the results on stdout."""
+    print(one_line(f"note: {note}"), file=sys.stderr)
 
 
 def flush_and_exit(status: int) -> None:

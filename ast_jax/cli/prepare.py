@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 import tyro
 
 from ast_jax.cli.arguments import CORES, NonNegative, Positive
-from ast_jax.cli.command import complain, naming, print_escaped
-from ast_jax.errors import shorten
+from ast_jax.cli.command import complain, naming
+from ast_jax.errors import one_line, shorten
 from ast_jax.storage import check_local
 
 
@@ -70,9 +70,9 @@ def prepare(
         print(f"{split}: {clips} clips")
     for what, lines in (("missing", prepared.missing), ("unreadable", prepared.damaged)):
         if lines:
-            print_escaped(f"{len(lines)} clips {what}, listed in skipped.csv, such as {lines[0]}")
+            print(one_line(f"{len(lines)} clips {what}, listed in skipped.csv, such as {lines[0]}"))
     for note in prepared.notes:
-        print_escaped(f"note: {note}")
+        print(one_line(f"note: {note}"))
     empty = classes_without_clips(prepared.folder)
     if empty:
         print(f"note: no clip of {shorten(empty)}")

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ast_jax.cli.arguments import CORES
 from ast_jax.cli.command import complain, print_note
-from ast_jax.errors import InputError
+from ast_jax.errors import InputError, one_line, quoted
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ast_jax.audio.decode import Recording
     from ast_jax.inference.classifier import AudioClassifier
 
 T = TypeVar("T")
@@ -22,73 +23,106 @@ T = TypeVar("T")
 STDIN = "-"
 
 
-def find_sounds(folder: str) -> list[str]:
+def find_sounds(folder: str, on_error: Callable[[InputError], None]) -> list[str]:
     """Returns the sound files in a folder and its subfolders, in the order of names.
 
     Prints a note that counts the files with other suffixes. Hidden files are skipped.
 
-    Raises:
-        InputError: a folder cannot be read, or there are no sound files.
+    Args:
+        folder: the folder.
+        on_error: receives the error of each folder that cannot be read, of pipes and devices,
+            and of a folder without sound files.
     """
-    from ast_jax.data.sources.manifest_io import describe_skipped, is_sound, walk
+    from ast_jax.data.sources.manifest_io import check_regular, describe_skipped, is_sound, walk
 
-    files = [str(path) for path in walk(Path(folder))]
-    sounds = [file for file in files if is_sound(file)]
-    others = [file for file in files if not is_sound(file)]
+    errors: list[InputError] = []
+    sounds, others = [], []
+    for path in walk(Path(folder), errors.append):
+        if not is_sound(path.name):
+            others.append(path.name)
+            continue
+        try:
+            check_regular(path)
+        except InputError as error:
+            errors.append(error)
+        else:
+            sounds.append(str(path))
+    if not sounds and not errors:
+        errors.append(InputError(f"{folder}: has no sound files; {describe_skipped(others)}"))
+    for each in errors:
+        on_error(each)
     if not sounds:
-        raise InputError(f"{folder}: has no sound files; {describe_skipped(others)}")
+        return []
     if others:
         print_note(f"{folder}: {describe_skipped(others)}")
     return sounds
 
 
 def read_inputs(
-    files: list[str], classifier: "AudioClassifier", ahead: int, unusable: list[str]
+    files: list[str],
+    classifier: "AudioClassifier",
+    ahead: int,
+    unusable: list[str],
+    *,
+    scale_loud: bool = False,
 ) -> "Iterator[tuple[str, np.ndarray]]":
     """Yields each file with the model's input from it.
 
-    Prints a message about a file that cannot be used, and a note about one that is longer than the
-    model's input.
+    Prints a message about a file that cannot be used, and notes about one that is longer than the
+    model's input or otherwise unusual.
 
     Args:
         files: paths; "-" for a sound file on standard input.
         classifier: computes the inputs.
         ahead: how many files threads are ahead.
         unusable: receives the files that cannot be used.
+        scale_loud: whether to divide waveforms that go beyond 1 by their peak.
     """
-    from ast_jax.audio.decode import load_audio
+    from ast_jax.audio.decode import read_recording
 
-    rate = classifier.feature_extractor.sampling_rate
+    extractor = classifier.feature_extractor
 
-    def read(file: str) -> "tuple[float, np.ndarray] | InputError":
+    def read(file: str) -> "tuple[Recording, np.ndarray] | InputError":
         try:
-            waveform = load_audio(_read_stdin() if file == STDIN else file, rate)
-            return len(waveform) / rate, classifier.feature_extractor(waveform, rate)[0]
+            recording = read_recording(
+                _read_stdin() if file == STDIN else file,
+                extractor.sampling_rate,
+                max_samples=extractor.max_samples,
+                scale_loud=scale_loud,
+            )
+            return recording, extractor(recording.waveform, extractor.sampling_rate)[0]
         except InputError as error:
             return error
+        except OSError as error:  # such as of a failing disk
+            return InputError(f"{file}: cannot be read ({error.strerror or error}); restore it")
 
     for file, result in zip(files, _read_ahead(read, files, ahead), strict=True):
         if isinstance(result, InputError):
             unusable.append(file)
             # The decoder names the file, the feature extractor does not.
-            named = str(result).startswith(str(Path(file)))
+            named = str(result).startswith((one_line(str(Path(file))), quoted(Path(file))))
             complain(str(result) if named else f"{file}: {result}")
             continue
-        seconds, inputs = result
-        if seconds > 1.05 * classifier.seconds:
-            note_length(file, seconds, classifier.seconds)
+        recording, inputs = result
+        for note in filter(None, (recording.note, recording.level_note)):
+            print_note(note)
+        if recording.seconds is None or recording.seconds > 1.05 * classifier.seconds:
+            note_length(file, recording.seconds, classifier.seconds)
         yield file, inputs
 
 
-def note_length(file: str, seconds: float, used: float) -> None:
-    """Prints a note about a file that is longer than the model's input."""
-    print_note(f"{file} lasts {seconds:.1f} s; the model uses the first {used:.1f} s")
+def note_length(file: str, seconds: float | None, used: float) -> None:
+    """Prints a note about a file that is longer than the model's input, or may be if None."""
+    length = "does not say how long it is" if seconds is None else f"lasts {seconds:.1f} s"
+    print_note(f"{file} {length}; the model uses the first {used:.1f} s")
 
 
 def _read_stdin() -> bytes:
+    from ast_jax.audio.source import read_content
+
     if sys.stdin is None or sys.stdin.isatty():
         raise InputError("standard input is a terminal; pipe a sound file into it")
-    content = sys.stdin.buffer.read()
+    content = read_content(sys.stdin.buffer, "standard input")
     if not content:
         raise InputError("standard input is empty; pipe a sound file into it")
     return content

@@ -114,6 +114,95 @@ def test_a_folder_without_sounds_does_not_stop_the_rest(capsys, checkpoint, soun
     )
 
 
+def test_a_part_of_a_folder_that_cannot_be_used_does_not_stop_the_rest(
+    capsys, checkpoint, sounds, tmp_path, monkeypatch
+):
+    folder = tmp_path / "sounds"
+    (folder / "closed").mkdir(parents=True)
+    os.mkfifo(folder / "fifo.wav")
+    (folder / "link.wav").symlink_to(folder / "none.wav")
+    shutil.copy(sounds[0], folder / "a.wav")
+    listdir = os.listdir
+
+    def refuse(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", path)
+        return listdir(path)
+
+    monkeypatch.setattr("os.listdir", refuse)  # these tests may run as root
+    assert classify(folder, sounds[1], "--checkpoint", checkpoint / "ours", "--json") == 1
+    printed = capsys.readouterr()
+    found = [result["file"] for result in json.loads(printed.out)]
+    assert found == [str(folder / "a.wav"), sounds[1]]
+    assert printed.err.splitlines() == [
+        f"ast-jax: {folder}/closed: cannot be read (Permission denied); give a readable folder",
+        f"ast-jax: {folder}/fifo.wav: is a pipe, socket or device; remove it from the folder",
+        f"ast-jax: {folder}/link.wav does not exist: give the path of a sound file",
+    ]
+
+
+@pytest.mark.parametrize("name", [b"a\nb\x1b[2J", b"\xff\xfe"])
+def test_names_are_printed_in_one_line(capsys, checkpoint, sounds, tmp_path, name):
+    shown = {b"a\nb\x1b[2J": r"a\nb\x1b[2J", b"\xff\xfe": r"\udcff\udcfe"}[name]
+    good, bad = (os.fsdecode(os.path.join(bytes(tmp_path), name + end)) for end in (b"1", b"2"))
+    shutil.copy(sounds[0], good)
+    Path(bad).write_bytes(b"no sound" * 9)
+    output = tmp_path / "out.csv"
+    options = ("--checkpoint", checkpoint / "ours", "--top-k", 1)
+    assert classify(good, bad, *options) == 1
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[0] == f"{tmp_path}/{shown}1"
+    assert len(printed.out.splitlines()) == 2
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"ast-jax: {tmp_path}/{shown}2 cannot be read as audio")
+    assert printed.err.isprintable() or printed.err[:-1].isprintable()
+
+    assert classify(good, bad, *options, "--output", output) == 1
+    (row,) = csv.DictReader(io.StringIO(output.read_text(encoding="utf-8")))
+    assert row["file"] in (good, f"{tmp_path}/{shown}1")
+    assert classify(good, bad, *options, "--json") == 1
+    capsys.readouterr()
+
+
+def test_a_name_that_is_too_long_does_not_stop_the_rest(capsys, checkpoint, sounds):
+    assert classify("x" * 5000, sounds[0], "--checkpoint", checkpoint / "ours") == 1
+    printed = capsys.readouterr()
+    assert printed.out.startswith(sounds[0])
+    assert "cannot be read (File name too long)" in printed.err
+    assert len(printed.err) < 300
+
+
+def test_a_long_file_is_not_read_beyond_the_model(capsys, checkpoint, tmp_path):
+    samples = 0.1 * np.random.default_rng(0).standard_normal(16000 * 60)
+    samples[-1] = np.nan
+    soundfile.write(tmp_path / "a.wav", samples, 16000, "FLOAT")
+    assert classify(tmp_path / "a.wav", "--checkpoint", checkpoint / "ours", "--json") == 0
+    printed = capsys.readouterr()
+    used = ast_jax.load(checkpoint / "ours").seconds
+    assert printed.err == (
+        f"note: {tmp_path}/a.wav lasts 60.0 s; the model uses the first {used:.1f} s\n"
+    )
+    soundfile.write(tmp_path / "b.wav", samples[:32000], 16000, "FLOAT")
+    classify(tmp_path / "b.wav", "--checkpoint", checkpoint / "ours", "--json")
+    (long,), (short,) = json.loads(printed.out), json.loads(capsys.readouterr().out)
+    assert long["labels"] == short["labels"]
+
+
+def test_loud_sounds_are_noted_and_scaled_on_demand(capsys, checkpoint, sounds, tmp_path):
+    samples = np.random.default_rng(0).uniform(-1, 1, 16000).astype(np.float32)
+    samples[5] = 1
+    soundfile.write(tmp_path / "full.wav", samples, 16000, "FLOAT")
+    soundfile.write(tmp_path / "loud.wav", 2 * samples, 16000, "FLOAT")
+    options = ("--checkpoint", checkpoint / "ours", "--json")
+    labels = []
+    for arguments in (["full.wav"], ["loud.wav"], ["loud.wav", "--scale-loud"]):
+        assert classify(tmp_path / arguments[0], *arguments[1:], *options) == 0
+        printed = capsys.readouterr()
+        labels.append(json.loads(printed.out)[0]["labels"])
+        assert ("loud.wav reaches 2, and samples" in printed.err) == (arguments == ["loud.wav"])
+    assert labels[0] == labels[2] != labels[1]
+
+
 class Stdin:
     def __init__(self, content, is_terminal=False):
         self.buffer = io.BytesIO(content)

@@ -5,7 +5,7 @@ import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ast_jax.errors import InputError, quoted
@@ -13,8 +13,9 @@ from ast_jax.io import check_regular
 
 # Without .raw, which does not store the sampling rate.
 SUFFIXES = {
-    ".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".rf64",
-    ".snd", ".sph", ".voc", ".w64", ".wav", ".wave",
+    ".3gp", ".aac", ".aif", ".aifc", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".mka",
+    ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".rf64", ".snd", ".sph", ".spx", ".voc", ".w64",
+    ".wav", ".wave", ".webm", ".wma", ".wv",
 }  # fmt: skip
 
 # Control characters, line breaks and lone surrogates (from names that are not UTF-8).
@@ -163,27 +164,47 @@ def is_sound(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path, on_error: Callable[[InputError], None] | None = None) -> Iterator[Path]:
     """Yields the files in a folder and its subfolders in the order of names, without hidden ones.
 
     Follows links to folders, and enters each folder once.
 
+    Args:
+        folder: the folder.
+        on_error: receives the error of a folder that cannot be read, which is passed over; None
+            raises it.
+
     Raises:
         InputError: a folder cannot be read.
     """
-    return _walk(folder, set())
+    return _walk(folder, set(), on_error)
 
 
-def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
+def _walk(
+    folder: Path, seen: set[Path], on_error: Callable[[InputError], None] | None
+) -> Iterator[Path]:
     real = folder.resolve()
     if real in seen:
         return
     seen.add(real)
-    for path in visible(folder):
-        if path.is_dir():
-            yield from _walk(path, seen)
+    try:
+        content = visible(folder)
+    except InputError as error:
+        if on_error is None:
+            raise
+        on_error(error)
+        return
+    for path in content:
+        if os.path.isdir(path):  # `Path.is_dir` raises where a folder may not be entered
+            yield from _walk(path, seen, on_error)
         else:
             yield path
+
+
+def check_regular(file: Path) -> None:
+    """Raises InputError for a pipe or device in a folder; reading it could wait forever."""
+    if os.path.exists(file) and not os.path.isfile(file):
+        raise InputError(f"{file}: is a pipe, socket or device; remove it from the folder")
 
 
 def describe_skipped(names: Iterable[str]) -> str:
