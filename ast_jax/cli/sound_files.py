@@ -33,7 +33,8 @@ def find_sounds(folder: str, on_error: Callable[[InputError], None]) -> list[str
         on_error: receives the error of each folder that cannot be read, of pipes and devices,
             and of a folder without sound files.
     """
-    from ast_jax.data.sources.manifest_io import check_regular, describe_skipped, is_sound, walk
+    from ast_jax.data.sources.manifest_io import describe_skipped, is_sound, walk
+    from ast_jax.io import check_regular
 
     errors: list[InputError] = []
     sounds, others = [], []
@@ -42,7 +43,8 @@ def find_sounds(folder: str, on_error: Callable[[InputError], None]) -> list[str
             others.append(path.name)
             continue
         try:
-            check_regular(path)
+            if os.path.exists(path):  # decoding names a broken link
+                check_regular(path)
         except InputError as error:
             errors.append(error)
         else:

@@ -136,7 +136,7 @@ def test_a_part_of_a_folder_that_cannot_be_used_does_not_stop_the_rest(
     assert found == [str(folder / "a.wav"), sounds[1]]
     assert printed.err.splitlines() == [
         f"ast-jax: {folder}/closed: cannot be read (Permission denied); give a readable folder",
-        f"ast-jax: {folder}/fifo.wav: is a pipe, socket or device; remove it from the folder",
+        f"ast-jax: {folder}/fifo.wav: is a pipe or a device, not a file; give a file",
         f"ast-jax: {folder}/link.wav does not exist: give the path of a sound file",
     ]
 

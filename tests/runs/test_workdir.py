@@ -106,7 +106,7 @@ def test_evaluation_takes_the_hold_out_of_the_run(sounds, fields):
     found = read_evaluation_set(sounds, 16000, split="test", holdout=holdout)
     assert [f"{sounds}/{name}" for name in found.clips.names] == data.evaluation.names
     whole = read_evaluation_set(sounds, 16000, holdout=holdout)
-    assert whole.split == "train+test"
+    assert whole.split == "all"
     assert read_holdout([sounds]) is None
 
 
@@ -140,7 +140,7 @@ def started(sounds):
 
 def hold(config, data):
     workdir, saved = open_workdir(config)
-    return acquire_workdir(workdir, saved, config, data, EXTRACTOR, {})
+    return acquire_workdir(workdir, saved, config, data, hash_clips(data.train), EXTRACTOR, {})
 
 
 def test_a_second_run_in_a_folder_is_told_in_one_sentence(started):
@@ -159,13 +159,17 @@ def test_a_second_run_in_a_folder_is_told_in_one_sentence(started):
 
 def hold_saved(config, data):
     saved = json.loads((Path(config.workdir) / "run.json").read_text())
-    return acquire_workdir(Path(config.workdir), saved, config, data, EXTRACTOR, {})
+    return acquire_workdir(
+        Path(config.workdir), saved, config, data, hash_clips(data.train), EXTRACTOR, {}
+    )
 
 
 def test_a_run_that_another_has_overtaken_does_not_overwrite_it(sounds):
     config = config_of(sounds)
     data = load_data(config)
-    late = acquire_workdir(*open_workdir(config), config, data, EXTRACTOR, {})
+    late = acquire_workdir(
+        *open_workdir(config), config, data, hash_clips(data.train), EXTRACTOR, {}
+    )
     start(config)
     before = (sounds.parent / "run" / "run.json").stat().st_mtime_ns
     with pytest.raises(InputError, match="another run has started there meanwhile"), late:

@@ -201,12 +201,6 @@ def _walk(
             yield path
 
 
-def check_regular(file: Path) -> None:
-    """Raises InputError for a pipe or device in a folder; reading it could wait forever."""
-    if os.path.exists(file) and not os.path.isfile(file):
-        raise InputError(f"{file}: is a pipe, socket or device; remove it from the folder")
-
-
 def describe_skipped(names: Iterable[str]) -> str:
     """Returns a clause that counts files that are no sound files, by suffix."""
     suffixes = Counter(os.path.splitext(name)[1].lower() for name in names)
