@@ -19,7 +19,7 @@ MAX_COMPARED = 1000  # clips on disk whose sounds are compared
 def check_targets(config: TrainConfig, data: DataSet) -> None:
     """Raises `InputError` if the loss is for one class per clip and the clips' classes do not fit.
 
-    A clip may not have several, and of one class alone there is nothing to learn.
+    A clip must have one, and of one class alone there is nothing to learn.
     """
     if config.loss != "cross_entropy":
         return
@@ -31,6 +31,13 @@ def check_targets(config: TrainConfig, data: DataSet) -> None:
         if clips is None:
             continue
         sums = np.asarray(clips.targets.sum(axis=1)).ravel()
+        none = np.flatnonzero(sums == 0)
+        if len(none):
+            raise InputError(
+                f"{clips.names[int(none[0])]}: has no class, and {len(none)} of {len(sums)} clips "
+                f"have none, while loss is cross_entropy, which is for one class per clip; remove "
+                f"them, or set loss=binary_cross_entropy"
+            )
         several = np.flatnonzero(sums > 1 + 1e-3)
         if len(several):
             first = int(several[0])

@@ -72,7 +72,7 @@ def evaluate_epoch(
     log.write_scalars(step, {f"evaluation/{name}": row[name] for name in scores})
     log.print_row(row)
     for callback in run.overrides.callbacks:
-        callback.on_evaluation(row)
+        callback.on_evaluation(dict(row))  # its own, as it may change it
     return logits
 
 

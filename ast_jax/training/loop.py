@@ -21,6 +21,7 @@ from ast_jax.data.loader import stream
 from ast_jax.data.overlap import hash_clips
 from ast_jax.data.own import read_own_data
 from ast_jax.data.training_data import load_data
+from ast_jax.errors import InputError, quoted
 from ast_jax.losses import Loss
 from ast_jax.multihost import call_on_first
 from ast_jax.runs.history import History, best_epoch, read_history
@@ -114,6 +115,8 @@ def set_up(
 
     Arguments and errors are those of `fit`.
     """
+    if not isinstance(config, TrainConfig):
+        raise InputError(f"config is {quoted(config)}; give a TrainConfig, see `load_config`")
     config.validate()
     overrides.check()
     parallel = DataParallel(config.parallel, devices)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from ast_jax.errors import InputError
+from ast_jax.errors import InputError, nearest
 from ast_jax.evaluation.metrics import Metrics
 from ast_jax.losses import Loss
 from ast_jax.models.ast import param_shapes
@@ -77,23 +78,30 @@ class Overrides(NamedTuple):
                 f"optimizer is {self.optimizer!r}; give an optax.GradientTransformation, such as "
                 f"optax.adamw(1e-5)"
             )
-        if isinstance(self.callbacks, Callback):
-            raise InputError("callbacks is a single Callback; give a list of them")
+        if not isinstance(self.callbacks, Sequence):
+            raise InputError(f"callbacks is a {type(self.callbacks).__name__}; give a list of them")
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
                 raise InputError(f"callbacks has {callback!r}; give objects of ast_jax.Callback")
+            for name in dir(callback):
+                if name.startswith("on_") and not hasattr(Callback, name):
+                    hooks = [hook for hook in dir(Callback) if hook.startswith("on_")]
+                    raise InputError(
+                        f"{type(callback).__name__}.{name} is no hook and would not be called; did "
+                        f"you mean {nearest(name, hooks)}?"
+                    )
 
     def check_shapes(self, model: ASTConfig) -> None:
-        """Raises `InputError` if the loss or the augmentation returns a wrong shape."""
+        """Raises `InputError` if the loss or the augmentation returns a wrong shape or type."""
         logits = jax.ShapeDtypeStruct((2, model.num_labels), "float32")
         clip = jax.ShapeDtypeStruct((model.max_length, model.num_mel_bins), "float32")
         key = jax.eval_shape(lambda: jax.random.key(0))
         if self.loss is not None:
-            shape = jax.eval_shape(self.loss, logits, logits).shape
+            shape = _float_shape("loss", self.loss, logits, logits)
             if shape != ():
                 raise InputError(f"loss returns the shape {shape}; return the mean over the batch")
         if self.augment is not None:
-            shape = jax.eval_shape(self.augment, key, clip).shape
+            shape = _float_shape("augment", self.augment, key, clip)
             if shape != clip.shape:
                 raise InputError(
                     f"augment returns the shape {shape}; return {clip.shape}, as given"
@@ -114,6 +122,16 @@ class Overrides(NamedTuple):
             parts = re.findall(r"namedtuple\[(\w+)\]", str(jax.tree.structure(state)))
             names["optimizer"] = ", ".join(dict.fromkeys(parts))
         return names
+
+
+def _float_shape(name: str, function: Callable[..., Any], *args: Any) -> tuple[int, ...]:
+    """Returns the shape of a function's result, which must be one array of floats."""
+    result = jax.eval_shape(function, *args)
+    if not isinstance(result, jax.ShapeDtypeStruct):
+        raise InputError(f"{name} returns a {type(result).__name__}; return one array")
+    if not jnp.issubdtype(result.dtype, jnp.floating):
+        raise InputError(f"{name} returns {result.dtype}; return floats")
+    return result.shape
 
 
 NO_OVERRIDES = Overrides()

@@ -99,6 +99,15 @@ def test_one_class_alone_needs_another_loss():
     check_targets(config, DataSet(["dog"], one, one))
 
 
+def test_a_clip_without_a_class_is_refused_under_cross_entropy():
+    config = TrainConfig()
+    none = Clips([], np.array([[1, 0], [0, 0]], np.float32), ["x", "y"])
+    with pytest.raises(InputError, match=r"^y: has no class, and 1 of 2 clips have none, while"):
+        check_targets(config, DataSet(["dog", "cat"], none, none))
+    config.loss = "binary_cross_entropy"
+    check_targets(config, DataSet(["dog", "cat"], none, none))
+
+
 def test_shares_of_classes_that_add_up_to_one_pass_cross_entropy():
     soft = Clips([], np.array([[0.3, 0.7], [1 / 3, 2 / 3]], np.float32), ["x", "y"])
     check_targets(TrainConfig(), DataSet(["dog", "cat"], soft, soft))

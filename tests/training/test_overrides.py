@@ -28,6 +28,11 @@ class Recorder(ast_jax.Callback):
         self.results.append(result)
 
 
+class Misspelt(ast_jax.Callback):
+    def on_steps(self, step, metrics):
+        """Is never called."""
+
+
 def config(workdir, **changes):
     return small(workdir, optimizer=ADAM, augment=AugmentConfig(), num_epochs=2, **changes)
 
@@ -105,6 +110,12 @@ def test_a_loss_of_ones_own_is_minimized(tmp_path, no_plots):
         ({"data": [1]}, 'data has no "train"'),
         ({"callbacks": Recorder()}, "give a list of them"),
         ({"loss": lambda logits, targets: logits[:, 0]}, r"loss returns the shape \(2,\); return"),
+        ({"callbacks": (c for c in [Recorder()])}, "callbacks is a generator; give a list"),
+        ({"callbacks": None}, "callbacks is a NoneType; give a list"),
+        ({"callbacks": [Misspelt()]}, r"on_steps is no hook .*; did you mean on_step\?"),
+        ({"loss": lambda logits, targets: (logits.mean(), {})}, "loss returns a tuple; return one"),
+        ({"loss": lambda logits, targets: None}, "loss returns a NoneType; return one array"),
+        ({"augment": lambda key, clip: clip.astype(int)}, "augment returns int32; return floats"),
         ({"augment": lambda key, clip: clip[:5]}, r"augment returns the shape \(5, 32\); return"),
     ],
 )
@@ -112,6 +123,11 @@ def test_parts_of_a_wrong_type_are_refused(tmp_path, parts, message):
     with pytest.raises(InputError, match=message):
         fit(config(tmp_path / "run"), **parts)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_configuration_is_refused():
+    with pytest.raises(InputError, match="config is 'demo'; give a TrainConfig, see `load_config`"):
+        fit("demo")
 
 
 def test_a_run_resumes_with_the_same_parts_only(plain, tmp_path):
