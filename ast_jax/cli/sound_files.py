@@ -1,5 +1,6 @@
 """Finds the sound files to classify, and reads them in threads ahead of the model."""
 
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

@@ -45,8 +45,7 @@ def start(config):
     """Writes the folder of a run that was just started, and returns its data."""
     data = load_data(config)
     workdir, saved = open_workdir(config)
-    hashes = hash_clips(data.train)
-    with acquire_workdir(workdir, saved, config, data, hashes, EXTRACTOR, {}):
+    with hold(workdir, saved, config, data):
         return data
 
 
@@ -75,8 +74,7 @@ def test_a_run_of_an_earlier_version_resumes_with_its_hold_out(sounds, earlier_r
     kept = load_config(workdir / "run.json").data
     assert (kept.stratify, kept.recursive, kept.group) == (False, False, "")
     config = keep_holdout(config_of(sounds, num_epochs=99), saved)
-    hashes = hash_clips(resumed.train)
-    with acquire_workdir(workdir, saved, config, resumed, hashes, EXTRACTOR, {}):  # more epochs
+    with hold(workdir, saved, config, resumed):  # more epochs
         pass
     plain = config_of(sounds, num_epochs=99)
     assert keep_holdout(plain, open_workdir(plain)[1]) == config
@@ -138,22 +136,22 @@ def started(sounds):
     return config, start(config)
 
 
-def hold(config, data):
-    workdir, saved = open_workdir(config)
-    return acquire_workdir(workdir, saved, config, data, hash_clips(data.train), EXTRACTOR, {})
+def hold(workdir, saved, config, data):
+    hashes = hash_clips(data.train)
+    return acquire_workdir(workdir, saved, config, data, hashes, EXTRACTOR, {})
 
 
 def test_a_second_run_in_a_folder_is_told_in_one_sentence(started):
     config, data = started
     message = rf"^{config.workdir}: another run \(process {os.getpid()} on \S+\) is writing there; "
-    with hold(config, data):
+    with hold(*open_workdir(config), config, data):
         before = sorted(os.listdir(config.workdir))
         with pytest.raises(InputError, match=message):
             open_workdir(config)
         with pytest.raises(InputError, match=message), hold_saved(config, data):
             pass
         assert sorted(os.listdir(config.workdir)) == before
-    with hold(config, data):
+    with hold(*open_workdir(config), config, data):
         pass
 
 
