@@ -65,8 +65,8 @@ def check_value(name: str, value: Any, hint: Any) -> None:
         if not isinstance(value, bool):
             raise InputError(f"{name} is {_show(value)}; it must be True or False")
     elif kind is str:
-        if not isinstance(value, str) or "\0" in value:
-            raise InputError(f"{name} is {_show(value)}; it must be a string without NUL")
+        if not isinstance(value, str) or "\0" in value or not is_unicode(value):
+            raise InputError(f"{name} is {_show(value)}; it must be valid Unicode without NUL")
     elif get_origin(kind) is not dict:  # which the dataclass checks itself
         _check_number(name, value, kind, bounds or Range(-MAX_INT))
 
@@ -80,6 +80,15 @@ def _check_number(name: str, value: Any, kind: type, bounds: Range) -> None:
         if bounds.low == bounds.high:
             wanted = f"{bounds.low:.10g}"
         raise InputError(f"{name} is {_show(value)}; it must be {wanted}")
+
+
+def is_unicode(text: str) -> bool:
+    """Returns whether UTF-8 can encode a text: not if it has bytes of another encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _show(value: Any) -> str:

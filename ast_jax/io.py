@@ -56,7 +56,7 @@ def read_json(path: str | Path, most: int = MAX_JSON) -> Any:
     """
     try:
         check_regular(path, most)
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))  # PowerShell writes a BOM
     except InputError:
         raise
     except FileNotFoundError:

@@ -49,8 +49,9 @@ class Outer:
         ("inner", Inner(math.nan), "inner.rate is nan; it must be a number from 0 to 1"),
         ("inner", Inner("1"), "inner.rate is '1'; it must be a number from 0 to 1"),
         ("either", Outer(), "it must be a Inner or Other"),
-        ("either", Other(3), "either.name is 3; it must be a string without NUL"),
-        ("either", Other("\0"), r"either.name is '\x00'; it must be a string without NUL"),
+        ("either", Other(3), "either.name is 3; it must be valid Unicode without NUL"),
+        ("either", Other("\udcff"), "it must be valid Unicode without NUL"),
+        ("either", Other("\0"), r"either.name is '\x00'; it must be valid Unicode without NUL"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_it_may_be(name, value, message):

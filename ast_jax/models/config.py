@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from ast_jax.errors import InputError, nearest, quoted
-from ast_jax.fields import Range, check_fields
+from ast_jax.fields import Range, check_fields, is_unicode
 from ast_jax.io import write_json
 from ast_jax.storage import check_local
 
@@ -192,6 +192,8 @@ class ASTConfig:
             raise InputError(
                 f"id2label must name the classes 0 to {self.num_labels - 1}, one name each"
             )
+        if names and (invalid := [name for name in names.values() if not is_unicode(name)]):
+            raise InputError(f"id2label has {quoted(invalid[0])}, which is no valid Unicode")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields of Hugging Face's config.json."""
@@ -242,7 +244,10 @@ class ASTConfig:
             values["dtype"] = "float32"  # half-precision storage; computed here in full
         try:
             if "id2label" in values:
-                values["id2label"] = {int(k): str(v) for k, v in values["id2label"].items()}
+                names = values["id2label"].items()
+                if not all(isinstance(name, str | int | float) for _, name in names):
+                    raise TypeError
+                values["id2label"] = {int(k): str(name) for k, name in names}
                 values["num_labels"] = len(values["id2label"])
                 if all(name == f"LABEL_{i}" for i, name in values["id2label"].items()):
                     del values["id2label"]  # Hugging Face's names for classes without names

@@ -18,6 +18,7 @@ The first process of a pod writes and reads it; the others need not see its disk
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -92,6 +93,14 @@ def open_workdir(
     return workdir, call_on_first(lambda: _read_run(workdir, config, overrides))
 
 
+def check_writable(folder: Path) -> None:
+    """Raises `InputError` if a folder cannot be created or written, before hours of work."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        what = "is not writable" if existing.is_dir() else "is a file"
+        raise InputError(f"{folder}: cannot be written, as {existing} {what}; choose another")
+
+
 def _read_run(
     workdir: Path, config: TrainConfig, overrides: Mapping[str, str]
 ) -> dict[str, Any] | None:
@@ -108,6 +117,7 @@ def _read_run(
         leftovers = (LOCK_FILE, f".{RUN_FILE}.")
         if workdir.exists() and any(not x.name.startswith(leftovers) for x in workdir.iterdir()):
             raise InputError(f"{where}: exists and is not a run of ast_jax; choose another folder")
+        check_writable(workdir)
         return None
     run = read_json(file)
     if not isinstance(run, dict) or not all(

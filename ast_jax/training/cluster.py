@@ -54,7 +54,7 @@ def resolve_placement(
         return None
     if not (all(given) or cluster):
         raise InputError(
-            "--coordinator, --num_processes and --process_id belong together (or the variables "
+            "--coordinator, --num-processes and --process-id belong together (or the variables "
             f"{', '.join(VARIABLES)}); give all three, or --distributed on a cluster"
         )
     from jax._src.clusters import ClusterEnv  # no public name
@@ -68,18 +68,18 @@ def resolve_placement(
     except (RuntimeError, ValueError, OSError, LookupError) as error:
         raise InputError(
             f"the settings of the cluster cannot be read ({first_line(error)}); give "
-            f"--coordinator, --num_processes and --process_id"
+            f"--coordinator, --num-processes and --process-id"
         ) from None
     if found is None or num_processes is None or process_id is None:
         raise InputError(
             "--distributed finds no cluster here (Cloud TPU, SLURM, Open MPI, Kubernetes); start "
-            "the processes by the cluster's launcher, or give --coordinator, --num_processes and "
-            "--process_id"
+            "the processes by the cluster's launcher, or give --coordinator, --num-processes and "
+            "--process-id"
         )
     if num_processes < 1:
-        raise InputError(f"--num_processes is {num_processes}; give 1 or more")
+        raise InputError(f"--num-processes is {num_processes}; give 1 or more")
     if not 0 <= process_id < num_processes:
-        raise InputError(f"--process_id is {process_id}; give 0 to {num_processes - 1}")
+        raise InputError(f"--process-id is {process_id}; give 0 to {num_processes - 1}")
     host, _, port = found.rpartition(":")
     if (
         not re.fullmatch(r"[^\s/]+", host)

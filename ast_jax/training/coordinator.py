@@ -205,12 +205,12 @@ class Coordinator:
         if of != self.count or not 0 <= process < self.count:
             failure = (
                 f"{member.name} was started as one of {of} and the first as one of {self.count}; "
-                f"give all the same --num_processes"
+                f"give all the same --num-processes"
             )
         elif process in self.members:
             failure = (
                 f"{self.members[process].name} and another on {member.host} have the same "
-                f"--process_id; give each its own, 0 to {self.count - 1}"
+                f"--process-id; give each its own, 0 to {self.count - 1}"
             )
         else:
             self.members[process] = member
@@ -244,7 +244,7 @@ class Coordinator:
         listed = ", ".join(missing[:10]) + f" and {len(missing) - 10} more" * (len(missing) > 10)
         return (
             f"process{'es' * (len(missing) > 1)} {listed} of {self.count} did not start within "
-            f"{seconds:g} s; check their logs, or give more time by --start_timeout"
+            f"{seconds:g} s; check their logs, or give more time by --start-timeout"
         )
 
 

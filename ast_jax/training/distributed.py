@@ -140,7 +140,7 @@ def connect(
         InputError: the settings are incomplete, or the other processes cannot be reached.
     """
     if not 0 < start_timeout < 1e6:
-        raise InputError(f"--start_timeout is {start_timeout}; give seconds, such as 300")
+        raise InputError(f"--start-timeout is {start_timeout}; give seconds, such as 300")
     placement = resolve_placement(coordinator, num_processes, process_id, cluster, start_timeout)
     if placement is None:
         return None

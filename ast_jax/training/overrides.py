@@ -1,15 +1,17 @@
 """Parts of a run that callers of `fit` replace, and its hooks."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from ast_jax.errors import InputError, nearest
+from ast_jax.errors import InputError, first_line, nearest
 from ast_jax.evaluation.metrics import Metrics
 from ast_jax.losses import Loss
 from ast_jax.models.ast import param_shapes
@@ -92,7 +94,7 @@ class Overrides(NamedTuple):
                     )
 
     def check_shapes(self, model: ASTConfig) -> None:
-        """Raises `InputError` if the loss or the augmentation returns a wrong shape or type."""
+        """Raises `InputError` if a part fails on the model, or returns a wrong shape or type."""
         logits = jax.ShapeDtypeStruct((2, model.num_labels), "float32")
         clip = jax.ShapeDtypeStruct((model.max_length, model.num_mel_bins), "float32")
         key = jax.eval_shape(lambda: jax.random.key(0))
@@ -106,6 +108,14 @@ class Overrides(NamedTuple):
                 raise InputError(
                     f"augment returns the shape {shape}; return {clip.shape}, as given"
                 )
+
+        if self.optimizer is not None:
+            params = param_shapes(model)
+            with _named("optimizer", "give one whose update takes gradients, state and parameters"):
+                state = jax.eval_shape(self.optimizer.init, params)
+                updates, _ = jax.eval_shape(self.optimizer.update, params, state, params)
+            if jax.tree.map(np.shape, updates) != jax.tree.map(np.shape, params):
+                raise InputError("optimizer returns updates of other shapes than the parameters'")
 
     def names(self, model: ASTConfig) -> dict[str, str]:
         """Returns the names of what is replaced in a run of `model`, for the run's record.
@@ -124,9 +134,20 @@ class Overrides(NamedTuple):
         return names
 
 
+@contextmanager
+def _named(part: str, hint: str) -> Iterator[None]:
+    """Makes an `InputError` of an error in one of the parts; the error itself is its cause."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{part} fails: {first_line(error)}; {hint}") from error
+
+
 def _float_shape(name: str, function: Callable[..., Any], *args: Any) -> tuple[int, ...]:
     """Returns the shape of a function's result, which must be one array of floats."""
-    result = jax.eval_shape(function, *args)
+    given = " and ".join(f"{arg.dtype}{list(arg.shape)}" for arg in args)
+    with _named(name, f"it is given {given}"):
+        result = jax.eval_shape(function, *args)
     if not isinstance(result, jax.ShapeDtypeStruct):
         raise InputError(f"{name} returns a {type(result).__name__}; return one array")
     if not jnp.issubdtype(result.dtype, jnp.floating):

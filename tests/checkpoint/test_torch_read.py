@@ -293,6 +293,8 @@ def test_a_single_safetensors_has_hugging_faces_epsilon(folder):
         ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
         ({"id2label": {"0": "a", "2": "b"}}, "id2label must name the classes 0 to 1"),
         ({"id2label": {"a": "b"}}, "id2label must map class indices to names"),
+        ({"id2label": {"0": None}}, "id2label must map class indices to names"),
+        ({"id2label": {"0": "\udcff"}}, "which is no valid Unicode"),
         ({"id2label": ["a", "b"]}, "id2label must map class indices to names"),
         (
             {"num_attention_heads": 5},

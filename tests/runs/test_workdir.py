@@ -200,3 +200,11 @@ def test_a_damaged_run_is_named(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(InputError, match=r"its run\.json is damaged \(.*\); repair or remove it"):
         read_holdout([tmp_path])
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_data_is_read(sounds):
+    (sounds / "file").touch()
+    config = config_of(sounds)
+    config.workdir = str(sounds / "file" / "run")
+    with pytest.raises(InputError, match=r"/file/run: cannot be written, as .*/file is a file; ch"):
+        open_workdir(config)

@@ -84,7 +84,7 @@ def test_two_processes_with_one_index_fail(pod, join):
     port = pod(count=3)
     both = [join(port, 1, of=3), join(port, 1, of=3)]
     for each in both:
-        assert "have the same --process_id" in failure(each)
+        assert "have the same --process-id" in failure(each)
 
 
 def test_another_number_of_processes_fails(pod, join):

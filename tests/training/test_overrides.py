@@ -100,6 +100,10 @@ def test_a_loss_of_ones_own_is_minimized(tmp_path, no_plots):
     assert classifier(noise, sampling_rate=16000)[0]["label"] == classifier.labels[3]
 
 
+def integer_loss(logits, targets):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
@@ -116,6 +120,11 @@ def test_a_loss_of_ones_own_is_minimized(tmp_path, no_plots):
         ({"loss": lambda logits, targets: (logits.mean(), {})}, "loss returns a tuple; return one"),
         ({"loss": lambda logits, targets: None}, "loss returns a NoneType; return one array"),
         ({"augment": lambda key, clip: clip.astype(int)}, "augment returns int32; return floats"),
+        (
+            {"loss": integer_loss},
+            r"loss fails: .*integer.*; it is given float32\[2, 10\]",
+        ),
+        ({"optimizer": optax.lbfgs()}, "optimizer fails: .*; give one whose update takes"),
         ({"augment": lambda key, clip: clip[:5]}, r"augment returns the shape \(5, 32\); return"),
     ],
 )

@@ -234,7 +234,7 @@ def test_a_killed_process_ends_the_other_with_a_sentence(pod, killed):
 @pytest.mark.slow
 @pytest.mark.parametrize("missing", [0, 1])
 def test_a_process_that_does_not_start_is_named(pod, missing):
-    started = pod.start(pod.folder / "missing", 2, 1, "--start_timeout=20")
+    started = pod.start(pod.folder / "missing", 2, 1, "--start-timeout=20")
     started[missing].kill()
     _, messages = wait_for_exit(started)
     expected = ["process 0 did not answer at localhost", "process 1 of 2 did not start within 20 s"]

@@ -184,10 +184,10 @@ def test_two_processes_without_a_shared_disk_train_in_a_bucket(bucket, local, tm
 
     def run(machines, *flags):
         command = [sys.executable, "train.py", str(tmp_path / "config.py"), *flags]
-        command += [f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
+        command += [f"--coordinator=localhost:{free_port()}", "--num-processes=2"]
         started = [
             subprocess.Popen(
-                [*command, f"--process_id={process}"],
+                [*command, f"--process-id={process}"],
                 cwd=ROOT,
                 env=os.environ | {
                     "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2",
