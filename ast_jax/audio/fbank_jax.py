@@ -15,6 +15,7 @@ quiet frequencies are up to 100 dB apart, so rounding errors of loud ones must s
 
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +28,12 @@ from ast_jax.errors import InputError
 
 
 def input_values(
-    waveforms: Array, lengths: Array, extractor: ASTFeatureExtractor
+    waveforms: Array, lengths: Any, extractor: ASTFeatureExtractor
 ) -> Float[Array, "batch frames mel_bins"]:
     """Computes the model input of a padded batch, as the extractor does for each clip.
 
-    A clip shorter than a frame, which the extractor rejects, is all padding.
+    A clip shorter than a frame, which the extractor rejects, is all padding under `jax.jit`, where
+    lengths have no values to check.
 
     Args:
         waveforms: int16 or float (batch, samples), as for `fbank_jax`, at the extractor's
@@ -43,13 +45,18 @@ def input_values(
         float32 (batch, max_length, num_mel_bins).
 
     Raises:
-        InputError: the waveforms have a wrong shape or type.
+        InputError: the waveforms have a wrong shape or type, or a length is under a frame or over
+            their samples.
     """
     rate, frames = extractor.sampling_rate, extractor.max_length
     size, _ = frame_sizes(rate)
-    _check(waveforms)
-    fitted = _pad_or_cut(waveforms, min(max(waveforms.shape[1], size), extractor.max_samples))
-    log_mel = fbank_jax(fitted, lengths, sampling_rate=rate, num_mel_bins=extractor.num_mel_bins)
+    check_waveforms(waveforms)
+    check_lengths(lengths, waveforms, size)
+    fitted = _pad_or_cut(
+        jnp.asarray(waveforms), min(max(waveforms.shape[1], size), extractor.max_samples)
+    )
+    log_mel = fbank_jax(fitted, sampling_rate=rate, num_mel_bins=extractor.num_mel_bins)
+    log_mel = _mask(log_mel, jnp.asarray(lengths), rate)
     # Pad before normalization, as `feature_extractor.pad_or_cut` does.
     log_mel = _pad_or_cut(log_mel, frames)
     if not extractor.do_normalize:
@@ -73,7 +80,7 @@ def batch_input_values(
 
 def fbank_jax(
     waveforms: Array,
-    lengths: Int[Array | np.ndarray, " batch"] | None = None,
+    lengths: Any = None,
     *,
     sampling_rate: int = 16000,
     num_mel_bins: int = 128,
@@ -91,7 +98,8 @@ def fbank_jax(
 
     Args:
         waveforms: (batch, samples), floats in [-1, 1], or int16, where 32768 stands for 1.
-        lengths: the number of samples in each clip before padding; None if no clip is padded.
+        lengths: integers (batch,), the number of samples in each clip before padding; None if no
+            clip is padded.
         sampling_rate: in Hz.
         num_mel_bins: the number of mel filters.
         frame_length: in ms.
@@ -106,8 +114,8 @@ def fbank_jax(
         of the model input.
 
     Raises:
-        InputError: the waveforms have a wrong shape or type or are shorter than a frame, or an
-            option is out of its range.
+        InputError: the waveforms have a wrong shape or type or are shorter than a frame, a length
+            is under a frame or over their samples, or an option is out of its range.
     """
     size, shift = frame_sizes(sampling_rate, frame_length, frame_shift)
     fft_size = next_power_of_two(size)
@@ -115,15 +123,18 @@ def fbank_jax(
     cosines, sines = _folded_dft(window_type, size, fft_size)
     if not 0 <= preemphasis <= 1:
         raise InputError(f"preemphasis is {preemphasis}: give a number from 0 to 1")
-    _check(waveforms)
+    check_waveforms(waveforms)
     if waveforms.shape[1] < size:
         raise InputError(
             f"the waveforms have {waveforms.shape[1]} samples and a frame takes {size}: pad them "
             "with zeros"
         )
 
+    if lengths is not None:
+        check_lengths(lengths, waveforms, size)
+
     scale = 2.0**-15 if waveforms.dtype == jnp.int16 else 1.0
-    frames = _frames(waveforms.astype(jnp.float32) * scale, size, shift)
+    frames = _frames(jnp.asarray(waveforms).astype(jnp.float32) * scale, size, shift)
     # Without the barrier, XLA recomputes the frames for each use.
     even, odd = _fold(jax.lax.optimization_barrier(frames), preemphasis)
     power = _product(even, cosines) ** 2 + _product(odd, sines) ** 2
@@ -131,12 +142,53 @@ def fbank_jax(
     log_mel = jnp.log(jnp.maximum(energy, LOG_FLOOR))
     if lengths is None:
         return log_mel
+    return _mask(log_mel, jnp.asarray(lengths), sampling_rate, frame_length, frame_shift)
+
+
+def check_lengths(lengths: Any, waveforms: Any, frame_size: int) -> None:
+    """Raises InputError unless there is an integer from a frame to all samples for each clip.
+
+    Args:
+        lengths: the number of samples in each clip before padding. Traced ones have no values to
+            check.
+        waveforms: (batch, samples).
+        frame_size: samples in a frame.
+    """
+    batch, samples = waveforms.shape
+    lengths = lengths if isinstance(lengths, jax.Array) else np.asarray(lengths)
+    if lengths.shape != (batch,):
+        raise InputError(
+            f"lengths have shape {lengths.shape} and the waveforms {waveforms.shape}; give one "
+            f"length per clip"
+        )
+    if not np.issubdtype(lengths.dtype, np.integer):
+        raise InputError(f"lengths are {lengths.dtype}; give integers, the samples of each clip")
+    if isinstance(lengths, jax.core.Tracer):
+        return
+    values = np.asarray(lengths)
+    wrong = np.flatnonzero((values < frame_size) | (values > samples))
+    if len(wrong):
+        raise InputError(
+            f"the length of clip {wrong[0]} (from 0) is {values[wrong[0]]}; give one from "
+            f"{frame_size}, a frame, to {samples}, the samples of the waveforms"
+        )
+
+
+def _mask(
+    log_mel: Float[Array, "batch frames mel_bins"],
+    lengths: Int[Array, " batch"],
+    sampling_rate: int,
+    frame_length: float = 25.0,
+    frame_shift: float = 10.0,
+) -> Float[Array, "batch frames mel_bins"]:
+    """Sets frames with samples beyond the lengths to 0."""
+    size, shift = frame_sizes(sampling_rate, frame_length, frame_shift)
     num_frames = 1 + (lengths - size) // shift
     mask = jnp.arange(log_mel.shape[1]) < num_frames[:, None]
     return jnp.where(mask[:, :, None], log_mel, 0)
 
 
-def _check(waveforms: Array) -> None:
+def check_waveforms(waveforms: Array) -> None:
     """Raises InputError unless the waveforms are int16 or floats (batch, samples)."""
     if waveforms.ndim != 2:
         raise InputError(f"the waveforms have shape {waveforms.shape}: give (batch, samples)")

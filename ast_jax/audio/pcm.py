@@ -1,14 +1,14 @@
 """Converts samples between 16-bit integers, which prepared sets store, and float32 in [-1, 1]."""
 
 import numpy as np
-from jaxtyping import Float32, Int16
+from jaxtyping import Float, Float32, Int16
 
 Waveform = Float32[np.ndarray, " samples"] | Int16[np.ndarray, " samples"]
 
 FULL_SCALE = 32768  # the int16 value of 1.0, one more than the largest
 
 
-def peak_of(samples: Float32[np.ndarray, "..."]) -> float:
+def peak_of(samples: Float[np.ndarray, "..."]) -> float:
     """Returns the largest absolute value, NaN if there is one and 0 if there are no samples."""
     return float(np.maximum(samples.max(), -samples.min())) if samples.size else 0.0
 

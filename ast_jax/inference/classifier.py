@@ -1,6 +1,5 @@
 """The classifier: a sound in, labels out."""
 
-import math
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
@@ -15,7 +14,10 @@ from flax import nnx
 from jaxtyping import Float32
 
 from ast_jax.audio import fbank_jax
+from ast_jax.audio.kaldi import frame_sizes
+from ast_jax.audio.pcm import peak_of
 from ast_jax.audio.sounds import is_batch, name_of, read_sound
+from ast_jax.audio.waveform import LARGEST, to_array
 from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.checkpoint.load import read_checkpoint
 from ast_jax.errors import InputError, quoted
@@ -53,10 +55,8 @@ class AudioClassifier:
 
         @jax.jit
         def apply_to_waveforms(
-            params: nnx.State, waveforms: jax.Array, lengths: jax.Array | None
+            params: nnx.State, waveforms: jax.Array, lengths: jax.Array
         ) -> jax.Array:
-            if lengths is None:
-                lengths = jnp.full(waveforms.shape[:1], math.prod(waveforms.shape[1:]))
             log_mels = fbank_jax.input_values(waveforms, lengths, self.feature_extractor)
             return apply_model(params, log_mels, self._default_function)
 
@@ -191,8 +191,21 @@ class AudioClassifier:
     def probabilities(self, input_values: npt.ArrayLike) -> jax.Array:
         """Computes (batch, max_length, num_mel_bins) → (batch, num_labels) on the device.
 
-        Returns before the computation ends; `np.asarray` of the result waits for it.
+        Returns before the computation ends; `np.asarray` of the result waits for it. The scores
+        of an input on the device that is not finite are NaN.
+
+        Raises:
+            InputError: the inputs have another shape, or those in the host's memory NaN or
+                infinite values.
         """
+        expected = (self.feature_extractor.max_length, self.feature_extractor.num_mel_bins)
+        if np.shape(input_values)[1:] != expected or np.ndim(input_values) != 3:
+            raise InputError(
+                f"the inputs have shape {np.shape(input_values)}; give (batch, {expected[0]}, "
+                f"{expected[1]})"
+            )
+        if not isinstance(input_values, jax.Array) and not np.isfinite(input_values).all():
+            raise InputError("the inputs hold NaN or infinite values; repair or leave them out")
         return self._apply_model(self._params, jnp.asarray(input_values), self._default_function)
 
     def probabilities_of_waveforms(
@@ -200,7 +213,8 @@ class AudioClassifier:
     ) -> jax.Array:
         """Computes (batch, samples) → (batch, num_labels), log-mels included, on the device.
 
-        Returns before the computation ends. Each batch shape is compiled once.
+        Returns before the computation ends. Each batch shape is compiled once. The scores of a
+        waveform on the device that is not finite are NaN.
 
         Args:
             waveforms: at the extractor's sampling rate, floats in [-1, 1], or int16 with a full
@@ -209,17 +223,19 @@ class AudioClassifier:
                 default all.
 
         Raises:
-            InputError: the waveforms or lengths have a wrong shape, or the waveforms a wrong type.
+            InputError: the waveforms or lengths have a wrong shape or type, a length is under a
+                frame or over the samples, or waveforms in the host's memory are not finite.
         """
+        if not isinstance(waveforms, jax.Array):
+            waveforms = to_array(waveforms)
+            _check_finite(waveforms)
         waveforms = jnp.asarray(waveforms)
-        if lengths is not None:
-            lengths = jnp.asarray(lengths)
-            if lengths.shape != waveforms.shape[:1]:
-                raise InputError(
-                    f"lengths have shape {lengths.shape} and the waveforms {waveforms.shape}; give "
-                    f"one length per clip"
-                )
-        return self._apply_to_waveforms(self._params, waveforms, lengths)
+        fbank_jax.check_waveforms(waveforms)
+        size, _ = frame_sizes(self.feature_extractor.sampling_rate)
+        if lengths is None:
+            lengths = np.full(len(waveforms), waveforms.shape[1])
+        fbank_jax.check_lengths(lengths, waveforms, size)
+        return self._apply_to_waveforms(self._params, waveforms, jnp.asarray(lengths))
 
 
 def load(path: str | Path, **changes: Any) -> AudioClassifier:
@@ -240,6 +256,19 @@ def load(path: str | Path, **changes: Any) -> AudioClassifier:
         [[{'label': 'Dog', 'score': 0.87}], [{'label': 'Rain', 'score': 0.64}]]
     """
     return AudioClassifier(read_checkpoint(path, **changes))
+
+
+def _check_finite(waveforms: np.ndarray) -> None:
+    """Raises InputError for the first of several waveforms that cannot be computed with."""
+    if not np.issubdtype(waveforms.dtype, np.floating) or waveforms.ndim != 2:
+        return
+    for i, waveform in enumerate(waveforms):
+        peak = peak_of(waveform)
+        if not peak <= LARGEST:  # NaN is not
+            what = f"reaches {peak:.4g}" if peak < np.inf else "holds NaN or infinite samples"
+            raise InputError(
+                f"waveform {i} of {len(waveforms)} (from 0) {what}; repair it or leave it out"
+            )
 
 
 def _check_count(name: str, value: Any) -> None:

@@ -316,3 +316,20 @@ def test_invalid_waveforms_are_refused(waveforms, named):
 def test_an_invalid_option_is_named(options):
     with pytest.raises(InputError, match=next(iter(options))):
         fbank_jax(noise(16000)[None], **options)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "named"),
+    [
+        ([399], "the length of clip 0 .* is 399; give one from 400, a frame, to 8000"),
+        (np.array([8001]), "is 8001"),
+        (jnp.array([-5]), "is -5"),
+        ([8000.0], "lengths are float64"),
+        ([8000, 8000], r"lengths have shape \(2,\)"),
+        (8000, r"lengths have shape \(\)"),
+    ],
+)
+def test_invalid_lengths_are_refused(lengths, named):
+    for compute in (fbank_jax, partial(input_values, extractor=SMALL)):
+        with pytest.raises(InputError, match=named):
+            compute(noise(8000)[None], lengths)

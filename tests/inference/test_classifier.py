@@ -259,11 +259,40 @@ def test_a_batch_of_waveforms_matches_single_waveforms(classifier):
         (np.zeros((1, 8000), np.int32), None, "the waveforms are int32"),
         (np.zeros((2, 8000), np.int16), [8000], "lengths have shape"),
         (np.zeros((2, 8000), np.int16), 8000, "lengths have shape"),
+        (np.zeros((2, 8000), np.int16), [8000.0, 1], "lengths are float64; give integers"),
+        (np.zeros((2, 8000), np.int16), [8000, -1], r"the length of clip 1 \(from 0\) is -1; give"),
+        (np.zeros((2, 8000), np.int16), [0, 8000], "the length of clip 0 .* is 0; .* from 400"),
+        (np.zeros((2, 8000), np.int16), jnp.array([399, 8000]), "the length of clip 0 .* is 399;"),
+        (np.zeros((2, 8000), np.int16), [8000, 8001], "the length of clip 1 .* to 8000, the"),
+        (np.zeros((2, 399), np.int16), None, "the length of clip 0 .* is 399; give one from 400"),
+        ([[0.0] * 999, [np.nan] * 999], None, r"waveform 1 of 2 \(from 0\) holds NaN or infinite"),
+        (np.full((1, 999), -np.inf), None, "waveform 0 of 1 .* holds NaN or infinite"),
+        (np.full((1, 999), 1e39), None, r"waveform 0 of 1 .* reaches 1e\+39"),
     ],
 )
 def test_a_batch_of_another_shape_or_type_is_refused(classifier, waveforms, lengths, message):
     with pytest.raises(InputError, match=message):
         classifier.probabilities_of_waveforms(waveforms, lengths)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (np.zeros((1, 7, 16), np.float32), r"the inputs have shape \(1, 7, 16\); give \(batch, "),
+        (np.zeros((128,), np.float32), r"the inputs have shape \(128,\)"),
+        (np.full((1, 48, 16), np.nan), "the inputs hold NaN or infinite values"),
+    ],
+)
+def test_invalid_model_inputs_are_refused(classifier, inputs, message):
+    with pytest.raises(InputError, match=message):
+        classifier.probabilities(inputs)
+
+
+def test_what_is_not_finite_on_the_device_gives_nan_scores(classifier):
+    waveforms = jnp.stack([jnp.full(8000, jnp.nan), jnp.zeros(8000)])
+    scores = np.asarray(classifier.probabilities_of_waveforms(waveforms))
+    assert np.isnan(scores[0]).all()
+    assert np.isfinite(scores[1]).all()
 
 
 def test_load_takes_a_path_and_changes(tmp_path):
