@@ -112,6 +112,7 @@ def _run_child(
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
+                cwd=ROOT,
                 env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"},
                 start_new_session=True,  # so that its own children end with it
             )
