@@ -71,6 +71,7 @@ class _SharedBatches:
             self.arrays[name] = (AHEAD, *array.shape), array.dtype, size
             size += -(-AHEAD * array.nbytes // 64) * 64  # aligned
         self.memory = SharedMemory(create=True, size=max(size, 1))  # 0 is refused
+        self.named = True
 
     def view(self, count: int) -> Batch:
         """Returns the arrays of batch `count`, modulo AHEAD; do not use them after `close`."""
@@ -79,9 +80,15 @@ class _SharedBatches:
             for name, (shape, dtype, offset) in self.arrays.items()
         }
 
+    def unlink(self) -> None:
+        """Removes the name of the memory, which then lasts as long as processes use it."""
+        if self.named:
+            self.named = False
+            self.memory.unlink()
+
     def close(self) -> None:
         self.memory.close()
-        self.memory.unlink()
+        self.unlink()
 
 
 class _Worker:
@@ -113,6 +120,8 @@ class _Worker:
                 if self.ready.acquire(block=False):  # it made the batch before that
                     break
                 raise self._error()
+        # The worker has opened the memory. If all processes are killed at once, nothing stays.
+        self.batches.unlink()
         # NumPy would release the GIL while it copies.
         batch = {
             name: np.frombuffer(bytearray(array), array.dtype).reshape(array.shape)

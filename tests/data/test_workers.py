@@ -87,6 +87,18 @@ def test_batches_come_in_order_from_any_number_of_workers(workers):
     assert os.getpid() not in makers
 
 
+def test_memory_has_no_name_once_every_worker_has_made_a_batch():
+    # A group of processes that is killed at once cannot remove names.
+    batches = make_in_processes(Numbers(), range(9), 2)
+    for _ in range(3):
+        next(batches)
+    assert len(Recorded.names) == 2
+    for name in Recorded.names:
+        with pytest.raises(FileNotFoundError):
+            SharedMemory(name=name)
+    assert [batch["origin"][0] for batch in batches] == [3, 4, 5, 6, 7, 8]
+
+
 @pytest.mark.parametrize(
     ("how", "kind", "message"),
     [
