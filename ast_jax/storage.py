@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ast_jax.errors import InputError, first_line
-from ast_jax.io import read_json, write_json
+from ast_jax.io import check_regular, read_json, write_json
 
 NUM_THREADS = 16  # that copy files, as one stream does not fill a network
 SCHEMES = {"gs": "gcs", "s3": "s3", "memory": ""}  # and their extras; memory is that of tests
@@ -217,7 +217,10 @@ def read_run_file(checkpoint: str | os.PathLike[str], name: str) -> bytes | None
         if (folder / "run.json").is_file():
             file = folder / name
             try:
-                return file.read_bytes() if file.exists() else None
+                if not file.exists():
+                    return None
+                check_regular(file)
+                return file.read_bytes()
             except OSError as error:
                 raise InputError(
                     f"{file}: cannot be read ({error.strerror}); make it readable"

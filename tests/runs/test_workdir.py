@@ -175,6 +175,14 @@ def test_a_run_that_another_has_overtaken_does_not_overwrite_it(sounds):
     assert (sounds.parent / "run" / "run.json").stat().st_mtime_ns == before
 
 
+def test_a_pipe_in_a_run_is_not_read(started):
+    file = Path(started[0].workdir) / "trained_clips.npz"
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(InputError, match=f"^{file}: is a pipe or a device"):
+        read_trained_clips(file.parent)
+
+
 @pytest.mark.parametrize(
     ("part", "value"),
     [
