@@ -114,7 +114,8 @@ class PreparedData(Data):
         train: splits to train on, such as 'balanced+unbalanced'; '' for the benchmark's own.
         evaluation: split to evaluate on; '' for the benchmark's own.
         test: split on which the final parameters are tested; '' for none.
-        fold: ESC-50 fold to hold out, 1 to 5; 0 trains once per fold. Other sets have no folds.
+        fold: fold to hold out of ESC-50, 1 to 5, or UrbanSound8K, 1 to 10; 0 trains once per fold.
+            Other sets have no folds.
     """
 
     kind: ClassVar[str] = "prepared"
@@ -125,7 +126,7 @@ class PreparedData(Data):
     train: str = ""
     evaluation: str = ""
     test: str = ""
-    fold: Annotated[int, Range(0, 5)] = 1
+    fold: Annotated[int, Range(0, 10)] = 1
 
 
 DATA_KINDS: dict[str, type[Data]] = {
@@ -309,7 +310,7 @@ class TrainConfig:
 
     @property
     def runs_all_folds(self) -> bool:
-        """Whether the experiment is a run per fold of ESC-50."""
+        """Whether the experiment is a run per fold of its data."""
         return getattr(self.data, "fold", 1) == 0
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from typing import Any
 from ast_jax.config import DATA_KINDS, Data, FolderData, TrainConfig
 from ast_jax.errors import InputError, first_line, nearest
 from ast_jax.fields import check_fields
-from ast_jax.io import read_json
+from ast_jax.io import check_readable, read_json
+
+MAX_BYTES = 1 << 24  # of a configuration file
 
 # Names of earlier versions, in the files of runs and in configuration files.
 RENAMED = {
@@ -46,8 +48,14 @@ def load_config(file: str | Path) -> TrainConfig:
     file = builtin_configs().get(str(file), Path(file))
     if file.is_dir():
         raise InputError(f"{file}: is a folder; give a configuration's name or file")
-    if not file.is_file():
-        raise InputError(f"{file}: there is no such file; give a configuration's name or file")
+    try:
+        check_readable(file, MAX_BYTES)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{file}: there is no such file; give a configuration's name or file"
+        ) from None
     config = _read_json(file) if file.suffix.lower() == ".json" else _run_python(file)
     try:
         check_fields(config)

@@ -48,6 +48,18 @@ def check_regular(file: str | Path, most: int | None = None) -> None:
         )
 
 
+def check_readable(file: str | Path, most: int | None = None) -> None:
+    """Checks a file as `check_regular`, and that libraries will not take it for a damaged one.
+
+    Raises:
+        InputError: as `check_regular`, or this user may not read it.
+        OSError: it cannot be found.
+    """
+    check_regular(file, most)
+    if not os.access(file, os.R_OK):
+        raise InputError(f"{file}: cannot be read (Permission denied); make it readable")
+
+
 def read_json(path: str | Path, most: int = MAX_JSON) -> Any:
     """Reads a JSON file of at most `most` bytes.
 
@@ -55,13 +67,18 @@ def read_json(path: str | Path, most: int = MAX_JSON) -> Any:
         InputError: the file is missing, too large or malformed; the message names it.
     """
     try:
-        check_regular(path, most)
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))  # PowerShell writes a BOM
+        check_readable(path, most)
+        # Spreadsheet programs and PowerShell write a byte order mark.
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except InputError:
         raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); give a readable file"
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: cannot be read as JSON ({error}); repair or replace it"
         ) from None

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import os
 import re
 import types
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
@@ -201,6 +202,9 @@ def test_an_invalid_configuration_file_is_named(tmp_path, content, message):
     file.write_text(content)
     with pytest.raises(InputError, match=f"bad.py: .*{message}"):
         load_config(file)
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(InputError, match=r"pipe\.json: is a pipe or a device, not a file"):
+        load_config(tmp_path / "pipe.json")
     with pytest.raises(InputError, match=r"none\.py: there is no such file"):
         load_config(tmp_path / "none.py")
     with pytest.raises(InputError, match="is a folder"):

@@ -115,8 +115,20 @@ def test_malformed_json_is_named(tmp_path, content):
 def test_a_missing_json_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"x\.json: no such file$"):
         read_json(tmp_path / "x.json")
-    with pytest.raises(InputError, match=r"cannot be read as JSON .*Is a directory"):
+    with pytest.raises(InputError, match=r"cannot be read \(Is a directory\); give a readable"):
         read_json(tmp_path)
+
+
+def test_a_file_without_permission_is_not_told_as_damaged(tmp_path, monkeypatch):
+    (tmp_path / "x.json").write_text("{}")
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)  # as for a user, not root
+    with pytest.raises(InputError, match=r"x\.json: cannot be read \(Permission denied\); make it"):
+        read_json(tmp_path / "x.json")
+
+
+def test_a_byte_order_mark_in_json_is_skipped(tmp_path):
+    (tmp_path / "x.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json(tmp_path / "x.json") == {"a": 1}
 
 
 def test_a_csv_file_has_a_column_per_field(tmp_path):

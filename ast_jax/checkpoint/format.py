@@ -36,7 +36,7 @@ from ast_jax.checkpoint.checksums import (
     find_change,
 )
 from ast_jax.errors import InputError, first_line
-from ast_jax.io import MAX_JSON, atomic_write, check_regular, json_checksum, read_json
+from ast_jax.io import MAX_JSON, atomic_write, check_readable, json_checksum, read_json
 from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig
 
@@ -152,7 +152,7 @@ def check_files(path: Path, shapes: Any) -> None:
     size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes))
     for file in path.rglob("*"):
         try:
-            check_regular(file, 2 * size + MAX_JSON)
+            check_readable(file, 2 * size + MAX_JSON)
         except OSError as error:
             raise InputError(
                 f"{file}: cannot be read ({error.strerror}); restore the checkpoint from a copy"

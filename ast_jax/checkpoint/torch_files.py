@@ -13,7 +13,7 @@ import numpy as np
 from ast_jax.checkpoint.torch_names import Tensors
 from ast_jax.checkpoint.torch_state_dict import find_state_dict, is_beside_model
 from ast_jax.errors import InputError, first_line, quoted
-from ast_jax.io import DAMAGED_ZIP, check_regular, read_json
+from ast_jax.io import DAMAGED_ZIP, check_readable, read_json
 
 MAX_SIZE = 16 << 30  # bytes of a file; a base-size model with an optimizer's state takes 1 GiB
 
@@ -108,7 +108,7 @@ def _read_shards(index: Path) -> StateDict:
 
 
 def _read_file(path: Path) -> StateDict:
-    check_regular(path, MAX_SIZE)
+    check_readable(path, MAX_SIZE)
     if path.is_dir():
         raise InputError(f"{path}: is a folder; give the file of a trained model")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)

@@ -17,10 +17,15 @@ MAX_COMPARED = 1000  # clips on disk whose sounds are compared
 
 
 def check_targets(config: TrainConfig, data: DataSet) -> None:
-    """Raises `InputError` if the loss is for one class per clip and the clips' classes do not fit.
+    """Raises `InputError` if the clips' classes do not fit the loss or the sampling.
 
-    A clip must have one, and of one class alone there is nothing to learn.
+    With cross-entropy a clip may have neither several classes nor none, and of one class alone
+    there is nothing to learn.
     """
+    if config.data.balanced and not data.train.targets.sum():
+        raise InputError(
+            "data.balanced is True and no clip to train on has a class; set it to False"
+        )
     if config.loss != "cross_entropy":
         return
     if len(data.labels) < 2:
@@ -64,6 +69,7 @@ def data_notes(config: TrainConfig, data: DataSet, train_hashes: ClipHashes) -> 
         *data.notes,
         *length_notes(config, data.train),
         *rare_class_notes(data),
+        *undrawn_clip_notes(config, data.train),
         *shared_clip_notes(data, train_hashes),
         *initial_overlap_notes(config, data),
     ]
@@ -106,6 +112,14 @@ def rare_class_notes(data: DataSet) -> list[str]:
         ("one clip only held out of", _with_count(data.labels, held_out, 1)),
     ]
     return [f"{words} {shorten(labels)}" for words, labels in groups if labels]
+
+
+def undrawn_clip_notes(config: TrainConfig, clips: Clips) -> list[str]:
+    """Returns a sentence if balanced sampling leaves out clips of no class."""
+    none = int((np.asarray(clips.targets.sum(axis=1)).ravel() == 0).sum())
+    if not config.data.balanced or not none:
+        return []
+    return [f"{none} clips of no class are never drawn, as data.balanced favors rare classes"]
 
 
 def _with_count(labels: list[str], counts: np.ndarray, number: int) -> list[str]:

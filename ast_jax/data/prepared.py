@@ -9,9 +9,10 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from ast_jax.data.clips import Clips, DataSet
+from ast_jax.data.sources.folds import FOLDS
 from ast_jax.data.statistics import read_statistics
 from ast_jax.errors import InputError, first_line
-from ast_jax.io import check_regular, json_checksum, read_json, read_npz
+from ast_jax.io import check_readable, json_checksum, read_json, read_npz
 
 CLIPS_FILE = "clips.npz"
 DESCRIPTION = ("labels", "sampling_rate", "source_digest")  # of metadata.json, in its checksum
@@ -22,6 +23,7 @@ VERSION = "1.0.0"  # of the format
 # Default splits to train on and to evaluate on.
 SPLITS = {
     "audioset": ("balanced+unbalanced", "eval"),
+    "fsd50k": ("train", "val"),
     "speech_commands": ("train", "validation"),
 }
 
@@ -147,7 +149,7 @@ def read_lists(
     """
     file = folder / CLIPS_FILE
     try:
-        check_regular(file)
+        check_readable(file)
         arrays = read_npz(file)
         for split, files in splits.items():
             ids, samples, labels, counts = (arrays[f"{split}/{part}"] for part in PARTS)
@@ -214,6 +216,8 @@ def open_prepared(folder: str | Path, name: str = "") -> PreparedSet:
             paths = [
                 set_folder / f"{stem}-{i:05d}-of-{len(lengths):05d}" for i, _ in enumerate(lengths)
             ]
+            for path in paths:
+                check_readable(path)
             size = sum(path.stat().st_size for path in paths)
             if size != int(split["numBytes"]):
                 raise InputError(
@@ -260,7 +264,7 @@ def read_prepared(
         sampling_rate: the model's, in Hz.
         train: the splits to train on, as 'balanced+unbalanced'; '' for the benchmark's default.
         evaluation: the split to evaluate on; '' for the benchmark's default.
-        fold: the held-out fold of ESC-50, if `train` or `evaluation` is ''.
+        fold: the held-out fold of ESC-50 or UrbanSound8K, if `train` or `evaluation` is ''.
         test: the split to test the final parameters on; '' for none.
 
     Raises:
@@ -294,11 +298,11 @@ def read_prepared(
     )
 
 
-def classes_without_clips(folder: Path) -> list[str]:
-    """Returns the classes of a prepared set that have no clip in any split."""
+def clips_per_class(folder: Path) -> dict[str, int]:
+    """Returns the number of clips of each class of a prepared set, in all splits."""
     prepared = open_prepared(folder)
     counts = prepared.clips("+".join(prepared.splits)).class_counts()
-    return [label for label, n in zip(prepared.labels, counts, strict=True) if n == 0]
+    return dict(zip(prepared.labels, counts.tolist(), strict=True))
 
 
 def normalize_splits(splits: str) -> str:
@@ -331,7 +335,7 @@ def default_splits(prepared: PreparedSet, fold: int) -> tuple[str, str]:
     Raises:
         InputError: there is no default.
     """
-    if prepared.name == "esc50":
+    if prepared.name in FOLDS:
         held_out = f"fold{fold}"
         return "+".join(split for split in prepared.splits if split != held_out), held_out
     if prepared.name in SPLITS:

@@ -5,8 +5,8 @@ from pathlib import Path
 from ast_jax.config import ESC50Data, FolderData, PreparedData, TrainConfig
 from ast_jax.data.clips import DataSet, read_clips
 from ast_jax.data.prepared import open_prepared, read_prepared
-from ast_jax.data.sources.esc50 import FOLDS, list_esc50
 from ast_jax.data.sources.folder import list_folder
+from ast_jax.data.sources.folds import ESC50, list_esc50
 from ast_jax.data.sources.manifest import Example
 from ast_jax.data.synthetic import SAMPLING_RATE, make_synthetic
 from ast_jax.errors import InputError
@@ -21,7 +21,7 @@ def load_data(config: TrainConfig) -> DataSet:
     """
     data, rate = config.data, config.frontend.sampling_rate
     if config.runs_all_folds:
-        raise InputError("data.fold is 0, which trains five runs; set it to 1 to 5 for one run")
+        raise InputError("data.fold is 0, which trains a run per fold; set it to one of them")
     if isinstance(data, ESC50Data):
         return read_esc50(fetch_folder(data), data.fold, rate, scale_loud=data.scale_loud)
     if isinstance(data, FolderData):
@@ -59,7 +59,7 @@ def read_esc50(
     Raises:
         InputError: as for `list_esc50`, or a recording is missing or cannot be used.
     """
-    if fold not in FOLDS:
+    if not 1 <= fold <= ESC50.folds:
         raise InputError(f"data.fold is {fold}; ESC-50 has folds 1 to 5")
     labels, splits, missing, _ = list_esc50(Path(folder))
     if missing:

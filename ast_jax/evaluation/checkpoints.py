@@ -175,8 +175,8 @@ def evaluate(
     logits = predict_checkpoint(checkpoint, clips, batch_size, workers, on_device, what)[:, columns]
     if not np.isfinite(logits).all():
         raise InputError(
-            f"{source}: the model's output is not finite, so the checkpoint must be damaged; "
-            f"use another"
+            f"{source}: the model's output is not finite: parameters are NaN, or so large that it "
+            f"overflows; use another checkpoint, or correct the mean and std of its extractor"
         )
     targets = clips.all_targets()
     single = config.problem_type == "single_label_classification"

@@ -11,6 +11,7 @@ from ast_jax.config_files import config_of_run
 from ast_jax.data.clips import Clips, read_clips
 from ast_jax.data.prepared import PreparedSet, default_splits, open_prepared, split_names
 from ast_jax.data.sources.folder import has_splits, list_folder
+from ast_jax.data.sources.folds import FOLDS
 from ast_jax.errors import InputError
 from ast_jax.storage import fetch, read_run_file
 
@@ -124,8 +125,8 @@ def _is_prepared(folder: Path) -> bool:
 
 def _held_out(prepared: PreparedSet) -> str:
     """Returns the split that the set's benchmark holds out."""
-    # ESC-50 holds out each fold in turn: a wrong guess would be a fold that was trained on.
-    if prepared.name != "esc50":
+    # Each fold is held out in turn: a wrong guess would be a fold that was trained on.
+    if prepared.name not in FOLDS:
         with suppress(InputError):
             return default_splits(prepared, fold=1)[1]
     return _only([], prepared.splits, prepared.folder)

@@ -183,7 +183,8 @@ class AudioClassifier:
     def _best(self, scores: Float32[np.ndarray, " classes"], top_k: int | None) -> Labels:
         if not np.isfinite(scores).all():
             raise InputError(
-                "the model's output is not finite, so the checkpoint must be damaged; use another"
+                "the model's output is not finite: parameters are NaN, or so large that it "
+                "overflows; use another checkpoint, or correct the mean and std of its extractor"
             )
         best = np.argsort(-scores, kind="stable")[:top_k]
         return [{"label": self.labels[i], "score": float(scores[i])} for i in best]

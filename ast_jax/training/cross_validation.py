@@ -1,6 +1,6 @@
-"""ESC-50's protocol: a run per fold, and the mean accuracy by epoch.
+"""The protocol of ESC-50 and UrbanSound8K: a run per fold, and the mean accuracy by epoch.
 
-WORKDIR/fold1 … fold5   a run each, see `ast_jax.runs.workdir`
+WORKDIR/fold1 … foldN   a run each, see `ast_jax.runs.workdir`
 WORKDIR/folds.json      the accuracies of all folds; also folds.csv and folds.png
 """
 
@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ast_jax.config import ESC50Data, PreparedData, TrainConfig
 from ast_jax.data.prepared import open_prepared
-from ast_jax.data.sources.esc50 import FOLDS, list_esc50
+from ast_jax.data.sources.folds import ESC50, FOLDS, list_esc50
 from ast_jax.data.training_data import fetch_folder, load_data
 from ast_jax.errors import InputError
 from ast_jax.io import read_json, write_csv, write_json
@@ -60,22 +60,22 @@ class CrossValidation(NamedTuple):
 
 
 def cross_validate(config: TrainConfig) -> CrossValidation | None:
-    """Trains once per fold of ESC-50, or resumes.
+    """Trains once per fold of ESC-50 or UrbanSound8K, or resumes.
 
     Returns:
         The accuracies; None on other processes than the first.
 
     Raises:
-        InputError: as `fit`, or the data has no five folds, which is checked before training.
+        InputError: as `fit`, or the data lacks a fold, which is checked before training.
         KeyboardInterrupt: SIGINT or SIGTERM was received; progress is saved.
     """
     config.validate()
-    check_folds(config)
-    runs = [fold_config(config, fold) for fold in FOLDS]
+    folds = range(1, 1 + check_folds(config))
+    runs = [fold_config(config, fold) for fold in folds]
     check_workdir(config.workdir, runs)
     console = run_console()
-    for fold, run in zip(FOLDS, runs, strict=True):
-        console.print(f"fold {fold} of {len(FOLDS)}, in {run.workdir}")
+    for fold, run in zip(folds, runs, strict=True):
+        console.print(f"fold {fold} of {len(folds)}, in {run.workdir}")
         if is_finished(run):
             console.print("already finished")
         else:
@@ -113,19 +113,25 @@ def is_finished(run: TrainConfig) -> bool:
     return True
 
 
-def check_folds(config: TrainConfig) -> None:
-    """Raises `InputError` if the data lacks a fold, or a field selects other clips."""
+def check_folds(config: TrainConfig) -> int:
+    """Returns the number of folds.
+
+    Raises:
+        InputError: the data lacks a fold, or a field selects other clips.
+    """
     data = config.data
     if isinstance(data, ESC50Data):
+        folds = ESC50.folds
         splits = set(list_esc50(fetch_folder(data)).splits)
     elif isinstance(data, PreparedData):
         prepared = open_prepared(fetch_folder(data), data.name)
         splits = set(prepared.splits)
-        if prepared.name != "esc50":
+        if prepared.name not in FOLDS:
             raise InputError(
-                f"data.fold is 0 and the prepared set is '{prepared.name}'; only ESC-50 has "
-                f"folds, set data.fold to 1"
+                f"data.fold is 0 and the prepared set is '{prepared.name}'; only "
+                f"{' and '.join(FOLDS)} have folds, set data.fold to 1"
             )
+        folds = FOLDS[prepared.name]
         for field in ("train", "evaluation", "test"):
             if getattr(data, field):
                 raise InputError(
@@ -134,12 +140,13 @@ def check_folds(config: TrainConfig) -> None:
                 )
     else:
         raise InputError(f"data.kind is '{data.kind}', which has no folds; use `fit`")
-    for fold in FOLDS:
+    for fold in range(1, 1 + folds):
         if f"fold{fold}" not in splits:
             raise InputError(
                 f"{data.dir}: has no clips of fold {fold}; restore them, or hold out another "
                 f"fold with data.fold"
             )
+    return folds
 
 
 def check_workdir(workdir: str, runs: list[TrainConfig]) -> None:
@@ -175,7 +182,7 @@ def gather(histories: list[list[dict[str, Any]]]) -> CrossValidation:
 def write(workdir: str, found: CrossValidation) -> None:
     """Writes `folds.json` and `folds.csv`, and draws `folds.png`."""
     folder = run_folder(workdir)
-    names = [f"fold{fold}" for fold in FOLDS]
+    names = [f"fold{i + 1}" for i in range(len(found.accuracy))]
     columns = {"epoch": found.epochs}
     columns |= {name: of.tolist() for name, of in zip(names, found.accuracy, strict=True)}
     columns |= {"mean": found.mean.tolist(), "std": found.std.tolist()}
@@ -199,13 +206,13 @@ def print_folds(console: Console, found: CrossValidation) -> None:
     for name in ("fold", f"epoch {best}", "its best", f"last, epoch {found.epochs[-1]}"):
         table.add_column(name, justify="right")
     columns = [found.accuracy[:, found.best], found.accuracy.max(axis=1), found.accuracy[:, -1]]
-    for fold, values in zip(FOLDS, zip(*columns, strict=True), strict=True):
+    for fold, values in enumerate(zip(*columns, strict=True), start=1):
         table.add_row(str(fold), *(f"{value:.1%}" for value in values))
     table.add_section()
     means = [f"{column.mean():.1%} ± {column.std(ddof=1):.1%}" for column in columns]
     table.add_row("mean ± std", *means)
     console.print(table)
     console.print(
-        f"epoch {best} has the best mean of the five folds, as the original chooses it: on the "
+        f"epoch {best} has the best mean of the folds, as the original chooses it: on the "
         f"clips held out themselves"
     )

@@ -30,9 +30,46 @@ def test_prepare_prints_what_it_wrote_and_skipped(source, tmp_path, capsys):
     counts = [re.fullmatch(r"(train|test): (\d+) clips", line) for line in lines[:2]]
     assert sum(int(match[2]) for match in counts) == 12
     assert "broken.wav" in lines[2]
-    assert lines[3].startswith(f"wrote {tmp_path / 'folder' / '1.0.0'}, of digest ")
+    assert lines[3] == "2 classes and their clips: bark (6), meow (6)"
+    assert lines[4].startswith(f"wrote {tmp_path / 'folder' / '1.0.0'}, of digest ")
     assert main(["prepare", *map(str, arguments)]) == 1
     assert "exists; remove it or choose another --output" in capsys.readouterr().err
+
+
+def test_prepare_reads_a_list_as_people_write_them(source, tmp_path, capsys):
+    rows = [
+        "sep=;",
+        "Recording;Start;End;Tags",
+        *(f"{source}/bark/{i}.wav;0;0.5;Bark,Dog" for i in range(2)),
+        f"{source}/meow/0.wav;0.25;1;",
+        f"{source}/meow/1.wav;;;dog",
+        f"{source}/none.wav;0;1;Dog",
+        ";;;",
+    ]
+    (tmp_path / "clips.csv").write_text("\ufeff" + "\r\n".join(rows))
+    command = ["prepare", "csv", "--source", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert main([*command, "--processes=1", "--column=path=recording", "--label-separator=,"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "train: 4 clips"
+    assert "3 classes and their clips: Bark (2), Dog (2), dog (1)" in lines
+    printed = "\n".join(lines)
+    for part in (
+        "1 clips missing, listed in skipped.csv",
+        "classes differ in case alone: 'Dog' and 'dog'",
+        "reads path from 'Recording', labels from 'Tags', start from 'Start'",
+        "cuts clips from Start to End, in seconds",
+        "1 clips have no label",
+    ):
+        assert part in printed
+    prepared = open_prepared(tmp_path / "out")
+    assert prepared.clips("train").lengths() == [8000, 8000, 12000, 16000]
+
+
+@pytest.mark.parametrize("column", ["path", "path=a", ""])
+def test_a_column_is_given_once_with_its_name(tmp_path, capsys, column):
+    command = ["prepare", "csv", "--source", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert main([*command, f"--column={column}", "--column=path=b"]) == 1
+    assert "give what the column is, once, and its name" in capsys.readouterr().err
 
 
 def test_stats_prints_a_table_and_training_uses_its_values(prepared, capsys):

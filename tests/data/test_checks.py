@@ -11,6 +11,7 @@ from ast_jax.data.checks import (
     length_notes,
     rare_class_notes,
     shared_clip_notes,
+    undrawn_clip_notes,
 )
 from ast_jax.data.clips import Clips, DataSet
 from ast_jax.data.overlap import TRAINED_FILE, hash_clips, write_trained_clips
@@ -89,6 +90,18 @@ def test_several_classes_need_another_loss(held):
         check_targets(config, DataSet(["dog", "cat"], single, single, test=several))
     config.loss = "binary_cross_entropy"
     check_targets(config, DataSet(["dog", "cat"], several, several))
+
+
+def test_balanced_sampling_needs_classes_and_tells_what_it_leaves_out():
+    negative = Clips([], csr_array(np.array([[1, 0], [0, 0]], np.float32)), ["x", "y"])
+    config = TrainConfig(loss="binary_cross_entropy")
+    assert undrawn_clip_notes(config, negative) == []
+    config.data.balanced = True
+    (note,) = undrawn_clip_notes(config, negative)
+    assert note.startswith("1 clips of no class are never drawn")
+    none = negative._replace(targets=np.zeros((2, 2), np.float32))
+    with pytest.raises(InputError, match=r"data\.balanced is True and no clip to train on has a"):
+        check_targets(config, DataSet(["dog", "cat"], none, negative))
 
 
 def test_one_class_alone_needs_another_loss():

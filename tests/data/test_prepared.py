@@ -359,6 +359,8 @@ def with_splits(prepared, name, *splits):
         ("csv", ["train", "test"], ("train", "test")),
         ("json", ["dev", "train"], ("train", "dev")),
         ("esc50", ["fold1", "fold2", "fold3"], ("fold1+fold3", "fold2")),
+        ("urbansound8k", ["fold1", "fold2", "fold10"], ("fold1+fold10", "fold2")),
+        ("fsd50k", ["train", "val", "eval"], ("train", "val")),
         ("audioset", ["balanced", "unbalanced", "eval"], ("balanced+unbalanced", "eval")),
         ("speech_commands", ["train", "validation", "test"], ("train", "validation")),
     ],

@@ -201,7 +201,7 @@ def test_another_sampling_rate_is_refused():
 def test_nonfinite_output_is_refused():
     checkpoint = make_checkpoint(0)
     params = jax.tree.map(lambda a: np.full_like(a, 1e38), checkpoint.params)
-    with pytest.raises(InputError, match=r"^runs/x: the model's output is not finite"):
+    with pytest.raises(InputError, match=r"^runs/x: the model's output is not finite: parameters"):
         evaluate(checkpoint._replace(params=params), make_clips(), LABELS, RATE, source="runs/x")
 
 

@@ -21,6 +21,7 @@ from ast_jax.config import (
     SyntheticData,
 )
 from ast_jax.data.prepare.run_builder import prepare
+from ast_jax.data.prepared import PreparedSet
 from ast_jax.errors import InputError
 from ast_jax.runs.plots import draw_folds
 from ast_jax.training import cross_validation, loop
@@ -184,6 +185,18 @@ def test_a_prepared_esc50_has_folds(finished, esc, tmp_path):
     history = read(tmp_path / "run" / "fold3" / "history.json")
     for mine, theirs in zip(history, histories(finished[0])[2], strict=True):
         assert mine["training_loss"] == pytest.approx(theirs["training_loss"], rel=1e-3)
+
+
+def test_urbansound8k_has_ten_folds(esc, tmp_path, monkeypatch):
+    splits = {f"fold{i}": [] for i in range(1, 11)}
+    prepared = PreparedSet(tmp_path, "urbansound8k", ["a"], 16000, "", splits)
+    monkeypatch.setattr(cross_validation, "open_prepared", lambda folder, name: prepared)
+    config = small(tmp_path / "run", esc)
+    config.data = PreparedData(dir=str(tmp_path), fold=0)
+    assert check_folds(config) == 10
+    del splits["fold10"]
+    with pytest.raises(InputError, match="has no clips of fold 10; restore them"):
+        check_folds(config)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,8 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         sampling_rate: int = 16000,
         max_damaged: int = 0,
         scale_loud: bool = False,
+        columns: Mapping[str, str] | None = None,
+        label_separator: str = "",
         write_shards: WriteShards = write_one_by_one,
         **options: Any,
     ):
@@ -73,6 +75,8 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             max_damaged: the number of unreadable sound files to skip; one more is an error.
             scale_loud: whether to divide clips that go beyond 1 by their peak, instead of
                 clipping them.
+            columns: column names of a CSV file, see `list_csv`.
+            label_separator: of a CSV file, see `list_csv`.
             write_shards: writes the files, unless Beam does.
             **options: TFDS's options, such as `data_dir`.
 
@@ -82,7 +86,14 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         self.name = kind
         self.source = os.path.abspath(source)
         class_list = Path(classes) if classes else None
-        self.manifest: Manifest = SOURCES[kind](Path(source), class_list)
+        reading: dict[str, Any] = {}
+        if columns or label_separator:
+            if kind != "csv":
+                raise InputError(
+                    f"--column and --label-separator are for csv, not for {kind}; leave them out"
+                )
+            reading = {"columns": columns, "label_separator": label_separator}
+        self.manifest: Manifest = SOURCES[kind](Path(source), class_list, **reading)
         self.sampling_rate = sampling_rate
         self.max_damaged = max_damaged
         self.scale_loud = scale_loud
@@ -231,10 +242,12 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
 
 
 def source_digest(manifest: Manifest) -> str:
-    """Returns a digest of the classes and of each clip's id, classes and size in bytes."""
+    """Returns a digest of the classes and of each clip's id, classes, size in bytes and segment."""
     digest = hashlib.sha256(json.dumps(manifest.labels).encode())
     for split, examples in manifest.splits.items():
         for example in examples:
             size = os.stat(example.path).st_size
-            digest.update(json.dumps([split, example.id, example.labels, size]).encode())
+            clip = [split, example.id, example.labels, size]
+            # Sets of earlier versions have no segments.
+            digest.update(json.dumps(clip + [example.segment] * bool(example.segment)).encode())
     return digest.hexdigest()

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +50,8 @@ def prepare(
     processes: int = 1,
     max_damaged: int = 0,
     scale_loud: bool = False,
+    columns: Mapping[str, str] | None = None,
+    label_separator: str = "",
     beam_runner: str = "",
     beam_options: Iterable[str] = (),
 ) -> Prepared:
@@ -64,6 +66,8 @@ def prepare(
         processes: the number of decoding processes.
         max_damaged: the number of unreadable sound files to skip; one more is an error.
         scale_loud: whether to divide clips that go beyond 1 by their peak, instead of clipping.
+        columns: column names of a CSV file, see `list_csv`.
+        label_separator: of a CSV file, see `list_csv`.
         beam_runner: the Apache Beam runner that writes the files, such as `DirectRunner`.
         beam_options: Beam's pipeline options, as on its command line.
 
@@ -86,6 +90,8 @@ def prepare(
         sampling_rate=sampling_rate,
         max_damaged=max_damaged,
         scale_loud=scale_loud,
+        columns=columns,
+        label_separator=label_separator,
         write_shards=write_one_by_one if beam_runner else _InProcesses(processes),
         data_dir=folder.parents[1],
     )

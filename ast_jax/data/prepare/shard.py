@@ -1,6 +1,7 @@
 """Decodes the clips of one file of a prepared set and writes it."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,12 +10,14 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from ast_jax.audio.decode import read_recording
+from ast_jax.audio.decode import Recording, read_recording
 from ast_jax.audio.kaldi import frame_sizes
-from ast_jax.audio.pcm import to_int16
+from ast_jax.audio.pcm import peak_of, to_int16
 from ast_jax.data.prepare.records import RecordWriter, make_features, make_serializer
 from ast_jax.data.sources.manifest import Example
 from ast_jax.errors import InputError
+
+SLACK = 0.1  # seconds that a segment may end after its file, as lists round times
 
 
 class Report(NamedTuple):
@@ -57,11 +60,10 @@ class Shard:
         """Yields TFDS's (key, example) of each readable clip, then writes the report."""
         report = Report([], [], [], [])
         shortest, _ = frame_sizes(self.sampling_rate)
+        read = _Reader(self.sampling_rate, self.scale_loud)
         for example in self.examples:
             try:
-                recording = read_recording(
-                    example.path, self.sampling_rate, scale_loud=self.scale_loud
-                )
+                recording = read(example)
                 samples = to_int16(recording.waveform)
                 if len(samples) < shortest:
                     raise InputError(f"{example.path}: is shorter than one frame of 25 ms")
@@ -102,6 +104,45 @@ class Shard:
             clips=[(i, tuple(labels), samples) for i, labels, samples in report.clips],
             clipped=[(path, peak) for path, peak in report.clipped],
         )
+
+
+class _Reader:
+    """Decodes clips. Keeps the last file, as the segments of a file mostly follow each other."""
+
+    def __init__(self, sampling_rate: int, scale_loud: bool):
+        self.sampling_rate = sampling_rate
+        self.scale_loud = scale_loud
+        self._path = ""
+        self._file: Recording | None = None
+
+    def __call__(self, example: Example) -> Recording:
+        """Returns a clip; with `scale_loud`, a segment is scaled by the peak of its file.
+
+        Raises:
+            InputError: the file cannot be read, or ends more than `SLACK` before the segment.
+        """
+        if example.segment is None:
+            return self._read(example.path)
+        if self._file is None or example.path != self._path:
+            self._file, self._path = None, example.path
+            self._file = self._read(example.path)
+            note = self._file.note
+        else:
+            note = ""  # said with its first segment
+        start, end = example.segment
+        waveform = self._file.waveform
+        lasts = len(waveform) / self.sampling_rate
+        if start >= lasts or (end > lasts + SLACK and end != math.inf):
+            raise InputError(
+                f"{example.path}: lasts {lasts:.6g} s, and the segment from {start:.6g} to "
+                f"{end:.6g} s is beyond that; correct the list"
+            )
+        first, last = (round(min(time, lasts) * self.sampling_rate) for time in (start, end))
+        segment = waveform[first:last]
+        return self._file._replace(waveform=segment, peak=peak_of(segment), note=note)
+
+    def _read(self, path: str) -> Recording:
+        return read_recording(path, self.sampling_rate, scale_loud=self.scale_loud)
 
 
 def write_shard(

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from ast_jax.data.sources.class_csv import read_classes, refuse_classes
 from ast_jax.data.sources.manifest import Example, Manifest
-from ast_jax.data.sources.manifest_io import is_sound, none_found, parse_csv, quoted, read_lines
-from ast_jax.errors import InputError
+from ast_jax.data.sources.manifest_io import is_sound, none_found
+from ast_jax.data.sources.tables import parse_csv, read_lines
+from ast_jax.errors import InputError, quoted
 from ast_jax.labels import AUDIOSET
 
 LISTS = {

@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from ast_jax.data.sources.manifest_io import claim, read_table
+from ast_jax.data.sources.manifest_io import claim
+from ast_jax.data.sources.tables import open_table, read_table
 from ast_jax.errors import InputError
+
+COLUMNS = ("index", "mid", "display_name")
 
 
 class Classes(NamedTuple):
@@ -22,8 +25,8 @@ def read_classes(file: Path) -> Classes:
     """
     rows: dict[str, tuple[str, str]] = {}
     seen: dict[tuple[str, str], str] = {}
-    for where, row in read_table(file, ("index", "mid", "display_name")):
-        for column in ("index", "mid", "display_name"):
+    for where, row in read_table(file, COLUMNS):
+        for column in COLUMNS:
             claim(seen, column, row[column], where)
         rows[row["index"]] = (row["mid"], row["display_name"])
         last = where
@@ -37,6 +40,15 @@ def read_classes(file: Path) -> Classes:
             )
     ordered = [rows[str(index)] for index in range(len(rows))]
     return Classes([name for _, name in ordered], [mid for mid, _ in ordered])
+
+
+def is_class_list(file: Path) -> bool:
+    """Returns whether a CSV file has the columns of a class list."""
+    try:
+        table = open_table(file, COLUMNS)
+    except InputError:
+        return False
+    return all(table.find((column,)) for column in COLUMNS)
 
 
 def refuse_classes(classes: Path | None, source: str) -> None:

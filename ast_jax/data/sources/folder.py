@@ -10,17 +10,17 @@ from ast_jax.data.sources.class_csv import refuse_classes
 from ast_jax.data.sources.holdout import hold_out_by_hash, hold_out_stratified, name_hash
 from ast_jax.data.sources.manifest import Example, Manifest
 from ast_jax.data.sources.manifest_io import (
+    SPLITS,
+    case_notes,
     check_text,
     describe_skipped,
+    hidden,
     is_sound,
-    quoted,
     visible,
     walk,
 )
-from ast_jax.errors import InputError
+from ast_jax.errors import InputError, quoted, shorten
 from ast_jax.io import check_regular
-
-SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval", "evaluation"}
 
 
 def list_folder(
@@ -28,8 +28,8 @@ def list_folder(
 ) -> Manifest:
     """Lists `source/LABEL/**/*.wav` or `source/SPLIT/LABEL/**/*.wav`, labels in alphabetical order.
 
-    The folders are splits if they are `train` and one or more others of `SPLITS`, and each has
-    subfolders. Otherwise the splits are `train` and `test`, see `hold_out_stratified`, or
+    The folders are splits if they are `train` and one or more others of `SPLITS`, in any case, and
+    each has subfolders. Otherwise the splits are `train` and `test`, see `hold_out_stratified`, or
     `hold_out_by_hash` where `data.stratify` is False; `test` is missing if no class has two files
     or recordings.
 
@@ -71,32 +71,35 @@ def list_folder(
     }
     if not held:
         del splits["test"]
-    return Manifest(labels, splits, [], _notes(source, files, examples, data.recursive))
+    notes = case_notes(source, labels) + _notes(source, files, examples, data.recursive)
+    return Manifest(labels, splits, [], notes)
 
 
 def has_splits(source: Path) -> bool:
     """Returns whether a folder has a folder per split, see `list_folder`."""
     folders = _folders(source)
-    names = {folder.name for folder in folders}
+    names = {folder.name.lower() for folder in folders}
     return "train" in names and len(names) > 1 and names <= SPLITS and all(map(_folders, folders))
 
 
 def _list_splits(source: Path, folders: list[Path], data: FolderData) -> Manifest:
-    folders.sort(key=lambda folder: folder.name != "train")  # train first
-    labels = _labels(source / "train", _folders(source / "train"))
+    folders.sort(key=lambda folder: folder.name.lower() != "train")  # train first
+    train = folders[0]
+    labels = _labels(train, _folders(train))
     splits: dict[str, list[Example]] = {}
-    notes = []
+    notes = [*case_notes(source, labels), *_hidden_notes([source])]
     for folder in folders:
-        splits[folder.name] = []
+        split = folder.name.lower()
+        if split in splits:
+            raise InputError(f"{folder}: another folder is the split {split}, too; rename one")
+        splits[split] = []
         files = {path: _files(path, data.recursive) for path in _folders(folder)}
         for class_folder in files:
             if class_folder.name not in labels:
-                raise InputError(
-                    f"{class_folder}: is not a class in {source / 'train'}; rename or remove it"
-                )
+                raise InputError(f"{class_folder}: is not a class in {train}; rename or remove it")
             label = labels.index(class_folder.name)
-            splits[folder.name] += _examples(class_folder, label, files[class_folder])
-        notes += _notes(folder, files, splits[folder.name], data.recursive)
+            splits[split] += _examples(class_folder, label, files[class_folder])
+        notes += _notes(folder, files, splits[split], data.recursive)
     if data.group:
         groups = {name: _recordings(clips, data.group) for name, clips in splits.items()}
         notes += shared_group_notes(source, groups)
@@ -199,4 +202,14 @@ def _notes(
         what = "passed over {} subfolders, such as {}, as data.recursive is False"
     if inner:
         notes.append(f"{source}: {what.format(len(inner), quoted(next(iter(inner))))}")
-    return notes
+    read = {path.parent for each in files.values() for path in each}
+    return notes + _hidden_notes([source, *files, *sorted(read - files.keys())])
+
+
+def _hidden_notes(folders: Sequence[Path]) -> list[str]:
+    """Returns a sentence about hidden files and the like in folders."""
+    names = [name for folder in folders for name in hidden(folder)]
+    if not names:
+        return []
+    found = shorten([quoted(name) for name in dict.fromkeys(names)], 3)
+    return [f"{folders[0]}: passed over {len(names)} hidden files or folders: {found}"]

@@ -10,12 +10,15 @@ class Example(NamedTuple):
     Attributes:
         id: unique in its split.
         path: the absolute path of the sound file.
-        labels: the indices of the clip's classes, ascending and unique.
+        labels: the indices of the clip's classes, ascending and unique; none for a clip of no
+            class.
+        segment: the start and the end of the clip in the file, in seconds; None for all of it.
     """
 
     id: str
     path: str
     labels: tuple[int, ...]
+    segment: tuple[float, float] | None = None
 
 
 class Manifest(NamedTuple):

@@ -1,15 +1,14 @@
-"""Reads and checks text files that list clips, for all sources."""
+"""Checks names and finds files, for all sources."""
 
-import codecs
-import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from ast_jax.errors import InputError, quoted
-from ast_jax.io import check_regular
+from ast_jax.data.sources.manifest import Example
+from ast_jax.errors import InputError, quoted, shorten
 
 # Without .raw, which does not store the sampling rate.
 SUFFIXES = {
@@ -18,106 +17,14 @@ SUFFIXES = {
     ".wav", ".wave", ".webm", ".wma", ".wv",
 }  # fmt: skip
 
+# Names of splits, in any case, where folders or the column of a list have them.
+SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval", "evaluation"}
+
+# What archives and network drives put beside sound files, as little as hidden files a class.
+BESIDE = {"__MACOSX", "@eaDir"}
+
 # Control characters, line breaks and lone surrogates (from names that are not UTF-8).
 NOT_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-
-def read_lines(file: Path, kind: str) -> Iterator[str]:
-    """Yields the lines of a UTF-8 file, with line ends and without a byte order mark.
-
-    Args:
-        file: the file.
-        kind: the kind of file that is expected, for messages.
-
-    Raises:
-        InputError: the file cannot be read, or is not UTF-8; the message names the line.
-    """
-    number = 0
-    try:
-        check_regular(file)
-        with file.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if number == 1:
-                    # Spreadsheet programs write one.
-                    line = line.removeprefix(codecs.BOM_UTF8)
-                if b"\0" in line:
-                    raise InputError(
-                        f"{file}: not a {kind} file in UTF-8 (line {number} has a NUL byte); "
-                        f"save it as one"
-                    )
-                yield line.decode()
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{file}: not a {kind} file in UTF-8 (line {number}: {error.reason}); save it as one"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); give a {kind} file") from None
-
-
-def parse_csv(
-    file: Path, lines: Iterator[str], *, spaces: bool = False
-) -> Iterator[tuple[int, list[str]]]:
-    """Yields the line number and the fields of every row that is not blank.
-
-    Args:
-        file: the file that the lines are from, for messages.
-        lines: the text to parse.
-        spaces: whether to skip spaces after commas.
-
-    Raises:
-        InputError: a line is not CSV; the message names it.
-    """
-    reader = csv.reader(lines, strict=True, skipinitialspace=spaces)
-    try:
-        for fields in reader:
-            if fields:
-                yield reader.line_num, fields
-    except csv.Error as error:
-        raise InputError(
-            f"{file}: not a CSV file in UTF-8 (line {reader.line_num}: {error}); save it as one"
-        ) from None
-
-
-def read_table(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yields the location ('FILE, line N') and the values by column of each row of a CSV file.
-
-    The first line names the columns. Values are stripped; missing values of a short row are ''.
-
-    Args:
-        file: a UTF-8 file.
-        columns: the required columns, which must have text in every row.
-
-    Raises:
-        InputError: the file, its first line or a row cannot be used; the message names it.
-    """
-    rows = parse_csv(file, read_lines(file, "CSV"))
-    _, header = next(rows, (1, []))
-    header = [name.strip() for name in header]
-    for column in columns:
-        if column not in header:
-            raise InputError(
-                f"{file}: the first line names no column '{column}'; name "
-                f"{', '.join(columns)} there"
-            )
-    named = [name for name in header if name]
-    for name in named:
-        if named.count(name) > 1:
-            raise InputError(
-                f"{file}: the first line names the column {quoted(name)} twice; name it once"
-            )
-    for number, fields in rows:
-        where = f"{file}, line {number}"
-        if len(fields) > len(header):
-            raise InputError(
-                f"{where}: has {len(fields)} fields, the first line {len(header)}; put text with "
-                f"commas in quotes"
-            )
-        row = dict.fromkeys(header, "") | dict(
-            zip(header, (field.strip() for field in fields), strict=False)
-        )
-        for column in columns:
-            check_text(row[column], column, where)
-        yield where, row
 
 
 def check_text(value: str, what: str, where: str) -> None:
@@ -143,20 +50,91 @@ def none_found(where: Path, missing: list[str]) -> InputError:
     return InputError(f"{where}: none of its sound files exists{first}; add them")
 
 
+def split_name(name: str, where: str) -> str:
+    """Returns the name of a split, as `train` for `Train`.
+
+    Raises:
+        InputError: it cannot be part of a file's name.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
+        raise InputError(
+            f"{where}: {quoted(name)} cannot be a split's name; use letters, digits, '_', '.' "
+            f"and '-'"
+        )
+    return name.lower() if name.lower() in SPLITS else name
+
+
+def case_notes(where: Path, labels: Iterable[str]) -> list[str]:
+    """Returns a sentence if names of classes differ in case alone."""
+    by_name: dict[str, list[str]] = {}
+    for label in labels:
+        by_name.setdefault(label.casefold(), []).append(label)
+    same = [" and ".join(map(quoted, each)) for each in by_name.values() if len(each) > 1]
+    return [f"{where}: classes differ in case alone: {shorten(same)}"] if same else []
+
+
+def negative_notes(where: Path, splits: Mapping[str, Sequence[Example]]) -> list[str]:
+    """Returns a sentence if clips have no class."""
+    negative = [clip.id for clips in splits.values() for clip in clips if not clip.labels]
+    if not negative:
+        return []
+    return [
+        f"{where}: {len(negative)} clips have no label, such as {quoted(negative[0])}; they are "
+        f"negative examples of every class, for --loss binary_cross_entropy"
+    ]
+
+
+def label_indices(labels: Iterable[str], index: Mapping[str, int], where: str) -> tuple[int, ...]:
+    """Returns the indices of classes, ascending; raises InputError for one that is not listed."""
+    for label in labels:
+        if label not in index:
+            raise InputError(
+                f"{where}: label {quoted(label)} is not in the class list; correct it or add it"
+            )
+    return tuple(sorted({index[label] for label in labels}))
+
+
+def list_files(source: Path, *suffixes: str) -> list[Path]:
+    """Returns the file, or the files of a folder that have one of the suffixes.
+
+    Raises:
+        InputError: there is no such file or folder, or it cannot be read.
+    """
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder; give an existing one")
+    if not source.is_dir():
+        return [source]
+    return [f for f in visible(source) if f.suffix.lower() in suffixes and f.is_file()]
+
+
 def visible(folder: Path) -> list[Path]:
     """Returns the content of a folder in the order of names, without hidden files.
 
-    macOS writes a hidden '._1.wav', which is no sound file, beside '1.wav'.
+    macOS writes a hidden '._1.wav', which is no sound file, beside '1.wav', and a folder of them,
+    `__MACOSX`, into archives.
 
     Raises:
         InputError: the folder cannot be read.
     """
+    return [folder / name for name in _names(folder) if not _is_hidden(name)]
+
+
+def hidden(folder: Path) -> list[str]:
+    """Returns the names in a folder that `visible` leaves out."""
+    return [name for name in _names(folder) if _is_hidden(name)]
+
+
+def _names(folder: Path) -> list[str]:
     try:
-        return [folder / name for name in sorted(os.listdir(folder)) if name[0] != "."]
+        return sorted(os.listdir(folder))
     except OSError as error:
         raise InputError(
             f"{folder}: cannot be read ({error.strerror}); give a readable folder"
         ) from None
+
+
+def _is_hidden(name: str) -> bool:
+    return name[0] == "." or name in BESIDE
 
 
 def is_sound(name: str) -> bool:
@@ -208,3 +186,32 @@ def describe_skipped(names: Iterable[str]) -> str:
     if rest := suffixes.total() - sum(n for _, n in suffixes.most_common(5)):
         counts.append(f"{rest} others")
     return f"passed over files that are no sound files: {', '.join(counts) or 'none'}"
+
+
+class SoundIndex:
+    """Finds sound files by paths that may lack the suffix. Reads each folder once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, dict[str, list[str]]] = {}
+
+    def find(self, path: str, where: str) -> str | None:
+        """Returns the path of the file, or None.
+
+        Raises:
+            InputError: several files differ in the suffix alone; `where` names the path.
+        """
+        if os.path.isfile(path):
+            return path
+        if is_sound(path):
+            return None
+        folder, stem = os.path.split(path)
+        if folder not in self._folders:
+            names: dict[str, list[str]] = {}
+            with suppress(OSError, ValueError):
+                for name in filter(is_sound, sorted(os.listdir(folder))):
+                    names.setdefault(os.path.splitext(name)[0], []).append(name)
+            self._folders[folder] = names
+        found = self._folders[folder].get(stem, [])
+        if len(found) > 1:
+            raise InputError(f"{where}: {path} may be {' or '.join(found)}; write the suffix")
+        return os.path.join(folder, found[0]) if found else None

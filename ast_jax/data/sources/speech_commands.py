@@ -4,15 +4,9 @@ from pathlib import Path
 
 from ast_jax.data.sources.class_csv import refuse_classes
 from ast_jax.data.sources.manifest import Example, Manifest
-from ast_jax.data.sources.manifest_io import (
-    check_text,
-    claim,
-    none_found,
-    quoted,
-    read_lines,
-    visible,
-)
-from ast_jax.errors import InputError
+from ast_jax.data.sources.manifest_io import check_text, claim, none_found, visible
+from ast_jax.data.sources.tables import read_lines
+from ast_jax.errors import InputError, quoted
 from ast_jax.labels import SPEECH_COMMANDS, class_names
 
 LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}

@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import os
 
 import numpy as np
@@ -272,14 +273,23 @@ def test_the_digest_depends_on_classes_ids_labels_and_sizes(tmp_path):
     for name in "ab":
         (tmp_path / name).write_bytes(b"123")
 
-    def digest(labels=("x", "y"), split="train", id="1", path="a", of=(0,)):
-        example = Example(id, str(tmp_path / path), of)
+    def digest(labels=("x", "y"), split="train", id="1", path="a", of=(0,), segment=None):
+        example = Example(id, str(tmp_path / path), of, segment)
         return source_digest(Manifest(list(labels), {split: [example]}, []))
 
     assert digest() == digest(path="b")
     (tmp_path / "b").write_bytes(b"1234")
     others = [digest(["x", "z"]), digest(split="test"), digest(id="2"), digest(path="b")]
-    assert len({digest(), digest(of=(0, 1)), *others}) == 6
+    others += [digest(segment=(0, 1)), digest(segment=(0, 2))]
+    assert len({digest(), digest(of=(0, 1)), *others}) == 8
+    # As of earlier versions, so that prepared sets keep theirs.
+    content = '["x", "y"]["train", "1", [0], 3]'
+    assert digest() == hashlib.sha256(content.encode()).hexdigest()
+
+
+def test_names_of_columns_are_for_csv(tmp_path):
+    with pytest.raises(InputError, match="are for csv, not for json; leave them out"):
+        AudioBuilder("json", source=tmp_path, columns={"path": "x"}, data_dir=tmp_path)
 
 
 def test_the_recordings_of_esc10_are_prepared_as_they_are_decoded(esc10, tmp_path, monkeypatch):

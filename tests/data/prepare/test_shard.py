@@ -1,3 +1,5 @@
+import dataclasses
+import math
 import pickle
 
 import numpy as np
@@ -132,6 +134,32 @@ def test_a_killed_processs_temporary_file_is_no_shard(shard):
 def test_a_shard_can_be_pickled(shard):
     assert pickle.loads(pickle.dumps(shard)) == shard
     assert [key for key, _ in pickle.loads(pickle.dumps(shard))()] == [e.id for e in shard.examples]
+
+
+def test_segments_are_cut_from_their_file_which_is_decoded_once(shard, tmp_path, monkeypatch):
+    path = write(tmp_path / "long.wav", 8000, 8000)  # 1 s, resampled to 16 kHz
+    segments = [(0, 0.25), (0.25, 1), (0.5, 1.1), (0.75, math.inf)]
+    examples = [Example(str(i), path, (0,), segment) for i, segment in enumerate(segments)]
+    late = [(1, 2), (0.5, 1.2), (3, math.inf), (0.5, 0.501)]
+    examples += [Example(str(i), path, (0,), segment) for i, segment in enumerate(late)]
+    decoded = []
+
+    def load(path, rate, **options):
+        decoded.append(path)
+        return read_recording(path, rate, **options)
+
+    monkeypatch.setattr(ast_jax.data.prepare.shard, "read_recording", load)
+    report = write_shard(dataclasses.replace(shard, examples=examples), LABELS)
+    assert decoded == [path]
+    waveforms = RecordedWaveforms([(str(shard.records), 4)])
+    whole = to_int16(load_audio(path))
+    for waveform, (start, end) in zip(
+        waveforms, [(0, 4000), (4000, None), (8000, None), (12000, None)], strict=True
+    ):
+        np.testing.assert_array_equal(waveform, whole[start:end])
+    beyond = [line for line in report.damaged if "lasts 1 s, and the segment from" in line]
+    assert len(beyond) == 3
+    assert report.damaged[-1].endswith("is shorter than one frame of 25 ms")
 
 
 def test_yielded_clips_are_freed_before_the_next(shard):

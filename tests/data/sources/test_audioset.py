@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ast_jax.data.sources.audioset import Files, Segment, list_audioset
+from ast_jax.data.sources.manifest import Example
 from ast_jax.errors import InputError
 from ast_jax.labels import class_names
 
@@ -37,8 +38,8 @@ def test_lists_are_splits_with_the_527_published_labels(tmp_path):
     manifest = list_audioset(tmp_path, None)
     assert tuple(manifest.labels) == class_names("audioset")
     assert manifest.splits == {
-        "balanced": [("abcdefghijk", paths[0], (0, 1))],
-        "eval": [("-bcdefghijk", paths[1], (0,)), ("_bcdefghijk", paths[2], (1,))],
+        "balanced": [Example("abcdefghijk", paths[0], (0, 1))],
+        "eval": [Example("-bcdefghijk", paths[1], (0,)), Example("_bcdefghijk", paths[2], (1,))],
     }
     assert manifest.missing == []
 

@@ -7,6 +7,7 @@ import soundfile
 
 from ast_jax.config import FolderData
 from ast_jax.data.sources.folder import list_folder
+from ast_jax.data.sources.manifest import Example
 from ast_jax.data.training_data import read_folder
 from ast_jax.errors import InputError
 
@@ -85,14 +86,16 @@ def test_subfolders_belong_to_the_class_above_them(tmp_path):
     manifest = list_folder(tmp_path)
     clips = {clip.id: clip for clips in manifest.splits.values() for clip in clips}
     assert set(clips) == {"a/x/y/1.wav", "a/x/2.wav", "a/1.wav", "b/1.wav", "b/2.wav"}
-    assert clips["a/x/y/1.wav"] == ("a/x/y/1.wav", str(tmp_path / "a/x/y/1.wav"), (0,))
-    (note,) = manifest.notes
+    assert clips["a/x/y/1.wav"] == Example("a/x/y/1.wav", str(tmp_path / "a/x/y/1.wav"), (0,))
+    note, hidden = manifest.notes
     assert note.startswith(f"{tmp_path}: the files of 2 subfolders, such as 'a/x")
     assert note.endswith(", have the class of the folder above")
+    assert hidden == f"{tmp_path}: passed over 1 hidden files or folders: '.h'"
     flat = list_folder(tmp_path, data=FolderData(recursive=False))
     assert sum(map(len, flat.splits.values())) == 3
     assert flat.notes == [
-        f"{tmp_path}: passed over 1 subfolders, such as 'a/x', as data.recursive is False"
+        f"{tmp_path}: passed over 1 subfolders, such as 'a/x', as data.recursive is False",
+        hidden,
     ]
 
 
@@ -102,6 +105,37 @@ def test_files_passed_over_are_counted_by_ending(folder):
     assert list_folder(folder).notes == [
         f"{folder}: passed over 1 sound files that are in no class folder, such as 'read me.wav'",
         f"{folder}: passed over files that are no sound files: 2 .txt, 1 .json, 1 without suffix",
+        f"{folder}: passed over 2 hidden files or folders: '.git', '._1.wav'",
+    ]
+
+
+def test_what_archives_and_drives_add_is_no_class(tmp_path):
+    touch(tmp_path, "a/1.wav", "b/1.wav", "b/2.wav", "__MACOSX/a/._1.wav", "b/@eaDir/x.wav")
+    manifest = list_folder(tmp_path)
+    assert manifest.labels == ["a", "b"]
+    assert manifest.notes == [
+        f"{tmp_path}: passed over 2 hidden files or folders: '__MACOSX', '@eaDir'"
+    ]
+    touch(tmp_path / "split", "train/a/1.wav", "test/a/1.wav", "__MACOSX/._train")
+    manifest = list_folder(tmp_path / "split")
+    assert list(manifest.splits) == ["train", "test"]
+    assert "'__MACOSX'" in manifest.notes[0]
+
+
+def test_splits_are_found_in_any_case(tmp_path):
+    touch(tmp_path, "TEST/a/1.wav", "Train/a/1.wav", "Train/b/1.wav")
+    manifest = list_folder(tmp_path)
+    assert list(manifest.splits) == ["train", "test"]
+    assert ids(manifest.splits["train"]) == ["a/1.wav", "b/1.wav"]
+    touch(tmp_path, "test/a/1.wav")
+    with pytest.raises(InputError, match="test: another folder is the split test, too; rename"):
+        list_folder(tmp_path)
+
+
+def test_classes_that_differ_in_case_alone_are_noted(tmp_path):
+    touch(tmp_path, "Dog/1.wav", "dog/1.wav", "cat/1.wav", "cat/2.wav")
+    assert list_folder(tmp_path).notes == [
+        f"{tmp_path}: classes differ in case alone: 'Dog' and 'dog'"
     ]
 
 
@@ -156,12 +190,12 @@ def test_folders_named_train_and_test_are_splits(tmp_path, other):
     assert manifest.labels == ["a", "b"]
     assert manifest.splits == {
         "train": [
-            ("a/1.wav", str(tmp_path / "train/a/1.wav"), (0,)),
-            ("b/1.wav", str(tmp_path / "train/b/1.wav"), (1,)),
+            Example("a/1.wav", str(tmp_path / "train/a/1.wav"), (0,)),
+            Example("b/1.wav", str(tmp_path / "train/b/1.wav"), (1,)),
         ],
         other: [
-            ("b/1.wav", str(tmp_path / other / "b/1.wav"), (1,)),
-            ("b/2.ogg", str(tmp_path / other / "b/2.ogg"), (1,)),
+            Example("b/1.wav", str(tmp_path / other / "b/1.wav"), (1,)),
+            Example("b/2.ogg", str(tmp_path / other / "b/2.ogg"), (1,)),
         ],
     }
 

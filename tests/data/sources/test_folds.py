@@ -2,7 +2,8 @@ import csv
 
 import pytest
 
-from ast_jax.data.sources.esc50 import list_esc50
+from ast_jax.data.sources.folds import list_esc50, list_urbansound8k
+from ast_jax.data.sources.manifest import Example
 from ast_jax.data.training_data import read_esc50
 from ast_jax.errors import InputError
 
@@ -30,8 +31,8 @@ def test_folds_are_splits_and_classes_are_ordered_by_target(esc):
     assert manifest.labels == ["hen", "chainsaw"]
     assert list(manifest.splits) == ["fold1", "fold2", "fold3", "fold4", "fold5"]
     assert manifest.splits["fold3"] == [
-        ("3-1-A-41.wav", str(esc / "audio" / "3-1-A-41.wav"), (1,)),
-        ("3-1-A-7.wav", str(esc / "audio" / "3-1-A-7.wav"), (0,)),
+        Example("3-1-A-41.wav", str(esc / "audio" / "3-1-A-41.wav"), (1,)),
+        Example("3-1-A-7.wav", str(esc / "audio" / "3-1-A-7.wav"), (0,)),
     ]
     assert manifest.missing == []
 
@@ -62,7 +63,7 @@ def test_missing_recordings_are_listed_and_empty_folds_skipped(esc):
         ("../3-1-A-7.wav,3,7,hen", r"filename '\.\./3-1-A-7\.wav' is outside of"),
         ("/3-1-A-7.wav,3,7,hen", "filename '/3-1-A-7.wav' is outside of"),
         ("1-1-A-7.wav,3,7,hen", r"'1-1-A-7\.wav' is in .*esc50\.csv, line 3 already"),
-        ("3-1-A-7.wav,3,7,hen,a,b,c,d", "has 8 fields, the first line 7"),
+        ("3-1-A-7.wav,3,7,hen,a,b,c,d", "has 8 fields, the line of column names 7"),
     ],
 )
 def test_a_malformed_row_is_named_with_its_line(esc, row, message):
@@ -113,6 +114,27 @@ def test_the_real_esc10_has_five_folds_of_80_clips_of_ten_classes(esc10):
     assert [(clip.id, manifest.labels[clip.labels[0]]) for clip in clips] == [
         (row["filename"], row["category"]) for row in rows
     ]
+
+
+def test_urbansound8k_is_read_as_it_comes(tmp_path):
+    names = {f"{fold}-3-0-{i}.wav": fold for fold in range(1, 11) for i in range(2)}
+    rows = ["slice_file_name,fsID,start,end,salience,fold,classID,class"]
+    for name, fold in names.items():
+        (tmp_path / "audio" / f"fold{fold}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "audio" / f"fold{fold}" / name).touch()
+        label = "3,dog_bark" if name.endswith("0.wav") else "1,car_horn"
+        rows.append(f"{name},{fold},2.5,6.5,1,{fold},{label}")  # times in the recording
+    (tmp_path / "metadata").mkdir()
+    file = tmp_path / "metadata" / "UrbanSound8K.csv"
+    file.write_text("\n".join(rows))
+    manifest = list_urbansound8k(tmp_path)
+    assert manifest.labels == ["car_horn", "dog_bark"]
+    assert list(manifest.splits) == [f"fold{i}" for i in range(1, 11)]
+    path = str(tmp_path / "audio" / "fold10" / "10-3-0-1.wav")
+    assert manifest.splits["fold10"][1] == Example("10-3-0-1.wav", path, (0,))
+    file.write_text(file.read_text().replace(",10,3", ",11,3"))
+    with pytest.raises(InputError, match="fold is 11; UrbanSound8K has folds 1 to 10"):
+        list_urbansound8k(tmp_path)
 
 
 def test_reading_into_memory_refuses_a_missing_recording(esc):
