@@ -22,6 +22,7 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint, load_checkpoint, save_checkpoint
 from ast_jax.checkpoint.torch_files import read_state_dict
 from ast_jax.config import SyntheticData, TrainConfig
+from ast_jax.data.overlap import hash_clips
 from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.data.prepared import open_prepared
 from ast_jax.data.synthetic import make_synthetic
@@ -261,7 +262,9 @@ def _run(place):
     folder = _new_folder(place) / "run"
     config = _run_config(folder)
     data = make_synthetic(2, 1, seed=0)
-    with acquire_workdir(*open_workdir(config), config, data, EXTRACTOR, {}):
+    with acquire_workdir(
+        *open_workdir(config), config, data, hash_clips(data.train), EXTRACTOR, {}
+    ):
         row = {
             "epoch": 1,
             "training_loss": 2.0,
@@ -298,7 +301,7 @@ def run_folder(seed, folder):
     if saved is not None:
         check_data(place, saved, data)
         ASTFeatureExtractor.from_dict(saved["feature_extractor"], str(place))
-    with acquire_workdir(place, saved, config, data, EXTRACTOR, {}):
+    with acquire_workdir(place, saved, config, data, hash_clips(data.train), EXTRACTOR, {}):
         write_history(place, read_history(place, 2, 2))
 
 
