@@ -35,6 +35,7 @@ MP3_HEADER = re.compile(
 MP3_START = re.compile(rb"ID3[\x02-\x04]|\xff[\xe2\xe3\xf2-\xf7\xfa-\xff]")
 MP3_FRAME = 1152  # samples, at most
 MP3_TAG = 2**20  # bytes between joined files that are searched
+MP3_PROBE = 8192  # bytes in which a frame must be found
 
 OGG_DATA = re.compile(rb"OggS\x00[\x00\x01\x04\x05]")  # a page that is not a stream's first
 OGG_FIRST = re.compile(rb"OggS\x00[\x02\x06]")
@@ -272,12 +273,15 @@ def _read_mp3(file: BinaryIO, name: str, *, is_joined: bool) -> Iterator[Stream]
 
     A stream without a header that states its length is read to the end of the file.
     """
+    size = file.seek(0, io.SEEK_END)
     end: int | None = None  # of the stream before
     start: int | None = 0
     while start is not None and start - (end or 0) <= MP3_TAG:
         states_length = _states_length(file, start)
         part = Part(file, start, endless=not states_length)
         try:
+            if end is not None:  # the decoder searches junk at length, byte by byte
+                _open(Part(file, start, min(start + MP3_PROBE, size)), name).close()
             stream = _stream(_open(part, name), name, None if states_length else part)
         except UnknownFormatError:
             if end is None:
@@ -294,19 +298,24 @@ def _read_mp3(file: BinaryIO, name: str, *, is_joined: bool) -> Iterator[Stream]
             )
         if not is_joined or not states_length:
             return
-        end = part.rest
+        end = _skip_id3(file, part.rest)
         start = _find(file, MP3_START, end)
 
 
 def _states_length(file: BinaryIO, start: int) -> bool:
     """Returns whether the MP3 stream that starts there has a header with its length."""
+    file.seek(_skip_id3(file, start))
+    return MP3_HEADER.search(file.read(4096)) is not None
+
+
+def _skip_id3(file: BinaryIO, start: int) -> int:
+    """Returns the position behind an ID3 tag that starts there, `start` without one."""
     file.seek(start)
     head = file.read(10)
-    if head[:3] == b"ID3" and len(head) == 10:
-        size = sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
-        file.seek(start + 10 + size)
-        head = b""
-    return MP3_HEADER.search(head + file.read(4096)) is not None
+    if head[:3] != b"ID3" or len(head) < 10:
+        return start
+    length = sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+    return start + 10 + length
 
 
 def _links(file: BinaryIO) -> list[int]:
