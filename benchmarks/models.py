@@ -79,7 +79,7 @@ def make_batch(config: ASTConfig, batch_size: int) -> dict[str, np.ndarray]:
     return {
         "waveforms": waveforms[indices],
         "lengths": np.full(batch_size, samples, np.int32),
-        "input_values": make_extractor(config)(waveforms / 2**15, 16000)[indices],
+        "input_values": make_extractor(config)(list(waveforms / 2**15), 16000)[indices],
         "targets": targets.astype(np.float32),
     }
 

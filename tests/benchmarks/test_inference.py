@@ -69,7 +69,7 @@ def test_torch_frontend_matches_the_extractor(inference):
     waveforms = (3000 * rng.standard_normal((2, 16000))).astype(np.int16)
     extractor = ASTFeatureExtractor(max_length=110)
     found = inference.torch_frontend(extractor, "cpu")(torch.from_numpy(waveforms))
-    np.testing.assert_allclose(found, extractor(waveforms / 2**15, 16000), atol=1e-4)
+    np.testing.assert_allclose(found, extractor(list(waveforms / 2**15), 16000), atol=1e-4)
 
 
 def test_table_rows_compute_ratios_rates_and_memory(inference):

@@ -36,7 +36,7 @@ def test_make_batch_has_noise_its_log_mels_and_labels(models):
     assert batch["waveforms"].shape == (3, 160 * 104)
     assert np.abs(batch["waveforms"]).max() < 2**15 - 1
     assert (batch["lengths"] == 160 * 104).all()
-    expected = models.make_extractor(config)(batch["waveforms"] / 2**15, 16000)
+    expected = models.make_extractor(config)(list(batch["waveforms"] / 2**15), 16000)
     np.testing.assert_array_equal(batch["input_values"], expected)
     assert expected.std() > 0.3
     assert 0 < batch["targets"].mean() < 0.02

@@ -100,7 +100,7 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         self.damaged: list[str] = []  # a sentence for each skipped file, set at the end
         self.notes: list[str] = []  # sentences about the files, set at the end
         self.write_shards = write_shards
-        self.digest = source_digest(self.manifest)
+        self.digest = source_digest(self.manifest, scale_loud)
         super().__init__(file_format=tfds.core.FileFormat.ARRAY_RECORD, **options)
         # Survives an interrupted run, which TFDS's own temporary folder does not.
         self.work = epath.Path(self.data_dir).parent / f".{VERSION}.unfinished"
@@ -241,9 +241,11 @@ class AudioBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             np.savez(file, allow_pickle=False, **arrays)
 
 
-def source_digest(manifest: Manifest) -> str:
+def source_digest(manifest: Manifest, scale_loud: bool = False) -> str:
     """Returns a digest of the classes and of each clip's id, classes, size in bytes and segment."""
     digest = hashlib.sha256(json.dumps(manifest.labels).encode())
+    if scale_loud:  # the clips of earlier versions were not scaled
+        digest.update(b"scale_loud")
     for split, examples in manifest.splits.items():
         for example in examples:
             size = os.stat(example.path).st_size

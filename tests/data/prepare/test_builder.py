@@ -282,6 +282,9 @@ def test_the_digest_depends_on_classes_ids_labels_and_sizes(tmp_path):
     others = [digest(["x", "z"]), digest(split="test"), digest(id="2"), digest(path="b")]
     others += [digest(segment=(0, 1)), digest(segment=(0, 2))]
     assert len({digest(), digest(of=(0, 1)), *others}) == 8
+    assert source_digest(Manifest([], {}, []), scale_loud=True) != source_digest(
+        Manifest([], {}, [])
+    )
     # As of earlier versions, so that prepared sets keep theirs.
     content = '["x", "y"]["train", "1", [0], 3]'
     assert digest() == hashlib.sha256(content.encode()).hexdigest()
