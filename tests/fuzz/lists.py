@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ast_jax.data.sources import SOURCES
 from ast_jax.data.sources.manifest import Manifest
+from ast_jax.errors import InputError
 from tests.fuzz.harness import WrongAnswerError
 
 LABELS = ["dog", "cat", "Rain and wind", "Musik für Oboe", "/m/09x0r", "siren"]
@@ -33,7 +34,10 @@ def write_and_read(seed: int, folder: Path) -> None:
     text, options = _write_csv(rng, clips, segments)
     file = folder / rng.choice(["clips.csv", "Clips.CSV", "clips.tsv"])
     file.write_bytes(text)
-    manifest = SOURCES["csv"](file, None, **options)
+    try:
+        manifest = SOURCES["csv"](file, None, **options)
+    except InputError as error:
+        raise WrongAnswerError(f"{text!r} is refused: {error}") from None
     check_manifest(manifest)
     found = {
         (clip.path, tuple(manifest.labels[i] for i in clip.labels), split, clip.segment)
@@ -86,7 +90,8 @@ def _some_clips(rng: random.Random, folder: Path, segments: bool) -> list[Clip]:
     _touch(folder, *sounds)
     clips = []
     for sound in sounds:
-        labels = tuple(rng.sample(LABELS, rng.choice([0, 1, 1, 2, 3])))
+        # The first has some, as a list without labels is refused.
+        labels = tuple(rng.sample(LABELS, rng.choice([0, 1, 1, 2, 3]) if clips else 1))
         split = rng.choice(["train", "test", "eval"])
         segment = (rng.randint(0, 9) / 4, 2.5 + rng.randint(0, 9)) if segments else None
         clips.append(Clip(sound, labels, split, segment))
@@ -128,8 +133,10 @@ def _write_csv(
         rows.append(row)
     order = rng.sample(range(len(columns)), len(columns))
     table = [[row[i] for i in order] for row in [columns, *rows]]
+    if rng.random() < 0.2:  # pandas' index
+        table = [[str(i - 1) if i else "", *row] for i, row in enumerate(table)]
     if rng.random() < 0.3:  # as spreadsheet programs save
-        table = [[*row, "", ""] for row in table] + [[""] * (len(order) + 2)] * 2
+        table = [[*row, "", ""] for row in table] + [[""] * (len(order) + 3)] * 2
     out = io.StringIO()
     quoting = rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
     end = rng.choice(["\n", "\r\n"])

@@ -29,7 +29,7 @@ from ast_jax.data.sources.manifest_io import (
     none_found,
     split_name,
 )
-from ast_jax.data.sources.tables import normalize_name, open_table
+from ast_jax.data.sources.tables import Table, normalize_name, open_table
 from ast_jax.errors import InputError, quoted
 
 HOLDOUT = 0.2  # share of the clips, as of a folder
@@ -80,16 +80,12 @@ def list_csv(
         names, mids = read_classes(Path(classes))
         index = {mid: i for i, mid in enumerate(mids)} | {name: i for i, name in enumerate(names)}
     else:
-        names = list(found.classes)
-        if not names:
-            read = (_read_labels(found, row, where, separator) for where, row in table.rows())
-            names = sorted({label for labels in read for label in labels})
-        if not names:
-            raise InputError(f"{file}: no row has a label; add some, as there are no classes")
+        names = list(found.classes) or _find_classes(table, found, separator)
         index = {name: i for i, name in enumerate(names)}
         notes += case_notes(file, names)
         if not label_separator and not found.classes:
             notes += _separator_notes(file, index)
+    split_names: dict[str, str] = {}
     splits: dict[str, dict[str, Example]] = {}
     missing: dict[str, list[str]] = {}
     groups: dict[str, dict[str, str]] = {}
@@ -97,7 +93,8 @@ def list_csv(
     sounds = SoundIndex()
     for where, row in table.rows():
         labels = _read_labels(found, row, where, separator)
-        split = _read_split(found, row, where)
+        given = row.get(found.split) or "train"
+        split = split_names[given] = split_names.get(given) or _split_name(found, given, where)
         segment = _read_segment(found, row, where)
         name = row.get(found.path, "")
         check_text(name, found.path, where)
@@ -117,7 +114,8 @@ def list_csv(
         claim(seen, split, id, where)
         existing = sounds.find(path, where)
         if existing is None:
-            absent.append(f"{where}: {path} does not exist")
+            slashes = " (write / instead of \\)" if "\\" in name else ""
+            absent.append(f"{where}: {path} does not exist{slashes}")
             continue
         clips[id] = Example(id, existing, targets, segment)
         groups.setdefault(split, {})[id] = row.get(found.group) or id
@@ -146,6 +144,15 @@ def _find_list(source: Path, classes: Path | None) -> Path:
             f"{source}: has {len(files)} CSV files that could list the clips; give the file"
         )
     return files[0]
+
+
+def _find_classes(table: Table, found: Columns, separator: str) -> list[str]:
+    """Returns the labels that occur, in alphabetical order."""
+    rows = (_read_labels(found, row, where, separator) for where, row in table.rows())
+    names = sorted({label for labels in rows for label in labels})
+    if not names:
+        raise InputError(f"{table.file}: no row has a label; add some, as there are no classes")
+    return names
 
 
 def _read_labels(found: Columns, row: Mapping[str, str], where: str, separator: str) -> list[str]:
@@ -209,8 +216,8 @@ def _parts(label: str, separator: str) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in label.split(separator)))
 
 
-def _read_split(found: Columns, row: Mapping[str, str], where: str) -> str:
-    split = row.get(found.split) or "train"
+def _split_name(found: Columns, split: str, where: str) -> str:
+    """Returns the name of a split, as `fold1` for `1` in a column of folds."""
     number = split.removesuffix(".0")
     if normalize_name(found.split) == "fold" and number.isdecimal():
         split = f"fold{number}"

@@ -40,8 +40,9 @@ class Table(NamedTuple):
     def rows(self) -> Iterator[tuple[str, dict[str, str]]]:
         """Yields the location ('FILE, line N') and the values by column of each row.
 
-        Values are stripped. A short row lacks its last columns. Rows without text are skipped, as
-        are empty fields beyond the last column; spreadsheet programs write both.
+        Values are stripped. A short row lacks its last columns, and every row those without a
+        name. Rows without text are skipped, as are empty fields beyond the last column;
+        spreadsheet programs write both.
 
         Raises:
             InputError: a row is not CSV or has more fields than there are columns.
@@ -60,7 +61,7 @@ class Table(NamedTuple):
                     f"{where}: has {len(values)} fields, the line of column names "
                     f"{len(self.columns)}; put text with {quoted(self.delimiter)} in double quotes"
                 )
-            yield where, dict(zip(self.columns, values, strict=False))
+            yield where, {c: value for c, value in zip(self.columns, values, strict=False) if c}
 
 
 def normalize_name(column: str) -> str:

@@ -103,6 +103,7 @@ def test_csv_reads_splits_ids_and_a_class_list(folder):
         "File Name\tlabel\tnotes\nsub/b.wav\tdog\tx\n",
         "\ufefffname;Label\nsub/b;dog\n",  # without the suffix
         "id,,PATH,labels\nsub/b.wav,,sub/b.wav,dog\n,,,\n",
+        ",path,labels\n0,sub/b.wav,dog\n",  # pandas' index
         "path,labels,file,class\nsub/b.wav,dog,none.wav,cat\n",  # the first names win
     ],
 )
@@ -258,6 +259,11 @@ def test_a_path_without_suffix_that_fits_two_files_is_refused(folder):
     (folder / "a.flac").touch()
     with pytest.raises(InputError, match=r"line 2: .*a may be a\.flac or a\.wav; write the suffix"):
         clips_of(folder, "path,labels\na,dog\n")
+
+
+def test_a_path_of_windows_is_told(folder):
+    with pytest.raises(InputError, match=r"b\.wav does not exist \(write / instead of"):
+        clips_of(folder, "path,labels\nsub\\b.wav,dog\n")
 
 
 def test_a_pipe_is_refused_without_waiting_for_it(folder):

@@ -47,6 +47,12 @@ def test_the_line_of_names_decides_the_delimiter(tmp_path, content, delimiter, l
     assert next(iter(row.values())) in ("x", "1")
 
 
+def test_columns_without_a_name_are_left_out(tmp_path):
+    (tmp_path / "a.csv").write_text(",path,,\n0,x,1,\n")
+    ((_, row),) = open_table(tmp_path / "a.csv", ()).rows()
+    assert row == {"path": "x"}
+
+
 def test_rows_and_fields_that_spreadsheets_leave_empty_are_skipped(tmp_path):
     (tmp_path / "a.csv").write_text("path,labels,,\nx,a,,,,\n,,,\n , \ny,b\n,,,,,,,\n")
     rows = [row for _, row in open_table(tmp_path / "a.csv", ("path",)).rows()]
