@@ -19,7 +19,7 @@ from ast_jax.data.prepared import open_prepared
 from ast_jax.data.sources.folds import ESC50, FOLDS, list_esc50
 from ast_jax.data.training_data import fetch_folder, load_data
 from ast_jax.errors import InputError
-from ast_jax.io import read_json, write_csv, write_json
+from ast_jax.io import LOCK_FILE, read_json, write_csv, write_json
 from ast_jax.multihost import call_on_first
 from ast_jax.runs.history import HISTORY_FILE
 from ast_jax.runs.mirror import push_last, run_folder
@@ -165,7 +165,8 @@ def _check_names(workdir: str, fold_names: set[str]) -> None:
             raise InputError(f"{workdir}: is a file; choose another workdir")
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     for name in sorted(names):
-        if name not in fold_names and not name.lstrip(".").startswith(f"{RESULT}."):
+        known = name in fold_names or name == LOCK_FILE
+        if not known and not name.lstrip(".").startswith(f"{RESULT}."):
             raise InputError(
                 f"{workdir}: holds '{name}', which is no fold's run; choose another workdir"
             )
