@@ -11,7 +11,7 @@ import scipy  # imports scipy.fft and scipy.sparse, which are slow to import, on
 from jaxtyping import Float
 
 from ast_jax.audio.kaldi import LOG_FLOOR, frame_sizes, mel_bank, next_power_of_two, window
-from ast_jax.audio.waveform import LARGEST, check_mono, to_array
+from ast_jax.audio.waveform import LARGEST, check_mono, not_finite, to_array
 from ast_jax.errors import InputError
 
 # Frames per block: their spectra fit into a core's L2 cache. A multiple of every SIMD width, but
@@ -133,10 +133,10 @@ def _check_waveform(
             "longer one, or pad it with zeros"
         )
     with np.errstate(over="ignore"):  # an overflow to infinity is reported below
-        samples = np.ascontiguousarray(samples, dtype)
-    peak = np.abs(samples).max()
+        converted = np.ascontiguousarray(samples, dtype)
+    peak = np.abs(converted).max()
     if not np.isfinite(peak):
-        raise InputError("the waveform holds NaN or infinite samples: repair it or leave it out")
+        raise not_finite(samples)
     if peak > LARGEST:
         raise InputError(f"the waveform reaches {peak:.4g}: scale it to [-1, 1]")
-    return samples
+    return converted

@@ -74,7 +74,7 @@ def to_waveform(waveform: Any) -> Float32[np.ndarray, " samples"]:
         samples = to_float(array.astype(np.int16 if is_int16 else np.float32))
     peak = np.abs(samples).max()
     if not np.isfinite(peak):
-        raise InputError("the waveform holds NaN or infinite samples: repair it or leave it out")
+        raise not_finite(array)
     if peak > LOUDEST:
         warnings.warn(
             f"the waveform reaches {peak:.6g}, and floats are expected in [-1, 1]: divide 16-bit "
@@ -82,6 +82,14 @@ def to_waveform(waveform: Any) -> Float32[np.ndarray, " samples"]:
             stacklevel=2,
         )
     return samples
+
+
+def not_finite(waveform: np.ndarray) -> InputError:
+    """Returns the error for a waveform that is not finite in a narrower type."""
+    peak = np.abs(waveform).max()
+    if np.isfinite(peak):  # such as 1e300, which overflows float32
+        return InputError(f"the waveform reaches {peak:.4g}: scale it to [-1, 1]")
+    return InputError("the waveform holds NaN or infinite samples: repair it or leave it out")
 
 
 def check_sampling_rate(rate: Any) -> int:
