@@ -269,7 +269,8 @@ def test_a_waveform_classifier_is_one_bfloat16_program_that_calls_cudnn(gpu):
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), param_shapes(model))
     classifier = AudioClassifier(Checkpoint(model, extractor, params))
     waveforms = np.zeros((4, 400 + 63 * 160), np.int16)
-    function = classifier._apply_to_waveforms.trace(classifier._params, waveforms, None)
+    lengths = np.full(4, waveforms.shape[1], np.int32)
+    function = classifier._apply_to_waveforms.trace(classifier._params, waveforms, lengths)
     assert on_host(function) == set()
     assert calls(for_cuda(function)) == ["__cudnn$fmhaSoftmax"]
     # The frontend's three products and the classifier's product.
