@@ -7,7 +7,6 @@ files without an error. This module reads what is there, and refuses what the he
 
 import io
 import re
-import struct
 from collections.abc import Iterator
 from itertools import chain, pairwise
 from typing import BinaryIO, NamedTuple
@@ -16,6 +15,16 @@ import numpy as np
 import soundfile
 from jaxtyping import Float32
 
+from ast_jax.audio.headers import (
+    MP3_START,
+    UNKNOWN_SIZE,
+    check_single,
+    find_bytes,
+    missing_length,
+    mp3_states_length,
+    ogg_bounds,
+    skip_id3,
+)
 from ast_jax.audio.source import Source
 from ast_jax.errors import InputError
 
@@ -25,20 +34,9 @@ BLOCK = 2**16  # values in a block, all channels together
 ENDLESS = 2**40
 LONGEST = 2**36  # samples; more are an estimate from `ENDLESS`, or stand for an unknown length
 
-# Sizes in headers of files that were written to a pipe: sox writes this, ffmpeg 0xFFFFFFFF.
-UNKNOWN_SIZE = 0x7FFFF000
-
-# The first frame of an MP3 may be a header with the number of frames, by Xing, LAME or Fraunhofer.
-MP3_HEADER = re.compile(
-    rb"\xff[\xe2-\xff]..(?:(?:.{9}|.{17}|.{32})(?:..)?(?:Xing|Info)|.{32}VBRI)", re.DOTALL
-)
-MP3_START = re.compile(rb"ID3[\x02-\x04]|\xff[\xe2\xe3\xf2-\xf7\xfa-\xff]")
 MP3_FRAME = 1152  # samples, at most
 MP3_TAG = 2**20  # bytes between joined files that are searched
 MP3_PROBE = 8192  # bytes in which a frame must be found
-
-OGG_DATA = re.compile(rb"OggS\x00[\x00\x01\x04\x05]")  # a page that is not a stream's first
-OGG_FIRST = re.compile(rb"OggS\x00[\x02\x06]")
 
 
 class Stream(NamedTuple):
@@ -152,24 +150,24 @@ def read_streams(source: Source) -> Iterator[Stream]:
         try:
             sound = _open(source.path or source.open(), name)
         except UnknownFormatError:
-            _check_single(file, name)
+            check_single(file, name)
             raise
         if sound.subtype.startswith("MPEG"):
             with sound:
                 _check_header(sound, name)  # of a WAV around it
             yield from _read_mp3(file, name, is_joined=sound.format == "MP3")
-        elif sound.format == "OGG" and len(bounds := _links(file)) > 2:
+        elif sound.format == "OGG" and len(bounds := ogg_bounds(file)) > 2:
             sound.close()
             for start, end in pairwise(bounds):
                 yield _stream(_open(Part(file, start, end), name), name)
-        elif not sound.frames and (patch := _missing_length(file)):
+        elif not sound.frames and (patch := missing_length(file)):
             sound.close()
             sound = _open(Part(file, patch=patch), name)
             note = "the header says 0 samples, as a recorder that was killed leaves it"
             yield _stream(sound, name)._replace(note=f"{name}: {note}; all that follows is read")
         else:
             yield _stream(sound, name)
-            _check_single(file, name)
+            check_single(file, name)
 
 
 def _open(file: "bytes | BinaryIO | Part", name: str) -> InOrder:
@@ -265,9 +263,6 @@ def _truncated(name: str, count: int) -> InputError:
     )
 
 
-# ---- several streams in a file
-
-
 def _read_mp3(file: BinaryIO, name: str, *, is_joined: bool) -> Iterator[Stream]:
     """Yields the streams of joined MP3 files, or the one in another container.
 
@@ -277,7 +272,7 @@ def _read_mp3(file: BinaryIO, name: str, *, is_joined: bool) -> Iterator[Stream]
     end: int | None = None  # of the stream before
     start: int | None = 0
     while start is not None and start - (end or 0) <= MP3_TAG:
-        states_length = _states_length(file, start)
+        states_length = mp3_states_length(file, start)
         part = Part(file, start, endless=not states_length)
         try:
             if end is not None:  # the decoder searches junk at length, byte by byte
@@ -286,7 +281,7 @@ def _read_mp3(file: BinaryIO, name: str, *, is_joined: bool) -> Iterator[Stream]
         except UnknownFormatError:
             if end is None:
                 raise
-            start = _find(file, MP3_START, start + 1)  # this one is in a tag
+            start = find_bytes(file, MP3_START, start + 1)  # this one is in a tag
             continue
         block = next(stream.blocks, np.empty((0, 1), np.float32))
         if end is not None and len(block) <= 2 * MP3_FRAME:
@@ -298,113 +293,5 @@ def _read_mp3(file: BinaryIO, name: str, *, is_joined: bool) -> Iterator[Stream]
             )
         if not is_joined or not states_length:
             return
-        end = _skip_id3(file, part.rest)
-        start = _find(file, MP3_START, end)
-
-
-def _states_length(file: BinaryIO, start: int) -> bool:
-    """Returns whether the MP3 stream that starts there has a header with its length."""
-    file.seek(_skip_id3(file, start))
-    return MP3_HEADER.search(file.read(4096)) is not None
-
-
-def _skip_id3(file: BinaryIO, start: int) -> int:
-    """Returns the position behind an ID3 tag that starts there, `start` without one."""
-    file.seek(start)
-    head = file.read(10)
-    if head[:3] != b"ID3" or len(head) < 10:
-        return start
-    length = sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
-    return start + 10 + length
-
-
-def _links(file: BinaryIO) -> list[int]:
-    """Returns the bounds of the streams that follow each other in an Ogg file."""
-    bounds: list[int] = []
-    start: int | None = 0
-    while start is not None:
-        bounds.append(start)
-        data = _find(file, OGG_DATA, start)
-        start = None if data is None else _find(file, OGG_FIRST, data)
-    return [*bounds, file.seek(0, io.SEEK_END)]
-
-
-def _find(file: BinaryIO, pattern: re.Pattern[bytes], start: int) -> int | None:
-    """Returns the position of the first match of a pattern of up to 16 bytes."""
-    file.seek(start)
-    data = b""
-    while part := file.read(2**20):
-        start -= len(data)
-        data += part
-        if match := pattern.search(data):
-            return start + match.start()
-        start += len(data)
-        data = data[-15:]
-    return None
-
-
-def _check_single(file: BinaryIO, name: str) -> None:
-    """Raises InputError if another file of its format follows a WAV, AIFF or FLAC file."""
-    file.seek(0)
-    magic, size = file.read(4), file.read(4)
-    if magic == b"fLaC":
-        has_another = _find(file, re.compile(rb"fLaC\x00\x00\x00\x22"), 4) is not None
-    elif magic in (b"RIFF", b"FORM") and len(size) == 4:
-        (end,) = struct.unpack("<I" if magic == b"RIFF" else ">I", size)
-        if end < UNKNOWN_SIZE:
-            file.seek(8 + end + end % 2)
-            has_another = file.read(4) == magic
-        else:
-            start = re.compile(rb"RIFF....WAVEfmt ", re.DOTALL)
-            has_another = _find(file, start, 12) is not None
-    else:
-        return
-    if has_another:
-        raise InputError(f"{name} has another sound file at its end: split it in two")
-
-
-# ---- headers that were never completed
-
-
-def _missing_length(file: BinaryIO) -> tuple[int, bytes] | None:
-    """Returns the position of a length of 0 in a header, and the bytes of the right one.
-
-    Programs write 0 first and correct it at the end.
-
-    Returns:
-        None if there are no samples, or the format is not WAV, RF64, AIFF or AU.
-    """
-    file.seek(0)
-    magic, offset = file.read(4), file.read(4)
-    size = file.seek(0, io.SEEK_END)
-    if magic == b".snd":
-        return (8, b"\xff" * 4) if struct.unpack(">I", offset) < (size,) else None
-    if magic not in (b"RIFF", b"RF64", b"FORM"):
-        return None
-    order = ">" if magic == b"FORM" else "<"
-    starts = [at for name, at, _ in _chunks(file, 12, order) if name in (b"data", b"SSND")]
-    if not starts:
-        return None
-    start = starts[0]
-    first = start if order == "<" else start + 8
-    end = first
-    for name, following, length in _chunks(file, first, order):
-        end = following + length + length % 2 if name.isalnum() or name[3:] == b" " else 0
-        if not end:
-            break
-    if end >= size:
-        return None  # metadata follow, or nothing
-    if magic == b"RF64":
-        return 28, struct.pack("<Q", size - first)
-    return start - 4, b"\xff" * 4 if order == "<" else struct.pack(">I", size - start)
-
-
-def _chunks(file: BinaryIO, position: int, order: str) -> Iterator[tuple[bytes, int, int]]:
-    """Yields the name, the start and the length of each chunk from a position on."""
-    file.seek(position)
-    while len(header := file.read(8)) == 8:
-        name, length = struct.unpack(f"{order}4sI", header)
-        position += 8
-        yield name, position, length
-        position += length + length % 2
-        file.seek(position)
+        end = skip_id3(file, part.rest)
+        start = find_bytes(file, MP3_START, end)
