@@ -99,7 +99,7 @@ def write_clips(folder: Path, source: str, clips: int) -> tuple[dict[str, Path],
     import soxr
 
     from ast_jax.audio.decode import load_audio
-    from ast_jax.data.sources.manifest_io import is_sound
+    from ast_jax.data.sources.files import is_sound
 
     paths: list[Path] = []
     if source:

@@ -1,6 +1,5 @@
 """Finds the sound files to classify, and reads them in threads ahead of the model."""
 
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -34,8 +33,7 @@ def find_sounds(folder: str, on_error: Callable[[InputError], None]) -> list[str
         on_error: receives the error of each folder that cannot be read, of pipes and devices,
             and of a folder without sound files.
     """
-    from ast_jax.data.sources.manifest_io import describe_skipped, is_sound, walk
-    from ast_jax.io import check_regular
+    from ast_jax.data.sources.files import check_no_pipe, describe_skipped, is_sound, walk
 
     errors: list[InputError] = []
     sounds, others = [], []
@@ -44,8 +42,7 @@ def find_sounds(folder: str, on_error: Callable[[InputError], None]) -> list[str
             others.append(path.name)
             continue
         try:
-            if os.path.exists(path):  # decoding names a broken link
-                check_regular(path)
+            check_no_pipe(path)
         except InputError as error:
             errors.append(error)
         else:

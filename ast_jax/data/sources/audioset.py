@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ast_jax.data.sources.class_csv import read_classes, refuse_classes
-from ast_jax.data.sources.manifest import Example, Manifest
-from ast_jax.data.sources.manifest_io import is_sound, none_found
+from ast_jax.data.sources.files import is_sound
+from ast_jax.data.sources.manifest import Example, Manifest, none_found
 from ast_jax.data.sources.tables import parse_csv, read_lines
 from ast_jax.errors import InputError, quoted
 from ast_jax.labels import AUDIOSET
@@ -77,7 +77,7 @@ def list_audioset(source: Path, classes: Path | None = None) -> Manifest:
 
     A split exists if its list (`balanced_train_segments.csv` and so on) does and it has a clip.
     A list has comments and lines of `YTID, start_seconds, end_seconds, "/m/a,/m/b"`. A segment's
-    sound file is anywhere under `source`, has a suffix of `manifest_io.SUFFIXES` and is named
+    sound file is anywhere under `source`, has a suffix of `files.SUFFIXES` and is named
     `YTID`, `YTID_start` or `YTID_start_end`, with times in seconds or milliseconds and an
     optional `Y` in front. Classes are the published 527; a clip's id is its YTID.
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from ast_jax.data.sources.manifest_io import claim
+from ast_jax.data.sources.manifest import claim
 from ast_jax.data.sources.tables import open_table, read_table
 from ast_jax.errors import InputError
 

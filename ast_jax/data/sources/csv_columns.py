@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ast_jax.data.sources.manifest_io import check_text
+from ast_jax.data.sources.manifest import check_text
 from ast_jax.data.sources.tables import Table, normalize_name
 from ast_jax.errors import InputError, quoted, shorten
 

@@ -15,18 +15,18 @@ from ast_jax.data.sources.csv_columns import (
     find_columns,
     listed,
 )
-from ast_jax.data.sources.folder import shared_group_notes
+from ast_jax.data.sources.files import SoundIndex, list_files
 from ast_jax.data.sources.holdout import hold_out_stratified
-from ast_jax.data.sources.manifest import Example, Manifest
-from ast_jax.data.sources.manifest_io import (
-    SoundIndex,
+from ast_jax.data.sources.manifest import (
+    Example,
+    Manifest,
     case_notes,
     check_text,
     claim,
     label_indices,
-    list_files,
     negative_notes,
     none_found,
+    shared_group_notes,
     split_name,
 )
 from ast_jax.data.sources.tables import Table, normalize_name, open_table

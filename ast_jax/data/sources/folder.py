@@ -1,26 +1,30 @@
 """Lists recordings in a folder per class."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
 from ast_jax.config import FolderData
 from ast_jax.data.sources.class_csv import refuse_classes
-from ast_jax.data.sources.holdout import hold_out_by_hash, hold_out_stratified, name_hash
-from ast_jax.data.sources.manifest import Example, Manifest
-from ast_jax.data.sources.manifest_io import (
-    SPLITS,
-    case_notes,
-    check_text,
+from ast_jax.data.sources.files import (
+    check_no_pipe,
     describe_skipped,
     hidden,
     is_sound,
     visible,
     walk,
 )
+from ast_jax.data.sources.holdout import hold_out_by_hash, hold_out_stratified, name_hash
+from ast_jax.data.sources.manifest import (
+    SPLITS,
+    Example,
+    Manifest,
+    case_notes,
+    check_text,
+    shared_group_notes,
+)
 from ast_jax.errors import InputError, quoted, shorten
-from ast_jax.io import check_regular
 
 
 def list_folder(
@@ -34,7 +38,7 @@ def list_folder(
     or recordings.
 
     A clip's id is `LABEL/name`, or `LABEL/folder/name`. Hidden files are skipped, and those
-    without a suffix of `manifest_io.SUFFIXES`, which `notes` counts.
+    without a suffix of `files.SUFFIXES`, which `notes` counts.
 
     Args:
         source: the folder of a folder per class, or of a folder per split with one per class.
@@ -106,27 +110,6 @@ def _list_splits(source: Path, folders: list[Path], data: FolderData) -> Manifes
     return Manifest(labels, splits, [], notes)
 
 
-def shared_group_notes(where: Path, groups: Mapping[str, Sequence[str]]) -> list[str]:
-    """Returns a sentence if a group, such as a recording, has clips in several splits.
-
-    Args:
-        where: the source, for the sentence.
-        groups: the group of each clip, by split.
-    """
-    first: dict[str, str] = {}
-    shared = {
-        group: (first[group], split)
-        for split, names in groups.items()
-        for group in dict.fromkeys(names)
-        if first.setdefault(group, split) != split
-    }
-    if not shared:
-        return []
-    group, (one, another) = next(iter(shared.items()))
-    more = f", and so do {len(shared) - 1} others" if len(shared) > 1 else ""
-    return [f"{where}: group {quoted(group)} has clips in both {one} and {another}{more}"]
-
-
 def _folders(folder: Path) -> list[Path]:
     return [path for path in visible(folder) if path.is_dir()]
 
@@ -145,8 +128,7 @@ def _examples(folder: Path, label: int, files: list[Path]) -> list[Example]:
     for file in sounds:
         name = file.relative_to(folder).as_posix()
         check_text(name, "the name of the file", str(folder))
-        if file.exists():  # decoding names a broken link
-            check_regular(file)
+        check_no_pipe(file)
     if not sounds:
         reason = f" ({describe_skipped(file.name for file in files)})" if files else ""
         raise InputError(f"{folder}: has no sound files{reason}; add some or remove it")

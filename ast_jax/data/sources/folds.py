@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ast_jax.data.sources.class_csv import refuse_classes
-from ast_jax.data.sources.manifest import Example, Manifest
-from ast_jax.data.sources.manifest_io import claim, none_found
+from ast_jax.data.sources.manifest import Example, Manifest, claim, none_found
 from ast_jax.data.sources.tables import read_table
 from ast_jax.errors import InputError, quoted
 

@@ -4,8 +4,14 @@ import os
 from pathlib import Path
 
 from ast_jax.data.sources.class_csv import refuse_classes
-from ast_jax.data.sources.manifest import Example, Manifest
-from ast_jax.data.sources.manifest_io import claim, label_indices, none_found, split_name
+from ast_jax.data.sources.manifest import (
+    Example,
+    Manifest,
+    claim,
+    label_indices,
+    none_found,
+    split_name,
+)
 from ast_jax.data.sources.tables import parse_csv, read_lines, read_table
 from ast_jax.errors import InputError
 

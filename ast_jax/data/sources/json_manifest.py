@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from ast_jax.data.sources.class_csv import is_class_list, read_classes
-from ast_jax.data.sources.manifest import Example, Manifest
-from ast_jax.data.sources.manifest_io import (
+from ast_jax.data.sources.files import list_files
+from ast_jax.data.sources.manifest import (
+    Example,
+    Manifest,
     check_text,
     claim,
     label_indices,
-    list_files,
     negative_notes,
     none_found,
     split_name,

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from ast_jax.data.sources.class_csv import refuse_classes
-from ast_jax.data.sources.manifest import Example, Manifest
-from ast_jax.data.sources.manifest_io import check_text, claim, none_found, visible
+from ast_jax.data.sources.files import visible
+from ast_jax.data.sources.manifest import Example, Manifest, check_text, claim, none_found
 from ast_jax.data.sources.tables import read_lines
 from ast_jax.errors import InputError, quoted
 from ast_jax.labels import SPEECH_COMMANDS, class_names

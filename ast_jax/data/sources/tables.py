@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ast_jax.data.sources.manifest_io import check_text
+from ast_jax.data.sources.manifest import check_text
 from ast_jax.errors import InputError, quoted, shorten
 from ast_jax.io import check_readable
 

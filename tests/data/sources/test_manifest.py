@@ -1,14 +1,8 @@
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ast_jax.data.sources.manifest_io import check_text, visible
+from ast_jax.data.sources.manifest import check_text
 from ast_jax.errors import InputError, quoted
-
-
-def test_a_folder_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"none: cannot be read \(No such file"):
-        visible(tmp_path / "none")
 
 
 @settings(deadline=None)

@@ -1,14 +1,13 @@
-"""Checks names and finds files, for all sources."""
+"""Finds the files of sources, those of sound among them."""
 
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from ast_jax.data.sources.manifest import Example
-from ast_jax.errors import InputError, quoted, shorten
+from ast_jax.errors import InputError
+from ast_jax.io import check_regular
 
 # Without .raw, which does not store the sampling rate.
 SUFFIXES = {
@@ -17,81 +16,8 @@ SUFFIXES = {
     ".wav", ".wave", ".webm", ".wma", ".wv",
 }  # fmt: skip
 
-# Names of splits, in any case, where folders or the column of a list have them.
-SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval", "evaluation"}
-
 # What archives and network drives put beside sound files, as little as hidden files a class.
 BESIDE = {"__MACOSX", "@eaDir"}
-
-# Control characters, line breaks and lone surrogates (from names that are not UTF-8).
-NOT_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-
-def check_text(value: str, what: str, where: str) -> None:
-    """Raises InputError unless the value is one line of text that UTF-8 can encode."""
-    if not value:
-        raise InputError(f"{where}: {what} is empty; fill it in or remove the clip or class")
-    if NOT_TEXT.search(value):
-        raise InputError(
-            f"{where}: {what} {quoted(value)} has a line break or an invalid character; remove it"
-        )
-
-
-def claim(seen: dict[tuple[str, str], str], group: str, name: str, where: str) -> None:
-    """Records the location of a name; raises InputError if its group has the name already."""
-    first = seen.setdefault((group, name), where)
-    if first is not where:
-        raise InputError(f"{where}: {quoted(name)} is in {first} already; remove one of them")
-
-
-def none_found(where: Path, missing: list[str]) -> InputError:
-    """Returns the error for a list of clips of which no sound file exists."""
-    first = f" ({missing[0]})" if missing else ""
-    return InputError(f"{where}: none of its sound files exists{first}; add them")
-
-
-def split_name(name: str, where: str) -> str:
-    """Returns the name of a split, as `train` for `Train`.
-
-    Raises:
-        InputError: it cannot be part of a file's name.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
-        raise InputError(
-            f"{where}: {quoted(name)} cannot be a split's name; use letters, digits, '_', '.' "
-            f"and '-'"
-        )
-    return name.lower() if name.lower() in SPLITS else name
-
-
-def case_notes(where: Path, labels: Iterable[str]) -> list[str]:
-    """Returns a sentence if names of classes differ in case alone."""
-    by_name: dict[str, list[str]] = {}
-    for label in labels:
-        by_name.setdefault(label.casefold(), []).append(label)
-    same = [" and ".join(map(quoted, each)) for each in by_name.values() if len(each) > 1]
-    return [f"{where}: classes differ in case alone: {shorten(same)}"] if same else []
-
-
-def negative_notes(where: Path, splits: Mapping[str, Sequence[Example]]) -> list[str]:
-    """Returns a sentence if clips have no class."""
-    negative = [clip.id for clips in splits.values() for clip in clips if not clip.labels]
-    if not negative:
-        return []
-    return [
-        f"{where}: {len(negative)} clips have no label, such as {quoted(negative[0])}; they are "
-        f"negative examples of every class, for --loss binary_cross_entropy"
-    ]
-
-
-def label_indices(labels: Iterable[str], index: Mapping[str, int], where: str) -> tuple[int, ...]:
-    """Returns the indices of classes, ascending; raises InputError for one that is not listed."""
-    for label in labels:
-        if label not in index:
-            raise InputError(
-                f"{where}: label {quoted(label)} is not in the class list; correct it or add it"
-            )
-    return tuple(sorted({index[label] for label in labels}))
 
 
 def list_files(source: Path, *suffixes: str) -> list[Path]:
@@ -140,6 +66,12 @@ def _is_hidden(name: str) -> bool:
 def is_sound(name: str) -> bool:
     """Returns whether a file name has the suffix of a sound file."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def check_no_pipe(file: Path) -> None:
+    """Raises InputError for a pipe or a device; decoding a broken link names it."""
+    if os.path.exists(file):
+        check_regular(file)
 
 
 def walk(folder: Path, on_error: Callable[[InputError], None] | None = None) -> Iterator[Path]:
