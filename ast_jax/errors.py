@@ -1,6 +1,7 @@
-"""The exception for input that cannot be used, and helpers for its messages."""
+"""The exception for input that cannot be used, and helpers for messages."""
 
 import difflib
+import sys
 from collections.abc import Collection, Sequence
 
 MAX_MESSAGE = 2000  # characters
@@ -35,8 +36,8 @@ def shorten(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + rest
 
 
-def first_line(error: BaseException) -> str:
-    """Returns the first line of a library's error message, at most 200 characters."""
+def first_line(error: BaseException | str) -> str:
+    """Returns the first line of a library's error or message, at most 200 characters."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
@@ -50,3 +51,8 @@ def quoted(value: object) -> str:
     text = str(value)
     text = text if len(text) <= 80 else text[:79] + "…"
     return f"'{one_line(text)}'"
+
+
+def print_note(note: str) -> None:
+    """Prints a note to stderr, in one line, beside the results on stdout."""
+    print(one_line(f"note: {note}"), file=sys.stderr)  # noqa: T201

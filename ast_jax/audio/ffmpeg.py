@@ -93,8 +93,8 @@ def read_with_ffmpeg(source: Source, format: str) -> Iterator[Stream]:
         if not timer.is_alive():
             raise InputError(f"{name} took ffmpeg more than {limit} s: convert it to WAV")
         if status or message or not sound:
-            line = re.sub(r"^\[\S+ @ \w+\] ", "", message) or f"status {status}"
-            reason = first_line(ValueError(line))
+            text = re.sub(r"^\[\S+ @ \w+\] ", "", message) or f"status {status}"
+            reason = first_line(text)
             raise InputError(
                 f"{name} cannot be read as {format}, it is damaged, or its sound is in an unknown "
                 f"codec (ffmpeg: {reason}): restore it or convert it to WAV"

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ast_jax.cli.arguments import CORES, Dtype, Positive, dtype_change
-from ast_jax.cli.command import complain, naming, print_note
+from ast_jax.cli.command import complain, naming
 from ast_jax.cli.sound_files import find_sounds, read_inputs
-from ast_jax.errors import InputError, one_line
+from ast_jax.errors import InputError, one_line, print_note
 from ast_jax.io import check_free
 from ast_jax.storage import check_local
 

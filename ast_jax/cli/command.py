@@ -100,11 +100,6 @@ def complain(message: str) -> int:
     return 1
 
 
-def print_note(note: str) -> None:
-    """Prints a note to stderr, in one line, beside the results on stdout."""
-    print(one_line(f"note: {note}"), file=sys.stderr)
-
-
 def flush_and_exit(status: int) -> None:
     """Exits without the handlers of libraries, which may wait forever or crash."""
     sys.stdout.flush()

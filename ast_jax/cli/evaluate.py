@@ -7,7 +7,8 @@ from typing import Annotated
 import tyro
 
 from ast_jax.cli.arguments import Dtype, NonNegative, Positive, dtype_change
-from ast_jax.cli.command import naming, print_note
+from ast_jax.cli.command import naming
+from ast_jax.errors import print_note
 from ast_jax.io import check_free
 from ast_jax.storage import check_local
 

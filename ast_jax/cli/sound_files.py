@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ast_jax.cli.arguments import CORES
-from ast_jax.cli.command import complain, print_note
-from ast_jax.errors import InputError, one_line, quoted
+from ast_jax.cli.command import complain
+from ast_jax.errors import InputError, one_line, print_note, quoted
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,10 +17,8 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from rich.console import Console
-
 from ast_jax.checkpoint.load import complete_names, newest_step
-from ast_jax.errors import InputError
+from ast_jax.errors import InputError, print_note
 from ast_jax.io import write_json
 from ast_jax.storage import (
     delete,
@@ -181,12 +179,6 @@ def uploading(url: str, folder: Path, owner: bytes | None = None) -> Iterator[No
     finally:
         ended.set()
         thread.join()
-
-
-def print_note(note: str) -> None:
-    """Prints a note to stderr."""
-    console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
-    console.print(f"note: {note}")
 
 
 def _state_file(folder: Path) -> Path:

@@ -37,14 +37,13 @@ from ast_jax.config import FolderData, TrainConfig
 from ast_jax.config_files import config_of_run
 from ast_jax.data.clips import DataSet
 from ast_jax.data.overlap import TRAINED_FILE, ClipHashes, write_trained_clips
-from ast_jax.errors import InputError
+from ast_jax.errors import InputError, print_note
 from ast_jax.io import LOCK_FILE, check_not_held, hold_folder, read_json, write_json
 from ast_jax.multihost import call_on_first
 from ast_jax.runs.logging import describe_run
 from ast_jax.runs.mirror import (
     RUN_FILE,
     SESSIONS_FILE,
-    print_note,
     pull,
     push,
     push_last,
