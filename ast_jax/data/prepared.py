@@ -1,14 +1,16 @@
 """Reads prepared sets: random access to clips without decoding."""
 
 import importlib.util
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
 
+from ast_jax.audio.waveform import SAMPLING_RATES
 from ast_jax.data.clips import Clips, DataSet
+from ast_jax.data.recorded_waveforms import RecordedWaveforms
 from ast_jax.data.sources.folds import FOLDS
 from ast_jax.data.statistics import read_statistics
 from ast_jax.errors import InputError, first_line
@@ -35,64 +37,6 @@ def check_packages() -> None:
             raise InputError(
                 f"prepared sets need {package}, which is not installed; pip install 'ast-jax[data]'"
             )
-
-
-class RecordedWaveforms(Sequence[np.ndarray]):
-    """Reads int16 waveforms from ArrayRecord files by index. Can be pickled.
-
-    ArrayRecord has a hash of every record, which it checks at each read.
-
-    Args:
-        files: (path, number of clips) of each file.
-        samples: the length of each clip; None to take that of the record.
-    """
-
-    def __init__(self, files: list[tuple[str, int]], samples: np.ndarray | None = None):
-        # Imported before a progress bar starts: TFDS swaps `builtins.__import__` while it is
-        # imported, and an import in the bar's thread then fails and freezes the bar.
-        from tensorflow_datasets.proto import tf_example_pb2  # noqa: F401
-
-        self.files = files
-        self.samples = samples
-        self._starts = np.cumsum([0, *(count for _, count in files)])
-        self._readers: dict[int, Any] = {}
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def __getitem__(self, index: Any) -> Any:
-        """Returns the samples (samples,) of clip `index`, read-only.
-
-        Raises:
-            InputError: the file is damaged or missing.
-        """
-        from array_record.python.array_record_module import ArrayRecordReader
-        from google.protobuf.message import DecodeError
-        from tensorflow_datasets.proto import tf_example_pb2
-
-        index = range(len(self))[index]
-        file = int(np.searchsorted(self._starts, index, side="right")) - 1
-        path, _ = self.files[file]
-        try:
-            # Concurrent threads may each open the file; the last reader is kept.
-            if file not in self._readers:
-                # By default each reader buffers 16 MB for sequential reads.
-                self._readers[file] = ArrayRecordReader(path, options="readahead_buffer_size:0")
-            record = self._readers[file].read([index - int(self._starts[file])])[0]
-            features = tf_example_pb2.Example.FromString(record).features.feature
-            waveform = np.frombuffer(features["audio"].bytes_list.value[0], np.int16)
-            if self.samples is not None and len(waveform) != self.samples[index]:
-                raise ValueError(
-                    f"clip {index} has {len(waveform)} samples instead of {self.samples[index]}"
-                )
-        except (RuntimeError, IndexError, DecodeError, ValueError) as error:
-            raise InputError(
-                f"{path}: cannot be read ({first_line(error)}); prepare the set again"
-            ) from None
-        return waveform
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_readers": {}}
 
 
 class PreparedSet(NamedTuple):
@@ -207,31 +151,14 @@ def open_prepared(folder: str | Path, name: str = "") -> PreparedSet:
                 f"{set_folder}: has format version {info['version']} and this release reads "
                 f"{VERSION}; prepare it again"
             )
-        splits = {}
-        for split in info["splits"]:
-            lengths = [int(length) for length in split["shardLengths"]]
-            if min(lengths, default=0) < 0:
-                raise ValueError(f"split {split['name']} has files of {min(lengths)} clips")
-            stem = f"{info['name']}-{split['name']}.array_record"
-            paths = [
-                set_folder / f"{stem}-{i:05d}-of-{len(lengths):05d}" for i, _ in enumerate(lengths)
-            ]
-            for path in paths:
-                check_readable(path)
-            size = sum(path.stat().st_size for path in paths)
-            if size != int(split["numBytes"]):
-                raise InputError(
-                    f"{set_folder}: split {split['name']} has {size} bytes instead of "
-                    f"{split['numBytes']}; prepare it again"
-                )
-            splits[split["name"]] = [
-                (str(path), length) for path, length in zip(paths, lengths, strict=True) if length
-            ]
+        splits = {
+            split["name"]: _split_files(set_folder, info["name"], split) for split in info["splits"]
+        }
         description = {name: metadata[name] for name in DESCRIPTION}
         if json_checksum(description) != metadata.get("checksum", json_checksum(description)):
             raise ValueError("metadata.json is not what was written: its checksum differs")
         rate = int(metadata["sampling_rate"])
-        if not 1000 <= rate <= 1_000_000:
+        if not SAMPLING_RATES[0] <= rate <= SAMPLING_RATES[1]:
             raise ValueError(f"a sampling rate of {rate} Hz")
         prepared = PreparedSet(
             set_folder,
@@ -247,6 +174,24 @@ def open_prepared(folder: str | Path, name: str = "") -> PreparedSet:
         raise _damaged(set_folder, error) from None
     read_lists(set_folder, prepared.splits, len(prepared.labels))
     return prepared
+
+
+def _split_files(folder: Path, name: str, split: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Returns (path, number of clips) of each file of an entry of `dataset_info.json`."""
+    lengths = [int(length) for length in split["shardLengths"]]
+    if min(lengths, default=0) < 0:
+        raise ValueError(f"split {split['name']} has files of {min(lengths)} clips")
+    stem = f"{name}-{split['name']}.array_record"
+    paths = [folder / f"{stem}-{i:05d}-of-{len(lengths):05d}" for i, _ in enumerate(lengths)]
+    for path in paths:
+        check_readable(path)
+    size = sum(path.stat().st_size for path in paths)
+    if size != int(split["numBytes"]):
+        raise InputError(
+            f"{folder}: split {split['name']} has {size} bytes instead of {split['numBytes']}; "
+            f"prepare it again"
+        )
+    return [(str(path), length) for path, length in zip(paths, lengths, strict=True) if length]
 
 
 def read_prepared(

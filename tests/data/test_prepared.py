@@ -10,17 +10,16 @@ import pytest
 import soundfile
 
 import ast_jax.data.prepare.builder
-from ast_jax.data.prepare.records import RecordWriter
 from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.data.prepared import (
     CLIPS_FILE,
     VERSION,
     PreparedSet,
-    RecordedWaveforms,
     default_splits,
     open_prepared,
     read_prepared,
 )
+from ast_jax.data.recorded_waveforms import RecordedWaveforms
 from ast_jax.errors import InputError
 
 SPLITS = {"a": 5, "b": 7, "c": 3}
@@ -287,32 +286,6 @@ def test_another_word_or_number_in_the_metadata_is_seen(copy, field):
             open_prepared(copy)
     (copy / "metadata.json").write_text(json.dumps(content))
     assert open_prepared(copy).labels == ["x", "y", "z"]
-
-
-def record(**features):
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    example = tf_example_pb2.Example()
-    for name, value in features.items():
-        example.features.feature[name].bytes_list.value.append(value)
-    return example.SerializeToString()
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        (record(audio=bytes(999)), "buffer size must be a multiple of element size"),
-        (record(audio=bytes(1002)), "clip 0 has 501 samples instead of 500"),
-        (record(id=b"a"), "list index"),
-        (record(audio=bytes(1000))[:-1], "Error parsing|Truncated"),
-        (b"", "list index"),
-    ],
-)
-def test_a_record_that_is_no_clip_is_named(tmp_path, content, complaint):
-    RecordWriter().write(tmp_path / "file", [("", content)])
-    waveforms = RecordedWaveforms([(str(tmp_path / "file"), 1)], np.array([500]))
-    with pytest.raises(InputError, match=f"^{tmp_path}/file: cannot be read .*({complaint})"):
-        waveforms[0]
 
 
 def test_every_flipped_bit_of_a_file_is_seen_or_changes_nothing(copy, made):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ast_jax.data.prepare.records import RecordWriter, make_features, make_serializer
-from ast_jax.data.prepared import RecordedWaveforms
+from ast_jax.data.recorded_waveforms import RecordedWaveforms
 
 LABELS = ["Speech", "Male speech, man speaking", "a/b", "é"]
 FEATURES = make_features(LABELS)

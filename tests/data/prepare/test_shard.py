@@ -10,7 +10,7 @@ import ast_jax.data.prepare.shard
 from ast_jax.audio.decode import load_audio, read_recording
 from ast_jax.audio.pcm import to_int16
 from ast_jax.data.prepare.shard import Report, Shard, write_shard
-from ast_jax.data.prepared import RecordedWaveforms
+from ast_jax.data.recorded_waveforms import RecordedWaveforms
 from ast_jax.data.sources.manifest import Example
 
 LABELS = ["x", "y", "z"]
