@@ -23,7 +23,7 @@ import soundfile
 
 ROOT = Path(__file__).parents[1]
 
-BASICS = ("errors", "io", "labels")
+BASICS = ("errors", "io", "labels", "urls")
 
 # What the modules of each room may import beside those of their own room: rooms, or single modules.
 # A row names only rooms of the rows above it, so there is no cycle of rooms. 'ast_jax' is the
@@ -36,9 +36,10 @@ PERMITTED = {
     "losses": (),
     "sharding": ("errors",),
     "multihost": ("errors",),
-    "storage": ("errors", "io"),
-    "audio": ("errors", "fields", "io", "storage"),
-    "models": ("errors", "fields", "io", "storage"),
+    "urls": ("errors",),
+    "storage": ("errors", "io", "urls"),
+    "audio": ("errors", "fields", "io", "urls"),
+    "models": ("errors", "fields", "io", "urls"),
     "config": ("errors", "fields", "models.config"),
     "config_files": ("errors", "fields", "io", "config"),
     "checkpoint": (*BASICS, "storage", "audio", "models"),
@@ -57,7 +58,7 @@ PERMITTED = {
     ),
     "inference": (*BASICS, "fields", "audio", "models", "checkpoint"),
     "cli": (
-        *BASICS, "ast_jax", "losses", "sharding", "storage", "audio", "models", "config", "fields",
+        *BASICS, "ast_jax", "losses", "sharding", "audio", "models", "config", "fields",
         "config_files", "checkpoint", "data", "evaluation", "runs", "training", "inference",
     ),
     "__main__": ("cli",),

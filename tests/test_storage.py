@@ -6,21 +6,11 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from ast_jax import storage
 from ast_jax.errors import InputError
-from ast_jax.storage import (
-    delete,
-    fetch,
-    is_remote,
-    list_files,
-    local_copy,
-    local_files,
-    read_bytes,
-    upload,
-)
+from ast_jax.storage import delete, fetch, list_files, local_files, read_bytes, upload
+from ast_jax.urls import local_copy
 
 NAMES = ["run.json", "a b/ç d.txt", "a b/2/x", "a+b/%20#1"]
 
@@ -45,23 +35,6 @@ def memory(monkeypatch, tmp_path):
 
 def pipe(url, content=b"content"):
     fsspec.filesystem("memory").pipe_file(url.removeprefix("memory:/"), content)
-
-
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [
-        ("gs://bucket/run", True),
-        ("s3://bucket", True),
-        (Path("gs://bucket/run"), True),  # 'gs:/bucket/run'
-        ("runs/mine", False),
-        ("/runs/gs:/x", False),
-        ("C:/runs", False),
-        ("12:30", False),
-        ("", False),
-    ],
-)
-def test_urls_are_told_from_paths(path, expected):
-    assert is_remote(path) is expected
 
 
 def test_files_are_uploaded_listed_downloaded_and_deleted(bucket, folder):
@@ -161,18 +134,6 @@ def test_names_that_leave_the_folder_are_refused(memory):
         fetch(memory)
 
 
-@given(rest=st.text(max_size=300))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_url_is_copied_to_a_folder_of_the_cache_or_refused(memory, rest):
-    try:
-        target = local_copy(f"gs://{rest}", "runs")
-    except InputError:
-        assert not rest.strip("/")
-        return
-    assert target.resolve().parents[2] == storage.cache_folder().resolve()
-    target.mkdir(parents=True, exist_ok=True)  # the name can be used
-
-
 def test_copies_of_a_folder_and_of_one_within_it_are_independent(memory):
     pipe(f"{memory}/one")
     pipe(f"{memory}/inner/two")
@@ -241,19 +202,6 @@ def test_a_bug_is_not_reported_as_a_failure_of_the_network(memory, monkeypatch):
     monkeypatch.setattr(system, "find", lambda *arguments, **options: None.missing)
     with pytest.raises(AttributeError):
         fetch(memory)
-
-
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("nosuch://bucket/x", "^nosuch://bucket/x: is a nosuch: URL; give a path, or a gs://"),
-        ("https://example.org/x.pth", "is a https: URL"),
-        ("gs://", "names no bucket; give a URL such as gs://BUCKET/NAME$"),
-    ],
-)
-def test_a_url_that_cannot_be_opened_is_refused(url, message):
-    with pytest.raises(InputError, match=message):
-        fetch(url)
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch):

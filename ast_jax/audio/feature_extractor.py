@@ -19,7 +19,7 @@ from ast_jax.audio.waveform import SAMPLING_RATES, check_mono, to_array
 from ast_jax.errors import InputError, nearest
 from ast_jax.fields import Range, check_fields
 from ast_jax.io import read_json, write_json
-from ast_jax.storage import check_local
+from ast_jax.urls import check_local
 
 FILE_NAME = "preprocessor_config.json"
 LARGEST = 1e30  # of |mean|, std and 1 / std, which keeps float32 from overflowing

@@ -22,7 +22,8 @@ from ast_jax.checkpoint.torch_folder import read_folder_config, select_folder
 from ast_jax.checkpoint.torch_read import read_torch_checkpoint
 from ast_jax.errors import InputError
 from ast_jax.models.config import GEOMETRY, ASTConfig
-from ast_jax.storage import fetch, is_remote, list_files, normalize
+from ast_jax.storage import fetch, list_files
+from ast_jax.urls import is_remote, normalize
 
 LAST_FILE = "_CHECKPOINT_METADATA"  # of a checkpoint: Orbax's, at its top
 PUBLISHER = "MIT"  # of the checkpoints ast-finetuned-… on the Hugging Face hub

@@ -21,7 +21,7 @@ from ast_jax.io import atomic_write
 from ast_jax.labels import label_fields
 from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import GEOMETRY, ASTConfig
-from ast_jax.storage import check_local
+from ast_jax.urls import check_local
 
 WEIGHTS_FILE = "model.safetensors"
 

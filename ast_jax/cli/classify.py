@@ -17,7 +17,7 @@ from ast_jax.cli.command import complain, naming
 from ast_jax.cli.sound_files import find_sounds, read_inputs
 from ast_jax.errors import InputError, one_line, print_note
 from ast_jax.io import check_free
-from ast_jax.storage import check_local
+from ast_jax.urls import check_local
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,7 +5,7 @@ import warnings
 
 import jax
 
-from ast_jax.storage import cache_folder
+from ast_jax.urls import cache_folder
 
 
 def enable_compilation_cache() -> None:

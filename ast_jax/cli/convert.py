@@ -10,7 +10,7 @@ from ast_jax.cli.arguments import Positive
 from ast_jax.cli.command import naming
 from ast_jax.errors import InputError
 from ast_jax.io import check_free
-from ast_jax.storage import check_local
+from ast_jax.urls import check_local
 
 if TYPE_CHECKING:
     from ast_jax.checkpoint.format import Checkpoint

@@ -10,7 +10,7 @@ from ast_jax.cli.arguments import Dtype, NonNegative, Positive, dtype_change
 from ast_jax.cli.command import naming
 from ast_jax.errors import print_note
 from ast_jax.io import check_free
-from ast_jax.storage import check_local
+from ast_jax.urls import check_local
 
 
 def evaluate(

@@ -8,7 +8,7 @@ import tyro
 from ast_jax.cli.arguments import CORES, NonNegative, Positive
 from ast_jax.cli.command import complain, naming
 from ast_jax.errors import InputError, one_line, quoted, shorten
-from ast_jax.storage import check_local
+from ast_jax.urls import check_local
 
 MAX_LISTED = 20  # classes that are printed
 

@@ -9,7 +9,7 @@ import tyro
 from ast_jax.cli.arguments import NonNegative
 from ast_jax.cli.configs import DataKind
 from ast_jax.errors import InputError
-from ast_jax.storage import check_local
+from ast_jax.urls import check_local
 
 
 def show_command(config_type: Any) -> Callable[..., int]:

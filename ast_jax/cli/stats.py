@@ -6,7 +6,7 @@ import tyro
 
 from ast_jax.cli.arguments import CORES, NonNegative, Positive
 from ast_jax.cli.command import naming
-from ast_jax.storage import check_local
+from ast_jax.urls import check_local
 
 
 def stats(

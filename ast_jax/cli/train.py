@@ -15,7 +15,7 @@ from ast_jax.cli.configs import DataKind
 from ast_jax.config import TrainConfig
 from ast_jax.errors import INTERRUPTED
 from ast_jax.fields import check_fields
-from ast_jax.storage import is_remote
+from ast_jax.urls import is_remote
 
 
 class PodOptions(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from ast_jax.errors import InputError, nearest, quoted
 from ast_jax.fields import Range, check_fields, is_unicode
 from ast_jax.io import write_json
-from ast_jax.storage import check_local
+from ast_jax.urls import check_local
 
 MODEL_TYPE = "audio-spectrogram-transformer"
 

@@ -23,16 +23,13 @@ from ast_jax.io import write_json
 from ast_jax.storage import (
     delete,
     download,
-    is_remote,
     list_files,
-    local_copy,
     local_files,
-    make_cache_folder,
-    normalize,
     read_bytes,
     read_record,
     upload,
 )
+from ast_jax.urls import is_remote, local_copy, make_cache_folder, normalize
 
 UPLOAD_INTERVAL = 30.0  # s
 

@@ -50,7 +50,7 @@ from ast_jax.runs.mirror import (
     run_folder,
     uploading,
 )
-from ast_jax.storage import is_remote
+from ast_jax.urls import is_remote
 
 # No result depends on these, on `remat` only by rounding; a resumed run may change them.
 MAY_CHANGE = (

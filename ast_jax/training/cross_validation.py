@@ -26,8 +26,9 @@ from ast_jax.runs.mirror import push_last, run_folder
 from ast_jax.runs.plots import draw_folds
 from ast_jax.runs.progress import run_console
 from ast_jax.runs.workdir import check_data, is_extended, open_workdir
-from ast_jax.storage import is_remote, list_files, normalize, upload
+from ast_jax.storage import list_files, upload
 from ast_jax.training.loop import fit
+from ast_jax.urls import is_remote, normalize
 
 RESULT = "folds"  # the files' name, before its ending
 

@@ -9,10 +9,10 @@ from ast_jax.data.synthetic import write_unseen
 from ast_jax.evaluation.metrics import Metrics
 from ast_jax.runs.history import History, describe_metrics, kept_epochs
 from ast_jax.runs.results import write_run_results
-from ast_jax.storage import is_remote
 from ast_jax.training.held_out import predict_clips, score
 from ast_jax.training.setup import Run
 from ast_jax.training.step import Params
+from ast_jax.urls import is_remote
 
 
 def finalize(run: Run, params: Params, history: History, logits: np.ndarray | None) -> Metrics:
