@@ -1,9 +1,9 @@
 """Labeled recordings in memory, or read by index."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Int
@@ -15,6 +15,8 @@ from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.audio.pcm import clip_waveform
 from ast_jax.data.sources.manifest import Example
 from ast_jax.errors import InputError, quoted
+
+T = TypeVar("T")
 
 MAX_LISTED = 10  # recordings that cannot be used, in a message
 
@@ -110,6 +112,11 @@ def clipping_notes(clipped: Sequence[tuple[str, float]], total: int) -> list[str
     ]
 
 
+def show_progress(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
+    """Returns the items, which show a bar on a terminal as they are iterated."""
+    return track(items, what, total, transient=True, disable=not sys.stdout.isatty())
+
+
 def read_clips(
     examples: list[Example],
     num_labels: int,
@@ -152,9 +159,7 @@ def read_clips(
     paths = [example.path for example in examples]
     with ThreadPoolExecutor() as pool:
         decoded = pool.map(read, paths)
-        quiet = not sys.stdout.isatty()
-        bar = track(decoded, f"reading {what}", len(paths), transient=True, disable=quiet)
-        results = list(bar)
+        results = list(show_progress(decoded, f"reading {what}", len(paths)))
     errors = [str(result) for result in results if isinstance(result, InputError)]
     if len(errors) == 1:
         raise InputError(errors[0])

@@ -1,16 +1,14 @@
 """Reads the data sets that callers of `fit` pass: Python objects of waveforms and labels."""
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 
 from ast_jax.audio.pcm import clip_waveform, peak_of
 from ast_jax.audio.sounds import name_of, read_sound
 from ast_jax.audio.waveform import to_array
-from ast_jax.data.clips import Clips, DataSet, check_length, clipping_notes
+from ast_jax.data.clips import Clips, DataSet, check_length, clipping_notes, show_progress
 from ast_jax.errors import InputError, quoted
 
 MAX_CLASSES = 10**6  # as many as the model's configuration accepts
@@ -72,9 +70,8 @@ def _read_split(
     """Returns the waveforms, labels and names of a split; adds to the notes on its clips."""
     waveforms, labels, names = [], [], []
     clipped: list[tuple[str, float]] = []
-    quiet = not sys.stdout.isatty()
-    clips = track(_items(source, split), f"reading {split} clips", transient=True, disable=quiet)
-    for i, clip in enumerate(clips):
+    clips = _items(source, split)
+    for i, clip in enumerate(show_progress(clips, f"reading {split} clips")):
         where = f"{split}, clip {i}"
         sound, label = _parts(clip, where)
         name = name_of(sound) or f"{split}/{i}"

@@ -1,17 +1,15 @@
 """Measures mean and standard deviation of log-mels, durations and class counts of a data set."""
 
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.progress import track
 
 from ast_jax.audio.fbank import fbank
 from ast_jax.audio.pcm import to_float
-from ast_jax.data.clips import Clips
+from ast_jax.data.clips import Clips, show_progress
 from ast_jax.data.process_pool import start_pool
 from ast_jax.errors import InputError
 from ast_jax.io import read_json, write_json
@@ -81,8 +79,7 @@ def measure(
     parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
     job = _Job(clips.waveforms, sampling_rate, num_mel_bins, padded_to)
     results = _run(job, parts, processes)
-    quiet = not sys.stdout.isatty()
-    sums = list(track(results, "measuring log-mels", len(parts), transient=True, disable=quiet))
+    sums = list(show_progress(results, "measuring log-mels", len(parts)))
     if padded_to:
         mean, std = np.mean([part.mean_and_std() for part in sums], axis=0)
     else:
