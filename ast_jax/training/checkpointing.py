@@ -34,6 +34,7 @@ from ast_jax.io import json_checksum, read_json
 from ast_jax.multihost import broadcast_arrays, call_on_first
 from ast_jax.training.step import TrainState
 
+JSON_FILES = {"config": CONFIG_FILE, "progress": None, "checksums": CHECKSUMS_FILE}
 PARTS = ("params", "opt_state", "ema", "average")  # fields of `TrainState` saved as items
 
 
@@ -327,15 +328,11 @@ def _new_manager(
     ocp.type_handlers.register_type_handler(np.ndarray, uncopied, override=True)
     # By default it also waits for the other processes, which do not save.
     alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
-    json_file = ocp.JsonCheckpointHandler(filename=CONFIG_FILE, multiprocessing_options=alone)
     handlers = ocp.DefaultCheckpointHandlerRegistry()
-    handlers.add("config", ocp.args.JsonSave, json_file)
-    handlers.add("config", ocp.args.JsonRestore, json_file)
-    progress = ocp.JsonCheckpointHandler(multiprocessing_options=alone)
-    handlers.add("progress", ocp.args.JsonSave, progress)
-    handlers.add("progress", ocp.args.JsonRestore, progress)
-    checksums = ocp.JsonCheckpointHandler(CHECKSUMS_FILE, multiprocessing_options=alone)
-    handlers.add("checksums", ocp.args.JsonSave, checksums)
+    for part, file in JSON_FILES.items():
+        content = ocp.JsonCheckpointHandler(file, multiprocessing_options=alone)
+        handlers.add(part, ocp.args.JsonSave, content)
+        handlers.add(part, ocp.args.JsonRestore, content)
     for part in PARTS:
         arrays = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
         handlers.add(part, ocp.args.StandardSave, arrays)

@@ -200,17 +200,8 @@ def train(run: Run, state: TrainState) -> FitResult:
             return run.parallel.any_process(preemption.requested)
 
         log = MetricsLog(run, checkpoints, bar, scalars)
-        first = 0
-        if restored := checkpoints.restore(state):
-            jax.tree.map(lambda array: array.delete(), state)  # the memory of a second state
-            saved_state, log.running_loss = restored
-            state = run.parallel.device_put(saved_state, run.functions.state_specs)
-            first = int(saved_state.step)
-            what = "finished" if first == num_steps else "resuming"
-            run.console.print(f"{what} after step {first} of {num_steps}")
-        history += call_on_first(lambda: read_history(run.workdir, first, steps_per_epoch))
-        if history and not is_evaluation_due(run, history[-1]["epoch"] * steps_per_epoch):
-            del history[-1]  # it was of the end, before num_epochs grew
+        state, first = restore(run, state, checkpoints, log)
+        history += past_evaluations(run, first)
         logits = None
         if is_evaluated(run, first, history):
             log.reset_loss()  # the history has it
@@ -250,6 +241,30 @@ def train(run: Run, state: TrainState) -> FitResult:
             raise KeyboardInterrupt
     scores = finalize(run, params, history, logits if config.final_params == "last" else None)
     return FitResult(scores, run.workdir / "model", history)
+
+
+def restore(
+    run: Run, state: TrainState, checkpoints: RunCheckpoints, log: MetricsLog
+) -> tuple[TrainState, int]:
+    """Returns the newest checkpoint's state and step, and `state` and 0 if there is none."""
+    restored = checkpoints.restore(state)
+    if restored is None:
+        return state, 0
+    jax.tree.map(lambda array: array.delete(), state)  # the memory of a second state
+    saved_state, log.running_loss = restored
+    step, num_steps = int(saved_state.step), run.length.num_steps
+    what = "finished" if step == num_steps else "resuming"
+    run.console.print(f"{what} after step {step} of {num_steps}")
+    return run.parallel.device_put(saved_state, run.functions.state_specs), step
+
+
+def past_evaluations(run: Run, step: int) -> History:
+    """Returns the history up to a step."""
+    steps_per_epoch = run.length.steps_per_epoch
+    history = call_on_first(lambda: read_history(run.workdir, step, steps_per_epoch))
+    if history and not is_evaluation_due(run, history[-1]["epoch"] * steps_per_epoch):
+        del history[-1]  # it was of the end, before num_epochs grew
+    return history
 
 
 def is_evaluation_due(run: Run, step: int) -> bool:
