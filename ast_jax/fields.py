@@ -2,9 +2,10 @@
 
 import dataclasses
 import types
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from ast_jax.errors import InputError
+from ast_jax.errors import InputError, nearest
 
 MAX_INT = 2**31 - 1  # counts become int32 on the devices
 
@@ -30,6 +31,16 @@ def check_fields(config: Any, prefix: str = "") -> None:
     hints = get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
         check_value(prefix + field.name, getattr(config, field.name), hints[field.name])
+
+
+def check_names(kind: type, names: Iterable[str]) -> None:
+    """Raises InputError if a name is not that of a field of a dataclass."""
+    fields = [field.name for field in dataclasses.fields(kind)]
+    for name in names:
+        if name not in fields:
+            raise InputError(
+                f"'{name}' is no field of {kind.__name__}; did you mean {nearest(name, fields)}?"
+            )
 
 
 def check_value(name: str, value: Any, hint: Any) -> None:

@@ -16,8 +16,8 @@ from ast_jax.audio.batch_feature import BatchFeature, batch_feature
 from ast_jax.audio.fbank import fbank
 from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.audio.waveform import SAMPLING_RATES, check_mono, to_array
-from ast_jax.errors import InputError, nearest
-from ast_jax.fields import Range, check_fields
+from ast_jax.errors import InputError
+from ast_jax.fields import Range, check_fields, check_names
 from ast_jax.io import read_json, write_json
 from ast_jax.urls import check_local
 
@@ -235,12 +235,7 @@ class ASTFeatureExtractor:
             InputError: the file is missing or not JSON, there is no such field, or as for
                 `from_dict`.
         """
-        names = [field.name for field in fields(cls)]
-        for name in changes:
-            if name not in names:
-                raise InputError(
-                    f"'{name}' is no field of {cls.__name__}; did you mean {nearest(name, names)}?"
-                )
+        check_names(cls, changes)
         file = Path(path) / FILE_NAME
         if not file.exists():
             # The one import against the layering: checkpoints depend on this class.

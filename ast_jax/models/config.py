@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from ast_jax.errors import InputError, nearest, quoted
-from ast_jax.fields import Range, check_fields, is_unicode
+from ast_jax.errors import InputError, quoted
+from ast_jax.fields import Range, check_fields, check_names, is_unicode
 from ast_jax.io import write_json
 from ast_jax.urls import check_local
 
@@ -153,12 +153,7 @@ class ASTConfig:
         """
         if label2id := changes.pop("label2id", None):
             _set_id2label(changes, label2id)
-        fields = {field.name for field in dataclasses.fields(self)}
-        for name in changes:
-            if name not in fields:
-                raise InputError(
-                    f"'{name}' is no field of ASTConfig; did you mean {nearest(name, fields)}?"
-                )
+        check_names(type(self), changes)
         if changes.get("id2label"):
             changes.setdefault("num_labels", len(changes["id2label"]))
         elif self.id2label and changes.get("num_labels", self.num_labels) != self.num_labels:
