@@ -85,53 +85,13 @@ def list_csv(
         notes += case_notes(file, names)
         if not label_separator and not found.classes:
             notes += _separator_notes(file, index)
-    split_names: dict[str, str] = {}
-    splits: dict[str, dict[str, Example]] = {}
-    missing: dict[str, list[str]] = {}
-    groups: dict[str, dict[str, str]] = {}
-    seen: dict[tuple[str, str], str] = {}
-    sounds = SoundIndex()
-    for where, row in table.rows():
-        labels = _read_labels(found, row, where, separator)
-        given = row.get(found.split) or "train"
-        split = split_names[given] = split_names.get(given) or _split_name(found, given, where)
-        segment = _read_segment(found, row, where)
-        name = row.get(found.path, "")
-        check_text(name, found.path, where)
-        id = row.get(found.id) or (f"{name}:{segment[0]}-{segment[1]}" if segment else name)
-        check_text(id, "id", where)
-        path = os.path.join(file.parent, name)
-        clips, absent = splits.setdefault(split, {}), missing.setdefault(split, [])
-        for label in labels:
-            if label not in index:
-                _check_one(label, index, where)
-        targets = label_indices(labels, index, where)
-        if segment and not found.id and (split, id) in seen:  # another event of the segment
-            if id in clips:
-                merged = {*clips[id].labels, *targets}
-                clips[id] = clips[id]._replace(labels=tuple(sorted(merged)))
-            continue
-        claim(seen, split, id, where)
-        existing = sounds.find(path, where)
-        if existing is None:
-            slashes = " (write / instead of \\)" if "\\" in name else ""
-            absent.append(f"{where}: {path} does not exist{slashes}")
-            continue
-        clips[id] = Example(id, existing, targets, segment)
-        groups.setdefault(split, {})[id] = row.get(found.group) or id
-    if not splits:
-        raise none_found(file, [])
-    for split, clips in splits.items():
-        if not clips:
-            raise none_found(file, missing[split])
-    by_split = {split: list(clips.values()) for split, clips in splits.items()}
-    group_names = {split: list(names.values()) for split, names in groups.items()}
-    notes += negative_notes(file, by_split)
+    splits, groups, missing = _read_clips(table, found, index, separator)
+    notes += negative_notes(file, splits)
     if found.group and found.split:
-        notes += shared_group_notes(file, group_names)
+        notes += shared_group_notes(file, groups)
     elif found.group:
-        by_split = _hold_out(by_split["train"], group_names["train"])
-    return Manifest(names, by_split, [line for lines in missing.values() for line in lines], notes)
+        splits = _hold_out(splits["train"], groups["train"])
+    return Manifest(names, splits, missing, notes)
 
 
 def _find_list(source: Path, classes: Path | None) -> Path:
@@ -153,6 +113,60 @@ def _find_classes(table: Table, found: Columns, separator: str) -> list[str]:
     if not names:
         raise InputError(f"{table.file}: no row has a label; add some, as there are no classes")
     return names
+
+
+def _read_clips(
+    table: Table, found: Columns, index: Mapping[str, int], separator: str
+) -> tuple[dict[str, list[Example]], dict[str, list[str]], list[str]]:
+    """Returns the clips and their groups by split, and a sentence for each missing sound file.
+
+    Raises:
+        InputError: a row cannot be used, or no sound file of a split exists.
+    """
+    split_names: dict[str, str] = {}
+    splits: dict[str, dict[str, Example]] = {}
+    missing: dict[str, list[str]] = {}
+    groups: dict[str, dict[str, str]] = {}
+    seen: dict[tuple[str, str], str] = {}
+    sounds = SoundIndex()
+    for where, row in table.rows():
+        labels = _read_labels(found, row, where, separator)
+        given = row.get(found.split) or "train"
+        split = split_names[given] = split_names.get(given) or _split_name(found, given, where)
+        segment = _read_segment(found, row, where)
+        name = row.get(found.path, "")
+        check_text(name, found.path, where)
+        id = row.get(found.id) or (f"{name}:{segment[0]}-{segment[1]}" if segment else name)
+        check_text(id, "id", where)
+        path = os.path.join(table.file.parent, name)
+        clips, absent = splits.setdefault(split, {}), missing.setdefault(split, [])
+        for label in labels:
+            if label not in index:
+                _check_one(label, index, where)
+        targets = label_indices(labels, index, where)
+        if segment and not found.id and (split, id) in seen:  # another event of the segment
+            if id in clips:
+                merged = {*clips[id].labels, *targets}
+                clips[id] = clips[id]._replace(labels=tuple(sorted(merged)))
+            continue
+        claim(seen, split, id, where)
+        existing = sounds.find(path, where)
+        if existing is None:
+            slashes = " (write / instead of \\)" if "\\" in name else ""
+            absent.append(f"{where}: {path} does not exist{slashes}")
+            continue
+        clips[id] = Example(id, existing, targets, segment)
+        groups.setdefault(split, {})[id] = row.get(found.group) or id
+    if not splits:
+        raise none_found(table.file, [])
+    for split, clips in splits.items():
+        if not clips:
+            raise none_found(table.file, missing[split])
+    return (
+        {split: list(clips.values()) for split, clips in splits.items()},
+        {split: list(names.values()) for split, names in groups.items()},
+        [line for lines in missing.values() for line in lines],
+    )
 
 
 def _read_labels(found: Columns, row: Mapping[str, str], where: str, separator: str) -> list[str]:
