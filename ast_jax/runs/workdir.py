@@ -209,11 +209,7 @@ def acquire_workdir(
                 write_json(workdir / RUN_FILE, saved_run | {"config": _fields(config)})
             if not (workdir / TRAINED_FILE).exists():  # also of a run of an earlier version
                 write_trained_clips(workdir / TRAINED_FILE, train_hashes)
-            sessions = workdir / SESSIONS_FILE
-            before = read_json(sessions) if sessions.exists() else []
-            if not isinstance(before, list) or not all(map(_is_session, before)):
-                raise InputError(f"{sessions}: is not a list of sessions; delete it to go on")
-            write_json(sessions, [*before, session])
+            _add_session(workdir / SESSIONS_FILE, session)
             _remove(workdir.glob(".*.tmp*"))  # of runs that were killed
         except OSError as error:
             raise InputError(f"{workdir}: cannot be written ({error.strerror})") from None
@@ -242,6 +238,13 @@ def acquire_workdir(
             raise
         if remote:  # collective, as JAX ends processes that wait for the others at their exit
             call_on_first(lambda: push_last(config.workdir, workdir, owner))
+
+
+def _add_session(file: Path, session: dict[str, Any]) -> None:
+    before = read_json(file) if file.exists() else []
+    if not isinstance(before, list) or not all(map(_is_session, before)):
+        raise InputError(f"{file}: is not a list of sessions; delete it to go on")
+    write_json(file, [*before, session])
 
 
 def _is_session(value: Any) -> bool:
