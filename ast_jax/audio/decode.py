@@ -13,7 +13,7 @@ from ast_jax.audio.ffmpeg import format_of, read_with_ffmpeg
 from ast_jax.audio.pcm import peak_of
 from ast_jax.audio.source import SoundFile, Source, open_source
 from ast_jax.audio.streams import Stream, UnknownFormatError, read_streams
-from ast_jax.audio.waveform import LARGEST, SAMPLING_RATES, check_sampling_rate
+from ast_jax.audio.waveform import SAMPLING_RATES, check_peak, check_sampling_rate
 from ast_jax.errors import InputError
 
 MAX_SAMPLES = 2**28  # of a waveform, 1 GB: 4.6 hours at 16 kHz
@@ -105,7 +105,7 @@ def read_recording(
             # Gives what `soxr.resample` gives for the whole, bit by bit.
             resampler = soxr.ResampleStream(rate, new_rate, 1, "float32", "HQ")
         for block in blocks:
-            file_peak = max(file_peak, _check_peak(block, source.name))
+            file_peak = max(file_peak, check_peak(block, source.name))
             mono = _mix_to_mono(block)
             count += len(mono)
             samples += (resampler.resample_chunk(mono) if resampler else mono).data
@@ -192,28 +192,17 @@ def _mix_to_mono(
     return block.mean(axis=1)
 
 
-def _check_peak(block: Float32[np.ndarray, "samples channels"], name: str) -> float:
-    """Returns the largest absolute value; raises InputError if it cannot be computed with."""
-    peak = peak_of(block)
-    if not np.isfinite(peak):
-        raise InputError(f"{name} holds NaN or infinite samples: repair it or leave it out")
-    if peak > LARGEST:
-        raise InputError(f"{name} reaches {peak:.4g}: scale it to [-1, 1]")
-    return peak
-
-
 def resample(
     waveform: Float32[np.ndarray, " samples"], rate: int, new_rate: int
 ) -> Float32[np.ndarray, " resampled"]:
     """Resamples to ⌈samples · new_rate / rate⌉ samples, with soxr's "HQ" recipe.
 
     Raises:
-        InputError: a sample is beyond 1e15, where the filter overflows.
+        InputError: a sample is not finite, or beyond 1e15, where the filter overflows.
     """
     if rate == new_rate:
         return waveform
-    if (peak := peak_of(waveform)) > LARGEST:
-        raise InputError(f"the waveform reaches {peak:.4g}: scale it to [-1, 1]")
+    check_peak(waveform)
     resampled = soxr.resample(waveform, rate, new_rate, quality="HQ")
     length = -(-len(waveform) * new_rate // rate)
     return np.pad(resampled[:length], (0, max(0, length - len(resampled))))

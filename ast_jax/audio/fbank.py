@@ -11,7 +11,7 @@ import scipy  # imports scipy.fft and scipy.sparse, which are slow to import, on
 from jaxtyping import Float
 
 from ast_jax.audio.kaldi import LOG_FLOOR, frame_sizes, mel_bank, next_power_of_two, window
-from ast_jax.audio.waveform import LARGEST, check_mono, not_finite, to_array
+from ast_jax.audio.waveform import check_mono, check_peak, to_array
 from ast_jax.errors import InputError
 
 # Frames per block: their spectra fit into a core's L2 cache. A multiple of every SIMD width, but
@@ -132,11 +132,5 @@ def _check_waveform(
             f"the waveform has {len(samples)} samples and a frame takes {frame_size}: give a "
             "longer one, or pad it with zeros"
         )
-    with np.errstate(over="ignore"):  # an overflow to infinity is reported below
-        converted = np.ascontiguousarray(samples, dtype)
-    peak = np.abs(converted).max()
-    if not np.isfinite(peak):
-        raise not_finite(samples)
-    if peak > LARGEST:
-        raise InputError(f"the waveform reaches {peak:.4g}: scale it to [-1, 1]")
-    return converted
+    check_peak(samples)
+    return np.ascontiguousarray(samples, dtype)

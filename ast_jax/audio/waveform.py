@@ -5,9 +5,9 @@ import warnings
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
-from ast_jax.audio.pcm import FULL_SCALE, to_float
+from ast_jax.audio.pcm import FULL_SCALE, peak_of, to_float
 from ast_jax.errors import InputError
 
 SAMPLING_RATES = (1000, 1_000_000)  # in Hz; others are mistakes
@@ -74,7 +74,7 @@ def to_waveform(waveform: Any) -> Float32[np.ndarray, " samples"]:
         samples = to_float(array.astype(np.int16 if is_int16 else np.float32))
     peak = np.abs(samples).max()
     if not np.isfinite(peak):
-        raise not_finite(array)
+        check_peak(array)  # names the value before its conversion
     if peak > LOUDEST:
         warnings.warn(
             f"the waveform reaches {peak:.6g}, and floats are expected in [-1, 1]: divide 16-bit "
@@ -84,12 +84,14 @@ def to_waveform(waveform: Any) -> Float32[np.ndarray, " samples"]:
     return samples
 
 
-def not_finite(waveform: np.ndarray) -> InputError:
-    """Returns the error for a waveform that is not finite in a narrower type."""
-    peak = np.abs(waveform).max()
-    if np.isfinite(peak):  # such as 1e300, which overflows float32
-        return InputError(f"the waveform reaches {peak:.4g}: scale it to [-1, 1]")
-    return InputError("the waveform holds NaN or infinite samples: repair it or leave it out")
+def check_peak(samples: Float[np.ndarray, "..."], name: str = "the waveform") -> float:
+    """Returns the largest absolute value; raises InputError if it cannot be computed with."""
+    peak = peak_of(samples)
+    if not np.isfinite(peak):
+        raise InputError(f"{name} holds NaN or infinite samples: repair it or leave it out")
+    if peak > LARGEST:
+        raise InputError(f"{name} reaches {peak:.4g}: scale it to [-1, 1]")
+    return peak
 
 
 def check_sampling_rate(rate: Any) -> int:

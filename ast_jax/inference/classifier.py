@@ -15,9 +15,8 @@ from jaxtyping import Float32
 
 from ast_jax.audio import fbank_jax
 from ast_jax.audio.kaldi import frame_sizes
-from ast_jax.audio.pcm import peak_of
 from ast_jax.audio.sounds import is_batch, name_of, read_sound
-from ast_jax.audio.waveform import LARGEST, to_array
+from ast_jax.audio.waveform import check_peak, to_array
 from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.checkpoint.load import read_checkpoint
 from ast_jax.errors import InputError, quoted
@@ -264,12 +263,7 @@ def _check_finite(waveforms: np.ndarray) -> None:
     if not np.issubdtype(waveforms.dtype, np.floating) or waveforms.ndim != 2:
         return
     for i, waveform in enumerate(waveforms):
-        peak = peak_of(waveform)
-        if not peak <= LARGEST:  # NaN is not
-            what = f"reaches {peak:.4g}" if peak < np.inf else "holds NaN or infinite samples"
-            raise InputError(
-                f"waveform {i} of {len(waveforms)} (from 0) {what}; repair it or leave it out"
-            )
+        check_peak(waveform, f"waveform {i} of {len(waveforms)} (from 0)")
 
 
 def _check_count(name: str, value: Any) -> None:
