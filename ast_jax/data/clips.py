@@ -88,7 +88,7 @@ def check_length(waveform: np.ndarray, sampling_rate: int, name: str) -> None:
     frame, _ = frame_sizes(sampling_rate)
     if len(waveform) < frame:
         raise InputError(
-            f"{name}: lasts {1e3 * len(waveform) / sampling_rate:.0f} ms, less than one frame of "
+            f"{name}: lasts {1e3 * len(waveform) / sampling_rate:.4g} ms, less than one frame of "
             f"25 ms; leave it out or pad it with silence"
         )
 

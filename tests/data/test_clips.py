@@ -72,7 +72,7 @@ def test_recordings_are_read_in_order_and_resampled(tmp_path):
 def test_an_invalid_recording_is_named(tmp_path):
     soundfile.write(tmp_path / "short.wav", np.zeros(399), 16000)
     for name, message in (
-        ("short", r"short\.wav: lasts 25 ms, less than one frame"),
+        ("short", r"short\.wav: lasts 24.94 ms, less than one frame"),
         ("none", r"none\.wav does not exist"),
     ):
         with pytest.raises(InputError, match=message):

@@ -119,7 +119,10 @@ def test_class_names_of_datasets_features_are_taken():
         ({"train": [(CLIP, [0, 1, 0])], "test": [(CLIP, 1)]}, "names a class twice"),
         ({"train": [CLIP], "test": PAIRS}, "train, clip 0: is a ndarray; give a pair"),
         ({"train": [{"audio": CLIP}], "test": PAIRS}, "train, clip 0: has the keys audio; give"),
-        ({"train": [(CLIP[:9], "x")], "test": PAIRS}, "train, clip 0: lasts 1 ms, less than one"),
+        (
+            {"train": [(CLIP[:9], "x")], "test": PAIRS},
+            "train, clip 0: lasts 0.5625 ms, less than one",
+        ),
         ({"train": [*PAIRS, (None, "x")], "test": PAIRS}, "train, clip 2: "),
         ({"train": [(CLIP, -1)], "test": [(CLIP, 0)]}, "indices from 0"),
         ({"train": [(CLIP, 1.5)], "test": [(CLIP, 0)]}, "indices from 0"),

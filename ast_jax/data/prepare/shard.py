@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from ast_jax.audio.decode import Recording, read_recording
-from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.audio.pcm import peak_of, to_int16
+from ast_jax.data.clips import check_length
 from ast_jax.data.prepare.records import RecordWriter, make_features, make_serializer
 from ast_jax.data.sources.manifest import Example
 from ast_jax.errors import InputError
@@ -59,19 +59,17 @@ class Shard:
     def __call__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields TFDS's (key, example) of each readable clip, then writes the report."""
         report = Report([], [], [], [])
-        shortest, _ = frame_sizes(self.sampling_rate)
         read = _Reader(self.sampling_rate, self.scale_loud)
         for example in self.examples:
             try:
                 recording = read(example)
-                samples = to_int16(recording.waveform)
-                if len(samples) < shortest:
-                    raise InputError(f"{example.path}: is shorter than one frame of 25 ms")
+                check_length(recording.waveform, self.sampling_rate, example.path)
             except InputError as error:
                 report.damaged.append(str(error))
             except OSError as error:
                 report.damaged.append(f"{example.path}: {error.strerror or error}")
             else:
+                samples = to_int16(recording.waveform)
                 report.clips.append((example.id, example.labels, len(samples)))
                 if recording.peak > 1 and not self.scale_loud:
                     report.clipped.append((example.path, recording.peak))

@@ -71,7 +71,7 @@ def test_unreadable_clips_are_skipped_and_reported_by_path(shard, tmp_path):
     (tmp_path / "3.wav").unlink()
     report = write_shard(shard, LABELS)
     assert [id for id, _, _ in report.clips] == ["clip 2"]
-    message = ["cannot be read as audio", "is shorter than one frame of 25 ms", "does not exist"]
+    message = ["cannot be read as audio", "less than one frame of 25 ms", "does not exist"]
     for line, index, what in zip(report.damaged, (0, 1, 3), message, strict=True):
         assert line.startswith(str(tmp_path / f"{index}.wav"))
         assert what in line
@@ -159,7 +159,7 @@ def test_segments_are_cut_from_their_file_which_is_decoded_once(shard, tmp_path,
         np.testing.assert_array_equal(waveform, whole[start:end])
     beyond = [line for line in report.damaged if "lasts 1 s, and the segment from" in line]
     assert len(beyond) == 3
-    assert report.damaged[-1].endswith("is shorter than one frame of 25 ms")
+    assert "less than one frame of 25 ms" in report.damaged[-1]
 
 
 def test_yielded_clips_are_freed_before_the_next(shard):
