@@ -48,7 +48,7 @@ def _prepare_output() -> None:
 
 @contextmanager
 def keeping_interrupts() -> Iterator[None]:
-    """Context in which Ctrl-C ends the command even where KeyboardInterrupt would be lost.
+    """Makes Ctrl-C end the command even where KeyboardInterrupt would be lost.
 
     C++ extensions abort if it is raised while they are imported, and Python ignores it in the
     callbacks of its garbage collector, of which JAX has one. Nothing is to be cleaned up in the

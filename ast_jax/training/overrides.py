@@ -39,18 +39,18 @@ class Callback:
     """Hooks of a run, which do nothing by themselves; every process of a pod calls them."""
 
     def on_step(self, step: int, metrics: dict[str, float | None]) -> None:
-        """Called after each step with its `loss`, `grad_norm` and `learning_rate`.
+        """Runs after each step, with its `loss`, `grad_norm` and `learning_rate`.
 
         The learning rate of one's own optimizer is None.
 
-        Runs while the device computes the next step, so that it is not waited for.
+        The device computes the next step meanwhile, so that it is not waited for.
         """
 
     def on_evaluation(self, row: dict[str, Any]) -> None:
-        """Called after each evaluation with the new row of the history."""
+        """Runs after each evaluation, with the new row of the history."""
 
     def on_end(self, result: FitResult) -> None:
-        """Called once, at the end of the run."""
+        """Runs once, at the end of the run."""
 
 
 class Overrides(NamedTuple):
