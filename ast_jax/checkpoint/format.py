@@ -140,7 +140,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 def check_files(path: Path, shapes: Any) -> None:
     """Checks the files of a checkpoint before Orbax reads them.
 
-    TensorStore would wait for a pipe, and aborts if a file has a size that memory has not.
+    TensorStore would wait for a pipe, and aborts if a file is larger than memory.
 
     Args:
         path: the checkpoint folder.

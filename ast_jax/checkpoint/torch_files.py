@@ -16,6 +16,8 @@ from ast_jax.errors import InputError, first_line, quoted
 from ast_jax.io import DAMAGED_ZIP, check_readable, read_json
 
 MAX_SIZE = 16 << 30  # bytes of a file; a base-size model with an optimizer's state takes 1 GiB
+MAX_PICKLE = 64 << 20  # bytes at the start of a file that may be its pickles
+MAX_DIMENSIONS = 8  # NumPy has 64 at most
 
 INDEX_SUFFIX = ".index.json"  # of a checkpoint in several files, its shards
 SHARD_NAME = re.compile(r"[\w.-]{1,200}\.(safetensors|bin)", re.ASCII)  # no path to other folders
@@ -27,10 +29,6 @@ SAFETENSORS_DTYPES = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(jnp.bfloat16),
 }
-
-
-MAX_PICKLE = 64 << 20  # bytes at the start of a file that may be its pickles
-MAX_DIMENSIONS = 8  # NumPy has 64 at most
 TORCH_DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -179,7 +177,7 @@ def _read_torch(path: Path) -> StateDict:
             raise _not_floating(path, name, kind)
         _check_dimensions(path, name, tensor.ndim)
         # As float32, four times the file is more than any dtype and shared storage takes. A view
-        # may repeat the same numbers for ever.
+        # may repeat the same numbers without end.
         numbers += tensor.numel()
         if 4 * numbers > 4 * size + 2**20:
             raise InputError(

@@ -284,7 +284,7 @@ def match_classes(
         )
     for label in Counter(config.labels) - Counter(labels):
         raise InputError(
-            f"{source}: has a class {quoted(label)}, and the data or another checkpoint has not; "
+            f"{source}: has a class {quoted(label)} that the data or another checkpoint lacks; "
             f"give checkpoints and data of the same classes"
         )
     index = {label: i for i, label in enumerate(config.labels)}

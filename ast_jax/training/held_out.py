@@ -149,7 +149,7 @@ def _read_predictions(file: Path, shape: tuple[int, ...]) -> np.ndarray:
         InputError: the file is missing or damaged.
     """
     try:
-        predictions = np.load(file, mmap_mode="r")  # takes no memory for what the file has not
+        predictions = np.load(file, mmap_mode="r")  # a false shape takes no memory
     except (OSError, ValueError, EOFError) as error:
         reason = first_line(error)
     else:

@@ -132,7 +132,7 @@ def set_up(
         )
 
     if config.init_from:
-        fetch_checkpoint(config.init_from)  # a wrong path is told before the data is read
+        fetch_checkpoint(config.init_from)  # reports a wrong path before the data is read
     if data is None:
         data = load_data(config)
     elif not isinstance(data, DataSet):

@@ -172,7 +172,7 @@ def test_classes_in_another_order_are_matched_by_name():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["bark", "meow"], "has a class 'owl', and the data or another checkpoint has not; give"),
+        (["bark", "meow"], "has a class 'owl' that the data or another checkpoint lacks; give"),
         ([*LABELS, "wolf"], "has no class 'wolf', and the data has; give"),
         (["bark", "meow", "wolf"], "has no class 'wolf', and the data has; give"),
     ],

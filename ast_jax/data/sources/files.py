@@ -16,8 +16,8 @@ SUFFIXES = {
     ".wav", ".wave", ".webm", ".wma", ".wv",
 }  # fmt: skip
 
-# What archives and network drives put beside sound files, as little as hidden files a class.
-BESIDE = {"__MACOSX", "@eaDir"}
+# Folders that archives and network drives add. Like hidden ones, they are no classes.
+HIDDEN = {"__MACOSX", "@eaDir"}
 
 
 def list_files(source: Path, *suffixes: str) -> list[Path]:
@@ -60,7 +60,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _is_hidden(name: str) -> bool:
-    return name[0] == "." or name in BESIDE
+    return name[0] == "." or name in HIDDEN
 
 
 def is_sound(name: str) -> bool:
