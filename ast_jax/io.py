@@ -15,11 +15,12 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
+from typing import IO, TYPE_CHECKING, Any
 
 from ast_jax.errors import InputError, first_line, quoted
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MAX_JSON = 64 << 20  # bytes of a JSON file that describes something; parsed it takes ten times that
 LOCK_FILE = ".lock"
@@ -84,7 +85,7 @@ def read_json(path: str | Path, most: int = MAX_JSON) -> Any:
         ) from None
 
 
-def read_npz(file: str | Path | io.BytesIO) -> dict[str, np.ndarray]:
+def read_npz(file: str | Path | io.BytesIO) -> "dict[str, np.ndarray]":
     """Reads all arrays of an uncompressed `.npz` file, as `np.savez` writes it.
 
     Raises:
@@ -105,8 +106,10 @@ def read_npz(file: str | Path | io.BytesIO) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _read_npy(stream: IO[bytes], size: int) -> np.ndarray:
+def _read_npy(stream: IO[bytes], size: int) -> "np.ndarray":
     """Reads an array of `size` bytes, header included."""
+    import numpy as np
+
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"has an array of format {version}")
