@@ -1,8 +1,10 @@
 """Reads PyTorch and safetensors files, which are untrusted input."""
 
+import math
 import re
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -131,7 +133,7 @@ def _read_safetensors(path: Path) -> StateDict:
             continue
         if entry["dtype"] not in SAFETENSORS_DTYPES:
             raise _not_floating(path, name, entry["dtype"])
-        _check_dimensions(path, name, len(entry["shape"]))
+        _check_shape(path, name, entry["shape"])
         data = np.frombuffer(entry["data"], SAFETENSORS_DTYPES[entry["dtype"]])
         tensors[name] = data.reshape(entry["shape"])
     return StateDict(tensors, ignored, [])
@@ -175,7 +177,7 @@ def _read_torch(path: Path) -> StateDict:
         dense = tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_nested)
         if not dense or tensor.dtype not in dtypes:
             raise _not_floating(path, name, kind)
-        _check_dimensions(path, name, tensor.ndim)
+        _check_shape(path, name, tensor.shape)
         # As float32, four times the file is more than any dtype and shared storage takes. A view
         # may repeat the same numbers without end.
         numbers += tensor.numel()
@@ -237,9 +239,14 @@ def _incomplete(path: Path, error: Exception) -> InputError:
     )
 
 
-def _check_dimensions(path: Path, name: object, number: int) -> None:
-    if number > MAX_DIMENSIONS:
-        raise InputError(f"{path}: tensor {name} has {number} dimensions; give the file of an AST")
+def _check_shape(path: Path, name: object, shape: Sequence[int]) -> None:
+    if len(shape) > MAX_DIMENSIONS:
+        what = f"{len(shape)} dimensions"
+    elif math.prod(max(n, 1) for n in shape) > 2**60:  # NumPy refuses it even if one is 0
+        what = f"shape {tuple(shape)}"
+    else:
+        return
+    raise InputError(f"{path}: tensor {name} has {what}; give the file of an AST")
 
 
 def _not_floating(path: Path, name: object, kind: str) -> InputError:

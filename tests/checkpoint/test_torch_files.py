@@ -216,11 +216,15 @@ def test_content_that_would_take_far_more_memory_than_the_file_is_refused(tmp_pa
     assert "has 1048576 MiB, and 16384 MiB is the most" in refusal(tmp_path / "z.pth")
 
 
-def test_safetensors_of_a_hundred_dimensions_are_refused(tmp_path):
-    header = json.dumps({"w": {"dtype": "F32", "shape": [1] * 100, "data_offsets": [0, 4]}})
-    content = len(header).to_bytes(8, "little") + header.encode() + bytes(4)
+@pytest.mark.parametrize(
+    ("shape", "size", "complaint"),
+    [([1] * 100, 4, "tensor w has 100 dimensions"), ([0, 2**62], 0, "tensor w has shape (0, 4")],
+)
+def test_safetensors_of_shapes_that_numpy_refuses_are_refused(tmp_path, shape, size, complaint):
+    header = json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}})
+    content = len(header).to_bytes(8, "little") + header.encode() + bytes(size)
     (tmp_path / "x.safetensors").write_bytes(content)
-    assert "tensor w has 100 dimensions" in refusal(tmp_path / "x.safetensors")
+    assert complaint in refusal(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
