@@ -1,6 +1,7 @@
 """Adapts trained parameters to another input size or to other classes."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from flax import nnx, traverse_util
@@ -14,7 +15,7 @@ from ast_jax.models.positions import resize_position_embeddings
 
 
 def adapt_checkpoint(
-    checkpoint: Checkpoint, changes: dict[str, Any], head_seed: int = 0
+    checkpoint: Checkpoint, changes: Mapping[str, Any], head_seed: int = 0
 ) -> Checkpoint:
     """Returns the checkpoint with changed configuration fields and adapted parameters.
 

@@ -4,8 +4,9 @@ import difflib
 import os
 import re
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ast_jax.checkpoint.adapt import adapt_checkpoint
@@ -32,22 +33,22 @@ WEIGHT_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".safetensors"}
 
 def read_checkpoint(
     path: str | Path,
+    changes: Mapping[str, Any] = MappingProxyType({}),
     *,
     head_seed: int = 0,
     guesses: list[str] | None = None,
     headless: bool = False,
-    **changes: Any,
 ) -> Checkpoint:
     """Reads a checkpoint of ast_jax or PyTorch, or the newest of a training run.
 
     Args:
         path: a checkpoint or run folder, a Hugging Face folder, a `.safetensors`, an original
             `.pth`, or a distilled DeiT's; also the URL of one, see `fetch_checkpoint`.
+        changes: fields of `ASTConfig` to change, see `adapt_params`.
         head_seed: the seed that initializes a new classification head.
         guesses: receives a line for each thing that a PyTorch file does not record and that was
             assumed, or that was chosen or left out; None to issue one warning with them.
         headless: whether a checkpoint without a classification head is accepted.
-        **changes: fields of `ASTConfig` to change, see `adapt_params`.
 
     Raises:
         InputError: the checkpoint is missing or damaged, or cannot be changed so.
@@ -57,7 +58,7 @@ def read_checkpoint(
     if folder := find_checkpoint(local):
         checkpoint = load_checkpoint(folder)
     else:
-        checkpoint, _, found = read_torch_checkpoint(local, target_fields=changes)
+        checkpoint, _, found = read_torch_checkpoint(local, target_fields=dict(changes))
     source = checkpoint.config
     checkpoint = adapt_checkpoint(checkpoint, changes, head_seed)
     if guesses is not None:

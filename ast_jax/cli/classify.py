@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ast_jax.cli.arguments import CORES, Dtype, Positive, dtype_change
+from ast_jax.cli.arguments import CORES, Dtype, Positive, check_given, dtype_change
 from ast_jax.cli.command import complain, naming
 from ast_jax.cli.sound_files import find_sounds, read_inputs
 from ast_jax.errors import InputError, one_line, print_note
@@ -52,6 +52,8 @@ def classify(
     """
     if not files:
         raise InputError("no sound files are given; name files, folders or -")
+    for file in files:
+        check_given(FILE=file)
     if output:
         _check_output(output)
         if json:
@@ -93,9 +95,7 @@ def _load(checkpoint: str, dtype: Dtype) -> "AudioClassifier":
 
     enable_compilation_cache()
     guesses: list[str] = []
-    classifier = AudioClassifier(
-        read_checkpoint(checkpoint, guesses=guesses, **dtype_change(dtype))
-    )
+    classifier = AudioClassifier(read_checkpoint(checkpoint, dtype_change(dtype), guesses=guesses))
     for guess in guesses:
         print_note(f"{checkpoint}: {guess}")
     return classifier

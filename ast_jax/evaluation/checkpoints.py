@@ -101,7 +101,7 @@ def evaluate_checkpoints(
     # Each is read twice, so that a mismatch is known at once and not after hours of evaluation.
     guesses: dict[str, list[str]] = {str(path): [] for path in paths}
     described = {
-        path: read_checkpoint(path, guesses=found, **changes)[:2] for path, found in guesses.items()
+        path: read_checkpoint(path, changes, guesses=found)[:2] for path, found in guesses.items()
     }
     kinds = {config.problem_type: path for path, (config, _) in described.items()}
     if len(kinds) > 1:
@@ -121,7 +121,7 @@ def evaluate_checkpoints(
     trained = {path: overlap_note(data.clips, hashes) for path, hashes in records.items() if hashes}
     evaluations = {
         path: evaluate(
-            read_checkpoint(path, guesses=[], **changes),  # they are those of the first reading
+            read_checkpoint(path, changes, guesses=[]),  # they are those of the first reading
             data.clips,
             data.labels,
             data.sampling_rate,

@@ -255,7 +255,7 @@ def load(path: str | Path, **changes: Any) -> AudioClassifier:
         >>> classifier(["dog.wav", {"array": waveform, "sampling_rate": 44100}], top_k=1)
         [[{'label': 'Dog', 'score': 0.87}], [{'label': 'Rain', 'score': 0.64}]]
     """
-    return AudioClassifier(read_checkpoint(path, **changes))
+    return AudioClassifier(read_checkpoint(path, changes))
 
 
 def _check_finite(waveforms: np.ndarray) -> None:

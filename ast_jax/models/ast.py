@@ -107,7 +107,7 @@ class ASTModel(nnx.Module):
         """
         from ast_jax.checkpoint.load import read_checkpoint
 
-        config, _, params = read_checkpoint(path, headless=True, **changes)
+        config, _, params = read_checkpoint(path, changes, headless=True)
         params = jax.tree.map(jnp.asarray, params["ast"])
         if attn_implementation is None:
             attn_implementation = resolve_attn_implementation(config, _devices(params))
@@ -196,7 +196,7 @@ class ASTForAudioClassification(nnx.Module):
         # Imported here because loading builds on the models, not the other way round.
         from ast_jax.checkpoint.load import read_checkpoint
 
-        checkpoint = read_checkpoint(path, **changes)
+        checkpoint = read_checkpoint(path, changes)
         return cls.from_params(checkpoint.config, checkpoint.params, attn_implementation)
 
     @classmethod

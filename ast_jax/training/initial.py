@@ -75,7 +75,7 @@ def initial_checkpoint(
     for name in (*GEOMETRY, "dtype"):
         changes[name] = getattr(config.model, name)
     guesses: list[str] = []
-    source = read_checkpoint(config.init_from, head_seed=config.seed, guesses=guesses, **changes)
+    source = read_checkpoint(config.init_from, changes, head_seed=config.seed, guesses=guesses)
     console = run_console()
     for guess in guesses:
         if not guess.startswith(NO_EXTRACTOR):  # the run has a feature extractor of its own

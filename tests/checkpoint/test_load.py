@@ -70,7 +70,9 @@ def test_every_checkpoint_format_is_read(places, name):
 
 @pytest.mark.parametrize("name", ["ours", "huggingface", "x.pth"])
 def test_changes_to_the_input_adapt_positions_and_extractor(places, name):
-    config, extractor, params = read_checkpoint(places / name, max_length=200, num_mel_bins=64)
+    config, extractor, params = read_checkpoint(
+        places / name, {"max_length": 200, "num_mel_bins": 64}
+    )
     assert (config.max_length, config.num_mel_bins) == (200, 64)
     assert (extractor.max_length, extractor.num_mel_bins) == (200, 64)
     embeddings = CHECKPOINT.params["ast"]["embeddings"]["position_embeddings"]
@@ -92,7 +94,7 @@ def test_the_newest_step_of_a_run_is_loaded(tmp_path):
     assert [step.name for step in steps] == ["9", "10", "100"]
     assert find_checkpoint(tmp_path) == steps[-1]
     guesses = []
-    read = read_checkpoint(tmp_path, guesses=guesses, time_stride=12)
+    read = read_checkpoint(tmp_path, {"time_stride": 12}, guesses=guesses)
     assert read.config.time_stride == 12
     assert guesses == [
         "the run is not finished, and its step 100 is used",
@@ -232,7 +234,7 @@ def test_a_checkpoint_without_a_head_cannot_classify(tmp_path):
         f"{tmp_path / 'headless'}: has no classification head; train one, or give num_labels=N to "
         f"add an untrained one"
     )
-    params = read_checkpoint(tmp_path / "headless", num_labels=2).params
+    params = read_checkpoint(tmp_path / "headless", {"num_labels": 2}).params
     assert params["classifier"]["dense"]["kernel"].shape == (64, 2)
 
 
@@ -244,6 +246,7 @@ def test_a_checkpoint_without_a_head_cannot_classify(tmp_path):
     ("changes", "complaint"),
     [
         ({"frequncy_stride": 5}, "'frequncy_stride' is no field of ASTConfig"),
+        ({"guesses": []}, "'guesses' is no field of ASTConfig"),
         (
             {"max_length": "long"},
             "max_length is 'long'; it must be a whole number",

@@ -281,9 +281,9 @@ def test_names_that_replace_those_of_a_file_are_not_guessed(original_tensors, sa
     path = save_torch(original_tensors(classes=50), tmp_path / "x.pth")
     for changes in ({"num_labels": 3}, {"id2label": {0: "a", 1: "b"}}):
         guesses = []
-        read_checkpoint(path, guesses=guesses, **changes)
+        read_checkpoint(path, changes, guesses=guesses)
         assert not any("class names" in guess for guess in guesses)
-    read_checkpoint(path, guesses=guesses, num_labels=50)
+    read_checkpoint(path, {"num_labels": 50}, guesses=guesses)
     assert any("class names" in guess for guess in guesses)
 
 
