@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from ast_jax.errors import InputError
+
 CORES = os.cpu_count() or 1
 Dtype = Literal["float32", "bfloat16"] | None
 
@@ -32,3 +34,10 @@ Positive = Annotated[int, _at_least(1)]
 def dtype_change(dtype: Dtype) -> dict[str, Any]:
     """Returns the change of a checkpoint's configuration that `--dtype` asks for."""
     return {"dtype": dtype} if dtype else {}
+
+
+def check_given(**paths: str) -> None:
+    """Raises InputError if a path is '', which Python takes for the current folder."""
+    for name, path in paths.items():
+        if not path:
+            raise InputError(f"{name} is ''; give the path of a file or folder")

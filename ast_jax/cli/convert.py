@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ast_jax.cli.arguments import Positive
+from ast_jax.cli.arguments import Positive, check_given
 from ast_jax.cli.command import naming
 from ast_jax.errors import InputError
 from ast_jax.io import check_free
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def convert(
-    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
-    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")],
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
+    output: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")],
     *,
     to_torch: bool = False,
     to_huggingface: bool = False,
@@ -58,8 +58,10 @@ def convert(
     logging.set_verbosity(logging.FATAL)
     if to_torch and to_huggingface:
         raise InputError("--to-torch and --to-huggingface exclude each other; give one of them")
+    check_given(source=source, output=output)
     check_local(output)
-    check_free(output)
+    target = Path(output)
+    check_free(target)
     fields = _given(
         frequency_stride=frequency_stride,
         time_stride=time_stride,
@@ -68,25 +70,25 @@ def convert(
         num_attention_heads=num_attention_heads,
     )
     statistics = _given(mean=mean, std=std)
-    checkpoint = read_source(source, fields, statistics)
+    checkpoint = read_source(Path(source), fields, statistics)
     old_head = checkpoint.params.get("classifier")
     checkpoint = adapt_checkpoint(checkpoint, _given(num_labels=num_labels))
     if checkpoint.params.get("classifier") is not old_head:
         print(f"a new classifier of {checkpoint.config.num_labels} classes, untrained")
     extractor = dataclasses.replace(checkpoint.feature_extractor, **statistics)
     checkpoint = checkpoint._replace(feature_extractor=extractor)
-    with naming(output):
+    with naming(target):
         if to_torch:
-            write_original(output, checkpoint)
+            write_original(target, checkpoint)
             if missing := not_in_original(checkpoint):
                 print(
                     f"note: a .pth does not record {missing}; pass them on with the file, or "
                     f"use --to-huggingface, which records everything"
                 )
         elif to_huggingface:
-            write_huggingface(output, checkpoint)
+            write_huggingface(target, checkpoint)
         else:
-            save_checkpoint(output, checkpoint)
+            save_checkpoint(target, checkpoint)
     print(f"wrote {output}")
     return 0
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from ast_jax.cli.arguments import Dtype, NonNegative, Positive, dtype_change
+from ast_jax.cli.arguments import Dtype, NonNegative, Positive, check_given, dtype_change
 from ast_jax.cli.command import naming
 from ast_jax.errors import print_note
 from ast_jax.io import check_free
@@ -48,6 +48,7 @@ def evaluate(
     from ast_jax.evaluation.checkpoints import evaluate_checkpoints
     from ast_jax.evaluation.report import results_json, results_table, write_results
 
+    check_given(data=data)
     if output:
         check_local(output)
         check_free(Path(output))

@@ -3,12 +3,17 @@
 What takes time to import is imported in functions, so that Ctrl-C then ends without a traceback.
 """
 
+import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 
 import ast_jax
 from ast_jax.cli.command import flush_and_exit, keeping_interrupts, run_command
-from ast_jax.errors import INTERRUPTED
+from ast_jax.errors import INTERRUPTED, InputError, quoted
+
+MIN_WIDTH = 40  # of the help in characters, which tyro never finishes for a width of 2
+SHELLS = ("bash", "zsh", "tcsh", "fish")  # that tyro completes commands for
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,6 +30,13 @@ def parse_and_run(argv: list[str]) -> int:
     """Parses the arguments and runs the command; exits with status 2 if they are malformed."""
     import tyro
 
+    from ast_jax.cli.configs import option_value
+
+    if shutil.get_terminal_size().columns < MIN_WIDTH:
+        os.environ["COLUMNS"] = str(MIN_WIDTH)
+    shell = option_value(argv, "--tyro-print-completion")
+    if shell is not None and shell not in SHELLS:
+        raise InputError(f"--tyro-print-completion is {quoted(shell)}; give {' or '.join(SHELLS)}")
     return tyro.extras.subcommand_cli_from_dict(
         commands(argv),
         prog="ast-jax",
@@ -49,8 +61,12 @@ def commands(argv: Sequence[str]) -> dict[str, Callable[..., int]]:
     from ast_jax.cli.train import train_command
     from ast_jax.config import TrainConfig
 
-    takes_config = argv[:1] in (["train"], ["show"]) or any(a.startswith("--tyro-") for a in argv)
-    config = config_type(argv[1:]) if takes_config else TrainConfig
+    if any(word.startswith("--tyro-") for word in argv):
+        config = config_type(())
+    elif argv[:1] in (["train"], ["show"]):
+        config = config_type(argv[1:])
+    else:
+        config = TrainConfig
     return {
         "train": train_command(config),
         "classify": classify,

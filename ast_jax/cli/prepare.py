@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ast_jax.cli.arguments import CORES, NonNegative, Positive
+from ast_jax.cli.arguments import CORES, NonNegative, Positive, check_given
 from ast_jax.cli.command import complain, naming
 from ast_jax.errors import InputError, one_line, quoted, shorten
 from ast_jax.urls import check_local
@@ -63,6 +63,7 @@ def prepare(
     check_packages()
     from ast_jax.data.prepare import run_builder
 
+    check_given(source=source, output=output)
     check_local(output)
     try:
         with naming(output):

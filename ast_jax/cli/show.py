@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from ast_jax.cli.arguments import NonNegative
+from ast_jax.cli.arguments import NonNegative, check_given
 from ast_jax.cli.configs import DataKind
 from ast_jax.errors import InputError
+from ast_jax.io import check_free
 from ast_jax.urls import check_local
 
 
@@ -18,7 +19,7 @@ def show_command(config_type: Any) -> Callable[..., int]:
     def show(
         config: config_type,
         *,
-        output: Annotated[Path, tyro.conf.arg(metavar="PNG")],
+        output: Annotated[str, tyro.conf.arg(metavar="PNG")],
         step: NonNegative = 0,
         data_kind: DataKind = None,
     ) -> int:
@@ -32,10 +33,13 @@ def show_command(config_type: Any) -> Callable[..., int]:
         """
         from ast_jax.training.plot_batch import plot_batch
 
+        check_given(output=output)
         check_local(output)
-        if output.suffix.lower() != ".png":
-            raise InputError(f"{output}: not a PNG file name; let it end in .png")
-        plot_batch(config, output, step)
+        file = Path(output)
+        if file.suffix.lower() != ".png":
+            raise InputError(f"{file}: not a PNG file name; let it end in .png")
+        check_free(file)
+        plot_batch(config, file, step)
         print(f"wrote {output}")
         return 0
 

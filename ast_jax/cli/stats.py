@@ -4,7 +4,7 @@ from typing import Annotated
 
 import tyro
 
-from ast_jax.cli.arguments import CORES, NonNegative, Positive
+from ast_jax.cli.arguments import CORES, NonNegative, Positive, check_given
 from ast_jax.cli.command import naming
 from ast_jax.urls import check_local
 
@@ -34,6 +34,7 @@ def stats(
     from ast_jax.data.prepared import default_splits, normalize_splits, open_prepared
     from ast_jax.data.statistics import measure, write_statistics
 
+    check_given(DIR=folder)
     check_local(folder)
     prepared = open_prepared(folder, name)
     if not splits:

@@ -57,3 +57,40 @@ def test_help_imports_no_heavy_library():
     command = [sys.executable, "-c", code]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed.endswith("\n[]\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["classify", "", "--checkpoint", "x"],
+        ["evaluate", "x", "--data", ""],
+        ["convert", "", "x"],
+        ["convert", "x", ""],
+        ["prepare", "csv", "--source", "", "--output", "x"],
+        ["stats", ""],
+        ["show", "demo", "--output", ""],
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(capsys, arguments):
+    assert main(arguments) == 1
+    assert capsys.readouterr().err.endswith(" is ''; give the path of a file or folder\n")
+
+
+def test_show_keeps_an_existing_file(tmp_path, capsys):
+    file = tmp_path / "x.png"
+    file.touch()
+    assert main(["show", "demo", "--output", str(file)]) == 1
+    assert f"{file}: exists already; choose another" in capsys.readouterr().err
+
+
+def test_an_unknown_shell_is_told(capsys):
+    assert main(["--tyro-print-completion", "x"]) == 1
+    message = "--tyro-print-completion is 'x'; give bash or zsh or tcsh or fish"
+    assert message in capsys.readouterr().err
+
+
+def test_help_ends_in_a_terminal_of_two_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "2")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "classify" in capsys.readouterr().out
