@@ -1,35 +1,23 @@
-"""Reads JSON and arrays from untrusted files, writes files atomically, and holds folders."""
+"""Reads JSON from untrusted files, writes files atomically, and holds folders."""
 
 import csv
 import glob
 import io
 import json
-import math
 import os
 import shutil
 import socket
 import stat
-import tokenize
-import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
-from ast_jax.errors import InputError, first_line, quoted
-
-if TYPE_CHECKING:
-    import numpy as np
+from ast_jax.errors import InputError
 
 MAX_JSON = 64 << 20  # bytes of a JSON file that describes something; parsed it takes ten times that
 LOCK_FILE = ".lock"
-
-# What reading a damaged `.npz` raises beside ValueError; a header may nest too deep to parse.
-DAMAGED_ZIP = (
-    zipfile.BadZipFile, zlib.error, tokenize.TokenError, EOFError, MemoryError,
-    NotImplementedError, RuntimeError, SyntaxError,
-)  # fmt: skip
 
 
 def check_regular(file: str | Path, most: int | None = None) -> None:
@@ -83,47 +71,6 @@ def read_json(path: str | Path, most: int = MAX_JSON) -> Any:
         raise InputError(
             f"{path}: cannot be read as JSON ({error}); repair or replace it"
         ) from None
-
-
-def read_npz(file: str | Path | io.BytesIO) -> "dict[str, np.ndarray]":
-    """Reads all arrays of an uncompressed `.npz` file, as `np.savez` writes it.
-
-    Raises:
-        ValueError: the file is damaged: also where an array is said to be larger than its data, or
-            is compressed, before memory is taken.
-        OSError: it cannot be read.
-    """
-    arrays = {}
-    try:
-        with zipfile.ZipFile(file) as archive:
-            for entry in archive.infolist():
-                if entry.compress_type != zipfile.ZIP_STORED:
-                    raise ValueError(f"{quoted(entry.filename)} is compressed")
-                with archive.open(entry) as stream:
-                    arrays[entry.filename.removesuffix(".npy")] = _read_npy(stream, entry.file_size)
-    except DAMAGED_ZIP as error:
-        raise ValueError(first_line(error)) from None
-    return arrays
-
-
-def _read_npy(stream: IO[bytes], size: int) -> "np.ndarray":
-    """Reads an array of `size` bytes, header included."""
-    import numpy as np
-
-    version = np.lib.format.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"has an array of format {version}")
-    read_header = (
-        np.lib.format.read_array_header_1_0
-        if version == (1, 0)
-        else np.lib.format.read_array_header_2_0
-    )
-    shape, fortran_order, dtype = read_header(stream)
-    if dtype.hasobject or fortran_order or any(n < 0 for n in shape):
-        raise ValueError("has an array of another kind")
-    if math.prod(shape) * dtype.itemsize != size - stream.tell():
-        raise ValueError(f"has an array of shape {shape} and {size} bytes")
-    return np.frombuffer(stream.read(), dtype).reshape(shape)
 
 
 def json_checksum(content: Any) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 from ast_jax.checkpoint.torch_names import Tensors
 from ast_jax.checkpoint.torch_state_dict import find_state_dict, is_beside_model
 from ast_jax.errors import InputError, first_line, quoted
-from ast_jax.io import DAMAGED_ZIP, check_readable, read_json
+from ast_jax.io import check_readable, read_json
+from ast_jax.npz import DAMAGED_ZIP
 
 MAX_SIZE = 16 << 30  # bytes of a file; a base-size model with an optimizer's state takes 1 GiB
 MAX_PICKLE = 64 << 20  # bytes at the start of a file that may be its pickles

@@ -15,7 +15,8 @@ from jaxtyping import Bool, UInt64
 
 from ast_jax.data.clips import Clips
 from ast_jax.errors import InputError, quoted
-from ast_jax.io import atomic_write, read_npz
+from ast_jax.io import atomic_write
+from ast_jax.npz import read_npz
 from ast_jax.storage import read_run_file
 
 TRAINED_FILE = "trained_clips.npz"

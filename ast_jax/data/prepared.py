@@ -14,7 +14,8 @@ from ast_jax.data.recorded_waveforms import RecordedWaveforms
 from ast_jax.data.sources.folds import FOLDS
 from ast_jax.data.statistics import read_statistics
 from ast_jax.errors import InputError, first_line
-from ast_jax.io import check_readable, json_checksum, read_json, read_npz
+from ast_jax.io import check_readable, json_checksum, read_json
+from ast_jax.npz import read_npz
 
 CLIPS_FILE = "clips.npz"
 DESCRIPTION = ("labels", "sampling_rate", "source_digest")  # of metadata.json, in its checksum
