@@ -63,7 +63,15 @@ def test_a_system_error_that_names_no_file_gets_the_outputs_name():
         raise OSError(28, "No space left on device", "x")
 
 
-def test_an_interrupt_in_a_callback_of_the_garbage_collector_is_not_lost():
+@pytest.fixture
+def handled():
+    """Handles SIGINT as Python does, where a background job ignores it."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, previous)
+
+
+def test_an_interrupt_in_a_callback_of_the_garbage_collector_is_not_lost(handled):
     def interrupted_callback(phase, info):
         gc.callbacks.remove(interrupted_callback)
         signal.raise_signal(signal.SIGINT)
@@ -75,19 +83,20 @@ def test_an_interrupt_in_a_callback_of_the_garbage_collector_is_not_lost():
             assert interrupted_callback not in gc.callbacks
             time.sleep(20)
 
-    handler = signal.getsignal(signal.SIGINT)
     assert run_command(action) == INTERRUPTED
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(signal.SIGINT) is handled
 
 
 def test_an_interrupt_during_an_import_ends_the_process_without_a_traceback(tmp_path):
     (tmp_path / "slow_extension.py").write_text("import signal; signal.raise_signal(signal.SIGINT)")
-    script = (
+    code = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"sys.path.append({str(tmp_path)!r})\n"
         "from ast_jax.cli.command import keeping_interrupts\n"
         "with keeping_interrupts():\n"
         "    print('importing')\n"
         "    import slow_extension\n"
     )
-    code = f"import sys; sys.path.append({str(tmp_path)!r})\n{script}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, "importing\n", "")
