@@ -34,6 +34,8 @@ from ast_jax.errors import InputError, quoted
 
 HOLDOUT = 0.2  # share of the clips, as of a folder
 
+# As Python and NumPy print it; '[noise]' is a label.
+PRINTED_LIST = re.compile(r"[\[({]\s*['\"]|\[.*,.*\]$|\[[\d\s.]*\]$")
 SECONDS = re.compile(r"\d{1,9}(\.\d*)?([eE][+-]?\d{1,2})?", re.ASCII)
 SEPARATORS = ",;|/+&"  # of labels, which people use
 
@@ -181,7 +183,7 @@ def _read_labels(found: Columns, row: Mapping[str, str], where: str, separator: 
         )
     if not text:
         return []
-    if re.match(r"[\[({]\s*['\"]", text) or (text[0] == "[" and text[-1] == "]" and "," in text):
+    if PRINTED_LIST.match(text):
         raise InputError(
             f"{where}: {found.labels} {quoted(text)} looks like a printed list; write the labels "
             f"with {quoted(separator)} between them"

@@ -17,6 +17,7 @@ from ast_jax.io import check_readable
 
 DELIMITERS = (",", ";", "\t", "|")
 MAX_LINE = 2**20  # bytes
+UNNAMED = re.compile(r"Unnamed: \d+([._]\w+)*")  # as pandas names a column without a name
 SEPARATOR_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?\s*', re.IGNORECASE)
 
 
@@ -47,7 +48,7 @@ class Table(NamedTuple):
         Raises:
             InputError: a row is not CSV or has more fields than there are columns.
         """
-        rows = parse_csv(self.file, _without_separator_line(self.file), self.delimiter)
+        rows = parse_csv(self.file, _without_separator_line(self.file), self.delimiter, spaces=True)
         next(rows, None)
         for number, fields in rows:
             where = f"{self.file}, line {number}"
@@ -84,8 +85,10 @@ def open_table(file: Path, expected: Collection[str]) -> Table:
     names = next((line for line in _without_separator_line(file) if line.strip()), "")
     # Of equally good delimiters the first.
     delimiter = stated[1] if stated else max(DELIMITERS, key=lambda d: _count(names, d, expected))
-    _, columns = next(parse_csv(file, _without_separator_line(file), delimiter), (1, []))
-    columns = [column.strip() for column in columns]
+    _, columns = next(
+        parse_csv(file, _without_separator_line(file), delimiter, spaces=True), (1, [])
+    )
+    columns = ["" if UNNAMED.fullmatch(column.strip()) else column.strip() for column in columns]
     seen = set()
     for column in filter(None, columns):
         if column in seen:

@@ -104,6 +104,7 @@ def test_csv_reads_splits_ids_and_a_class_list(folder):
         "\ufefffname;Label\nsub/b;dog\n",  # without the suffix
         "id,,PATH,labels\nsub/b.wav,,sub/b.wav,dog\n,,,\n",
         ",path,labels\n0,sub/b.wav,dog\n",  # pandas' index
+        'path, labels\nsub/b.wav, "dog"\n',
         "path,labels,file,class\nsub/b.wav,dog,none.wav,cat\n",  # the first names win
     ],
 )
@@ -166,6 +167,11 @@ def test_csv_with_a_column_of_0_and_1_for_each_class(folder):
         "x": (),
     }
     assert f"{folder / 'clips.csv'}: each of 2 columns is a class: Dog, cat" in manifest.notes
+
+
+def test_an_index_that_pandas_named_is_no_class(folder):
+    content = "Unnamed: 0.1,Unnamed: 0,path,dog,cat\n0,0,a.wav,1,0\n1,1,sub/b.wav,0,1\n"
+    assert clips_of(folder, content).labels == ["dog", "cat"]
 
 
 def test_csv_rows_with_start_and_end_are_segments(folder):
@@ -245,7 +251,9 @@ def test_labels_that_share_a_part_or_differ_in_case_are_noted(folder):
     )
 
 
-@pytest.mark.parametrize("labels", ["['dog', 'cat']", "[dog, cat]", "('dog',)", "{'dog'}"])
+@pytest.mark.parametrize(
+    "labels", ["['dog', 'cat']", "[dog, cat]", "('dog',)", "{'dog'}", "[]", "[0 1]"]
+)
 def test_a_printed_list_of_labels_is_refused(folder, labels):
     with pytest.raises(InputError, match=r"line 2: labels .* looks like a printed list; write"):
         clips_of(folder, f'path,labels\na.wav,"{labels}"\n')

@@ -12,10 +12,7 @@ from ast_jax.errors import InputError
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 def test_rows_do_not_depend_on_byte_order_mark_and_line_ends(tmp_path, start, end):
     file = tmp_path / "a.csv"
-    file.write_bytes(start + end.join([b"path,labels", b"", b' x , "a,b"', b'y,"c,d"', b""]))
-    with pytest.raises(InputError, match="line 3"):  # a quote inside a field
-        list(open_table(file, ()).rows())
-    file.write_bytes(start + end.join([b"path,labels", b"", b' x ,"a,b"', b"y"]))
+    file.write_bytes(start + end.join([b"path,labels", b"", b' x , "a,b"', b"y"]))
     assert list(open_table(file, ()).rows()) == [
         (f"{file}, line 3", {"path": "x", "labels": "a,b"}),
         (f"{file}, line 4", {"path": "y"}),
