@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from threading import Timer
 from typing import BinaryIO
 
+from ast_jax.audio.headers import is_truncated
 from ast_jax.audio.source import Source
 from ast_jax.audio.streams import InOrder, Stream, read_blocks
 from ast_jax.errors import InputError, first_line
@@ -59,6 +60,9 @@ def read_with_ffmpeg(source: Source, format: str) -> Iterator[Stream]:
         InputError: ffmpeg is not installed, reports an error or takes too long.
     """
     name = source.name
+    with source.open() as file:
+        if is_truncated(file):
+            raise InputError(f"{name} is truncated: restore it, or convert what is left to WAV")
     program = shutil.which("ffmpeg")
     if not program:
         command = shlex.join(["ffmpeg", "-i", name, f"{os.path.splitext(name)[0]}.wav"])

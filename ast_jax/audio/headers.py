@@ -21,6 +21,20 @@ OGG_DATA = re.compile(rb"OggS\x00[\x00\x01\x04\x05]")  # a page that is not a st
 OGG_FIRST = re.compile(rb"OggS\x00[\x02\x06]")
 
 
+ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")  # of WMA
+ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # its object with the file's size
+
+# The first bytes in formats of which decoders read the first file alone.
+FIRST_BYTES = [
+    re.compile(first, re.DOTALL)
+    for first in (
+        rb"fLaC\x00\x00\x00\x22", rb"\.snd\x00\x00\x00", rb"caff\x00\x01\x00\x00",
+        rb"RF64....WAVE", rb"\x00\x00\x00.ftyp", rb"TTA1\x01\x00",
+        rb"FLV\x01.\x00\x00\x00\x09", re.escape(ASF_HEADER),
+    )
+]  # fmt: skip
+
+
 def mp3_states_length(file: BinaryIO, start: int) -> bool:
     """Returns whether the MP3 stream that starts there has a header with its length."""
     file.seek(skip_id3(file, start))
@@ -63,23 +77,50 @@ def find_bytes(file: BinaryIO, pattern: re.Pattern[bytes], start: int) -> int | 
 
 
 def check_single(file: BinaryIO, name: str) -> None:
-    """Raises InputError if another file of its format follows a WAV, AIFF or FLAC file."""
+    """Raises InputError if another file of its format follows a file that states its length."""
     file.seek(0)
-    magic, size = file.read(4), file.read(4)
-    if magic == b"fLaC":
-        has_another = find_bytes(file, re.compile(rb"fLaC\x00\x00\x00\x22"), 4) is not None
-    elif magic in (b"RIFF", b"FORM") and len(size) == 4:
-        (end,) = struct.unpack("<I" if magic == b"RIFF" else ">I", size)
+    head = file.read(16)
+    has_another = False
+    if head[:4] in (b"RIFF", b"FORM") and len(head) == 16:
+        (end,) = struct.unpack("<I" if head[:4] == b"RIFF" else ">I", head[4:8])
         if end < UNKNOWN_SIZE:
             file.seek(8 + end + end % 2)
-            has_another = file.read(4) == magic
+            has_another = file.read(4) == head[:4]
         else:
             start = re.compile(rb"RIFF....WAVEfmt ", re.DOTALL)
             has_another = find_bytes(file, start, 12) is not None
-    else:
-        return
+    elif first := next((first for first in FIRST_BYTES if first.match(head)), None):
+        has_another = find_bytes(file, first, 4) is not None
     if has_another:
         raise InputError(f"{name} has another sound file at its end: split it in two")
+
+
+def is_truncated(file: BinaryIO) -> bool:
+    """Returns whether a file that ffmpeg decodes ends before its header or format says.
+
+    ffmpeg tells of that in MP4, Matroska and others, and not in WAV, AVI, WMA and Ogg.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    head = file.read(2**12)
+    if head[:4] == b"RIFF":
+        return any(
+            size < start + length < UNKNOWN_SIZE
+            for chunk, start, length in _chunks(file, 12, "<")
+            if chunk in (b"data", b"LIST")
+        )
+    if head[:4] == b"OggS":
+        file.seek(max(0, size - 2**17))  # a page has 64 kB
+        _, _, page = file.read().rpartition(b"OggS\x00")
+        if len(page) < 22:
+            return True
+        is_last, segments = page[0] & 4, page[22 : 22 + page[21]]
+        return not is_last or len(page) < 22 + page[21] + sum(segments)
+    if head[:16] == ASF_HEADER and (at := head.find(ASF_FILE)) >= 0 and len(head) >= at + 92:
+        (stated,) = struct.unpack_from("<Q", head, at + 40)
+        is_stream = head[at + 88] & 1
+        return not is_stream and size < stated
+    return False
 
 
 def missing_length(file: BinaryIO) -> tuple[int, bytes] | None:

@@ -1,3 +1,4 @@
+import io
 import os
 import shutil
 import time
@@ -9,6 +10,7 @@ import soundfile
 
 from ast_jax.audio import ffmpeg
 from ast_jax.audio.decode import load_audio, read_recording
+from ast_jax.audio.headers import ASF_FILE, ASF_HEADER, is_truncated
 from ast_jax.errors import InputError
 
 AAC = Path(__file__).parent / "sounds" / "aac.m4a"
@@ -131,3 +133,17 @@ def test_ffmpeg_ends_when_enough_is_read(program, tmp_path):
             return
         time.sleep(0.05)
     raise AssertionError("the program still runs")
+
+
+ENDS = {
+    "WAV": b"RIFF\xff\xff\xff\xffWAVEfmt \x04\0\0\0\x45\0\1\0data\x08\0\0\0" + bytes(8),
+    "AVI": b"RIFF\x1c\0\0\0AVI LIST\x10\0\0\0" + bytes(16),
+    "Ogg": b"OggS\0\2" + bytes(22) + b"Speex   " + b"OggS\0\4" + bytes(20) + b"\1\3abc",
+    "WMA": ASF_HEADER + bytes(8) + ASF_FILE + bytes(24) + b"\x75" + bytes(52),
+}
+
+
+@pytest.mark.parametrize("content", ENDS.values(), ids=ENDS)
+def test_a_missing_end_is_seen_where_ffmpeg_sees_none(content):
+    assert not is_truncated(io.BytesIO(content))
+    assert is_truncated(io.BytesIO(content[:-1]))

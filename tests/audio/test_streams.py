@@ -119,7 +119,11 @@ def test_chained_ogg_files_are_read_as_one(tmp_path, subtype, rate):
 
 
 @pytest.mark.parametrize(
-    ("format", "size"), [("WAV", None), ("WAV", b"\xff" * 4), ("AIFF", None), ("FLAC", None)]
+    ("format", "size"),
+    [
+        *(("WAV", None), ("WAV", b"\xff" * 4), ("AIFF", None), ("FLAC", None)),
+        *(("AU", None), ("CAF", None), ("RF64", None)),
+    ],
 )
 def test_another_file_at_the_end_is_refused(tmp_path, format, size):
     content = encoded(tmp_path, 999, format=format)
