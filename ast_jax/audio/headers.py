@@ -156,6 +156,22 @@ def missing_length(file: BinaryIO) -> tuple[int, bytes] | None:
     return start - 4, b"\xff" * 4 if order == "<" else struct.pack(">I", size - start)
 
 
+def unread_bytes(file: BinaryIO) -> int:
+    """Returns the number of bytes behind the last chunk of a WAV or AIFF; 0 for other formats.
+
+    Recorders that correct the header while they record leave samples there if they are killed.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    magic, end = file.read(4), size
+    if magic in (b"RIFF", b"FORM"):
+        for chunk, start, length in _chunks(file, 12, ">" if magic == b"FORM" else "<"):
+            if not re.fullmatch(rb"[ -~]{4}", chunk):
+                break
+            end = start + length + length % 2
+    return max(0, size - end)
+
+
 def _chunks(file: BinaryIO, position: int, order: str) -> Iterator[tuple[bytes, int, int]]:
     """Yields the name, the start and the length of each chunk from a position on."""
     file.seek(position)

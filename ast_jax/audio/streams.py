@@ -24,6 +24,7 @@ from ast_jax.audio.headers import (
     mp3_states_length,
     ogg_bounds,
     skip_id3,
+    unread_bytes,
 )
 from ast_jax.audio.source import Source
 from ast_jax.errors import InputError
@@ -37,6 +38,14 @@ LONGEST = 2**36  # samples; more are an estimate from `ENDLESS`, or stand for an
 MP3_FRAME = 1152  # samples, at most
 MP3_TAG = 2**20  # bytes between joined files that are searched
 MP3_PROBE = 8192  # bytes in which a frame must be found
+
+
+# In libsndfile's log of opening an Ogg or a VOC.
+MISSING_END = (
+    "Last page lacks an end-of-stream bit",
+    "Junk after the last page",
+    "Seems to be a truncated file",
+)
 
 
 class Stream(NamedTuple):
@@ -166,7 +175,10 @@ def read_streams(source: Source) -> Iterator[Stream]:
             note = "the header says 0 samples, as a recorder that was killed leaves it"
             yield _stream(sound, name)._replace(note=f"{name}: {note}; all that follows is read")
         else:
-            yield _stream(sound, name)
+            unread = unread_bytes(file)
+            note = f"{name}: {unread} bytes behind the end that its header states are not read"
+            is_much = 100 * unread > file.seek(0, io.SEEK_END)
+            yield _stream(sound, name)._replace(note=note if is_much else "")
             check_single(file, name)
 
 
@@ -244,7 +256,7 @@ def _check_header(sound: InOrder, name: str) -> None:
     as "data : 64000 (should be 63998)".
     """
     log = sound.extra_info
-    if "Last page lacks an end-of-stream bit" in log or "Junk after the last page" in log:
+    if any(warning in log for warning in MISSING_END):
         raise _truncated(name, sound.frames)
     for chunk, stated, found in re.findall(
         r"^\s*(\w[\w ]*?)\s*: (\d+) \(should be (\d+)\)$", log, re.MULTILINE

@@ -133,6 +133,19 @@ def test_another_file_at_the_end_is_refused(tmp_path, format, size):
     assert "has another sound file at its end" in message_of(content + content)
 
 
+@pytest.mark.parametrize("tail", [bytes(600), bytes(599) + b"LIST"])
+def test_samples_behind_the_stated_end_are_noted(tmp_path, tail):
+    content = encoded(tmp_path, 999)
+    recording = read_recording(content + tail, RATE)
+    assert len(recording.waveform) == 999
+    assert f"{len(tail)} bytes behind the end that its header states are not" in recording.note
+    assert not read_recording(content + b"LIST\x04\0\0\0INFO", RATE).note
+
+
+def test_a_truncated_voc_is_refused(tmp_path):
+    assert "is truncated" in message_of(encoded(tmp_path, 999, format="VOC")[:-100])
+
+
 # ---- headers that state no length or 0
 
 
