@@ -34,6 +34,7 @@ from ast_jax.checkpoint.checksums import (
     CHECKSUMS_FOLDER,
     array_checksums,
     find_change,
+    read_checksums,
 )
 from ast_jax.errors import InputError, first_line
 from ast_jax.io import MAX_JSON, atomic_write, check_readable, json_checksum, read_json
@@ -134,6 +135,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     config, extractor = load_description(path)
     # The moving average of the parameters, if the run kept one, is the model to use.
     part = "ema" if (path / "ema").is_dir() else "params"
+    if part == "params" and any(name.startswith("ema/") for name in read_checksums(path) or ()):
+        raise InputError(f"{path / 'ema'}: no such folder; restore the checkpoint from a copy")
     return Checkpoint(config, extractor, _load_params(path, part, config))
 
 

@@ -249,6 +249,15 @@ def test_a_checkpoint_without_a_part_is_refused(copy, part):
     assert refusal(copy).startswith(f"{copy / part}")
 
 
+def test_a_missing_moving_average_is_not_replaced_by_the_parameters(copy):
+    file = copy / "checksums" / "checksums.json"
+    sums = json.loads(file.read_text())
+    moved = {f"ema/{name.removeprefix('params/')}": value for name, value in sums.items()}
+    file.write_text(json.dumps(sums | moved))
+    with pytest.raises(InputError, match=r"ema: no such folder; restore the checkpoint"):
+        load_checkpoint(copy)
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
