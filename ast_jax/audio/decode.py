@@ -132,7 +132,7 @@ def read_recording(
     elif file_peak > LOUD:
         level_note = (
             f"{source.name} reaches {file_peak:.6g}, and samples are expected in [-1, 1]; set "
-            f"scale_loud to divide it by that"
+            f"scale_loud (--scale-loud) to divide it by that"
         )
     # A file of unknown length whose beginning was read may be longer than it.
     seconds = None if frames is None or frames < count else frames / rate

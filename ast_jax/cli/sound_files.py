@@ -68,8 +68,8 @@ def read_inputs(
 ) -> "Iterator[tuple[str, np.ndarray]]":
     """Yields each file with the model's input from it.
 
-    Prints a message about a file that cannot be used, and notes about one that is longer than the
-    model's input or otherwise unusual.
+    Prints a message about a file that cannot be used, and notes about one that is unusual, about
+    the first that is longer than the model's input, and about the number of such files.
 
     Args:
         files: paths; "-" for a sound file on standard input.
@@ -96,6 +96,7 @@ def read_inputs(
         except OSError as error:  # such as of a failing disk
             return InputError(f"{file}: cannot be read ({error.strerror or error}); restore it")
 
+    long = 0
     for file, result in zip(files, _read_ahead(read, files, ahead), strict=True):
         if isinstance(result, InputError):
             unusable.append(file)
@@ -107,8 +108,14 @@ def read_inputs(
         for note in filter(None, (recording.note, recording.level_note)):
             print_note(note)
         if recording.seconds is None or recording.seconds > 1.05 * classifier.seconds:
-            note_length(file, recording.seconds, classifier.seconds)
+            if not long:
+                note_length(file, recording.seconds, classifier.seconds)
+            long += 1
         yield file, inputs
+    if long > 1:
+        print_note(
+            f"the model uses the first {classifier.seconds:.1f} s of {long - 1} other files, too"
+        )
 
 
 def note_length(file: str, seconds: float | None, used: float) -> None:

@@ -76,6 +76,13 @@ def test_a_clip_longer_than_the_models_input_gets_a_note(capsys, checkpoint, tmp
     assert capsys.readouterr().err == (
         f"note: {tmp_path / 'long.wav'} lasts 3.0 s; the model uses the first 1.3 s\n"
     )
+    for name in "abc":
+        (tmp_path / f"{name}.wav").symlink_to(tmp_path / "long.wav")
+    assert classify(tmp_path, "--checkpoint", checkpoint / "ours") == 0
+    assert capsys.readouterr().err == (
+        f"note: {tmp_path / 'a.wav'} lasts 3.0 s; the model uses the first 1.3 s\n"
+        "note: the model uses the first 1.3 s of 3 other files, too\n"
+    )
 
 
 # ---- folders, standard input, files of results

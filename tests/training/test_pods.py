@@ -258,8 +258,8 @@ def test_a_process_without_cluster_settings_is_alone(monkeypatch):
         ({"coordinator": "localhost", "num_processes": 2, "process_id": 1}, "give HOST:PORT"),
         ({"coordinator": "http://a:1", "num_processes": 2, "process_id": 1}, "give HOST:PORT"),
         ({"coordinator": "a:99999", "num_processes": 2, "process_id": 1}, "give HOST:PORT"),
-        ({"coordinator": "a:1", "num_processes": 0, "process_id": 0}, "num_processes is 0"),
-        ({"cluster": True, "start_timeout": float("nan")}, "start_timeout is nan"),
+        ({"coordinator": "a:1", "num_processes": 0, "process_id": 0}, "num-processes is 0"),
+        ({"cluster": True, "start_timeout": float("nan")}, "start-timeout is nan"),
         ({"cluster": True}, "finds no cluster here"),
     ],
 )
