@@ -31,6 +31,7 @@ def cells(row):
     return [cell.strip() for cell in row.strip("|").split("|")]
 
 
+@pytest.mark.slow
 def test_table_is_complete_without_dataset_packages(run_python, tmp_path, block_imports):
     block_imports()
     results = tmp_path / "RESULTS.md"
