@@ -13,7 +13,7 @@ from ast_jax.data.clips import Clips, DataSet
 from ast_jax.data.recorded_waveforms import RecordedWaveforms
 from ast_jax.data.sources.folds import FOLDS
 from ast_jax.data.statistics import read_statistics
-from ast_jax.errors import InputError, first_line
+from ast_jax.errors import InputError, first_line, quoted
 from ast_jax.io import check_readable, json_checksum, read_json
 from ast_jax.npz import read_npz
 
@@ -155,6 +155,8 @@ def open_prepared(folder: str | Path, name: str = "") -> PreparedSet:
         splits = {
             split["name"]: _split_files(set_folder, info["name"], split) for split in info["splits"]
         }
+        if unknown := sorted(metadata.keys() - {*DESCRIPTION, "checksum"}):  # a damaged name
+            raise ValueError(f"metadata.json has an unknown field {quoted(unknown[0])}")
         description = {name: metadata[name] for name in DESCRIPTION}
         if json_checksum(description) != metadata.get("checksum", json_checksum(description)):
             raise ValueError("metadata.json is not what was written: its checksum differs")

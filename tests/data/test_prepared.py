@@ -284,6 +284,9 @@ def test_another_word_or_number_in_the_metadata_is_seen(copy, field):
         (copy / "metadata.json").write_text(json.dumps(content | {"sampling_rate": rate}))
         with pytest.raises(InputError, match=f"a sampling rate of {rate} Hz"):
             open_prepared(copy)
+    (copy / "metadata.json").write_text(json.dumps(content | {"cl%cksum": "6a707944"}))
+    with pytest.raises(InputError, match=r"metadata\.json has an unknown field 'cl%cksum'"):
+        open_prepared(copy)
     (copy / "metadata.json").write_text(json.dumps(content))
     assert open_prepared(copy).labels == ["x", "y", "z"]
 
