@@ -97,11 +97,16 @@ def _is_row(row: Any) -> bool:
     """Returns whether a value has the fields that every version has written, with numbers."""
     return (
         isinstance(row, dict)
-        and all(isinstance(value, int | float | None) for value in row.values())
+        and all(map(_is_number_or_none, row.values()))
         and isinstance(row.get("epoch"), int)
         and row["epoch"] > 0
         and {"training_loss", "loss", "accuracy", "mean_average_precision"} <= row.keys()
     )
+
+
+def _is_number_or_none(value: Any) -> bool:
+    # JSON's integers may be beyond a float's range, and Python reads its NaN.
+    return value is None or (isinstance(value, int | float) and abs(value) < 1e300)
 
 
 def best_epoch(history: History, metric: str) -> int | None:

@@ -166,6 +166,8 @@ ROW = {
         [ROW | {"epoch": -1}],
         [ROW | {"loss": "low"}],
         [ROW | {"accuracy": [1]}],
+        [ROW | {"accuracy": 10**400}],
+        [ROW | {"loss": float("nan")}],
     ],
 )
 def test_a_history_with_other_rows_is_named(tmp_path, rows):
