@@ -79,7 +79,8 @@ def keeping_interrupts() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.unraisablehook = hook
+        if sys.unraisablehook is raise_again:  # a library's hook on top of it stays
+            sys.unraisablehook = hook
         signal.signal(signal.SIGINT, previous)
 
 

@@ -87,6 +87,16 @@ def test_an_interrupt_in_a_callback_of_the_garbage_collector_is_not_lost(handled
     assert signal.getsignal(signal.SIGINT) is handled
 
 
+def test_a_hook_that_a_library_installs_meanwhile_stays(handled, monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", before := sys.unraisablehook)
+    with keeping_interrupts():
+        pass
+    assert sys.unraisablehook is before
+    with keeping_interrupts():
+        sys.unraisablehook = library = lambda unraisable: None
+    assert sys.unraisablehook is library
+
+
 def test_an_interrupt_during_an_import_ends_the_process_without_a_traceback(tmp_path):
     (tmp_path / "slow_extension.py").write_text("import signal; signal.raise_signal(signal.SIGINT)")
     code = (
