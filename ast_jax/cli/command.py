@@ -1,6 +1,5 @@
 """Code shared by the commands: exit statuses, Ctrl-C, error messages, printing."""
 
-import _thread
 import io
 import os
 import signal
@@ -55,8 +54,13 @@ def keeping_interrupts() -> Iterator[None]:
     former case, so the process exits; in the latter it is raised again afterwards.
     """
 
+    def interrupt_later() -> None:
+        threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+
     def interrupt(number: int, frame: FrameType | None) -> None:
         while frame:
+            if frame.f_code.co_name == "raise_again":  # a hook's exceptions are ignored, too
+                return interrupt_later()
             if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
                 flush_and_exit(INTERRUPTED)
             frame = frame.f_back
@@ -64,8 +68,7 @@ def keeping_interrupts() -> Iterator[None]:
 
     def raise_again(unraisable: Any) -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            # Later, as this hook's own exceptions are ignored, too.
-            threading.Timer(0.01, _thread.interrupt_main).start()
+            interrupt_later()
         else:
             hook(unraisable)
 
