@@ -113,9 +113,8 @@ def read_inputs(
             long += 1
         yield file, inputs
     if long > 1:
-        print_note(
-            f"the model uses the first {classifier.seconds:.1f} s of {long - 1} other files, too"
-        )
+        others = "another file" if long == 2 else f"{long - 1} other files"
+        print_note(f"the model uses the first {classifier.seconds:.1f} s of {others}, too")
 
 
 def note_length(file: str, seconds: float | None, used: float) -> None:

@@ -229,7 +229,8 @@ def add_missing_classes(data: EvaluationSet, labels: Sequence[str]) -> Evaluatio
 
     A recording that the model takes for one of them is then counted as an error.
     """
-    missing = [label for label in labels if label not in set(data.labels)]
+    known = set(data.labels)
+    missing = [label for label in labels if label not in known]
     if not missing:
         return data
     clips = data.clips

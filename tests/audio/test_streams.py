@@ -1,4 +1,4 @@
-"""What libsndfile takes at its header's word is read to its end, or refused."""
+"""Tests that files with wrong or missing lengths are read to their end, or refused."""
 
 import struct
 import warnings

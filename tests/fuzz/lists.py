@@ -18,7 +18,7 @@ SOUNDS = [f"{name}.wav" for name in ("a", "b c", "sub/d", "é", "e.f", "g")]
 
 
 class Clip(NamedTuple):
-    """What a list says of a clip."""
+    """A clip of a list."""
 
     path: str
     labels: tuple[str, ...]

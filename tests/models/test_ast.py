@@ -21,6 +21,7 @@ from ast_jax.models.config import ASTConfig
 from ast_jax.models.patchout import sample_patchout
 from ast_jax.models.remat import REMAT, scan_all_but_last
 from tests.programs import equations
+from tests.small_run import MODEL
 
 TINY = ASTConfig(
     hidden_size=32,
@@ -32,17 +33,7 @@ TINY = ASTConfig(
     num_labels=3,
 )
 
-CONFIG = ASTConfig(
-    hidden_size=32,
-    num_hidden_layers=4,
-    num_attention_heads=2,
-    intermediate_size=64,
-    frequency_stride=16,
-    time_stride=16,
-    max_length=64,
-    num_mel_bins=32,
-    num_labels=5,
-)
+CONFIG = MODEL.replace(num_hidden_layers=4, num_labels=5)
 CLIPS = jax.random.normal(jax.random.key(1), (2, 64, 32))
 
 

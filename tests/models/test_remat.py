@@ -4,20 +4,10 @@ from flax import nnx
 
 from ast_jax.errors import InputError
 from ast_jax.models.ast import graphdef, param_shapes
-from ast_jax.models.config import ASTConfig
 from ast_jax.models.remat import REMAT, rematerialize
+from tests.small_run import MODEL
 
-CONFIG = ASTConfig(
-    hidden_size=32,
-    num_hidden_layers=4,
-    num_attention_heads=2,
-    intermediate_size=64,
-    frequency_stride=16,
-    time_stride=16,
-    max_length=64,
-    num_mel_bins=32,
-    num_labels=5,
-)
+CONFIG = MODEL.replace(num_hidden_layers=4, num_labels=5)
 PARAMS = param_shapes(CONFIG)
 CLIPS = jax.random.normal(jax.random.key(1), (2, 64, 32))
 LAYERS, TOKENS = CONFIG.num_hidden_layers - 1, CONFIG.num_tokens  # all layers except the last

@@ -11,7 +11,7 @@ from ast_jax.errors import InputError, quoted
 
 
 class Layout(NamedTuple):
-    """Where a data set has what.
+    """The files and columns of a data set.
 
     Attributes:
         name: of the data set.

@@ -7,17 +7,6 @@ from ast_jax.data.sources.csv_manifest import list_csv
 from ast_jax.data.sources.manifest import Example
 from ast_jax.errors import InputError
 
-CLASSES = 'index,mid,display_name\n0,/m/s,"Speech"\n1,/m/m,"Male speech, man"\n2,/m/d,Dog\n'
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for name in ("a.wav", "sub/b.wav"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "classes.csv").write_text(CLASSES)
-    return tmp_path
-
 
 def write(folder, content):
     (folder / "clips.csv").write_text(content)
