@@ -40,6 +40,8 @@ PERMITTED = {
     "urls": ("errors",),
     "storage": ("errors", "io", "urls"),
     "audio": ("errors", "fields", "io", "urls"),
+    "fonts": (),
+    "figures": ("io", "audio"),
     "models": ("errors", "fields", "io", "urls"),
     "config": ("errors", "fields", "models.config"),
     "config_files": ("errors", "fields", "io", "config"),
@@ -50,14 +52,16 @@ PERMITTED = {
         "checkpoint", "data",
     ),
     "runs": (
-        *BASICS, "ast_jax", "multihost", "storage", "audio", "config", "config_files",
-        "checkpoint", "data", "evaluation",
+        *BASICS, "ast_jax", "multihost", "storage", "audio", "fonts", "figures", "config",
+        "config_files", "checkpoint", "data", "evaluation",
     ),
     "training": (
-        *BASICS, "losses", "sharding", "multihost", "storage", "audio", "models", "config",
+        *BASICS, "losses", "sharding", "multihost", "storage", "audio", "fonts", "models", "config",
         "checkpoint", "data", "evaluation", "runs",
     ),
-    "inference": (*BASICS, "fields", "audio", "models", "checkpoint"),
+    "inference": (
+        *BASICS, "fields", "audio", "fonts", "figures", "models", "checkpoint",
+    ),
     "cli": (
         *BASICS, "ast_jax", "losses", "sharding", "audio", "models", "config", "fields",
         "config_files", "checkpoint", "data", "evaluation", "runs", "training", "inference",

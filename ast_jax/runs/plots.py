@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ast_jax.audio.kaldi import frame_sizes, mel_position
-from ast_jax.io import atomic_write
-from ast_jax.runs.fonts import DrawableNames, choose_families, drawable_names
+from ast_jax.audio.kaldi import frame_sizes
+from ast_jax.figures import mel_ticks, save_figure, subplots
+from ast_jax.fonts import DrawableNames, choose_families, drawable_names
 
 MAX_INCHES = 20
 MAX_NAMED = 60  # classes whose names and counts are legible within MAX_INCHES
@@ -30,7 +30,7 @@ def draw_loss(
         chance: the held-out loss of a prediction that is the same for all clips; None if unknown.
         kept: the first and the last epoch of the parameters that are kept; None to mark none.
     """
-    figure, (left, right) = _subplots(1, 2, (10, 4))
+    figure, (left, right) = subplots(1, 2, (10, 4))
     epochs = [row["epoch"] for row in history]
 
     def values(name: str) -> np.ndarray:
@@ -49,7 +49,7 @@ def draw_loss(
         _mark_epochs(axes, kept)
         axes.legend()
         axes.grid(alpha=0.3)
-    _save_figure(figure, file)
+    save_figure(figure, file)
 
 
 def _mark_epochs(axes: Any, kept: tuple[int, int] | None) -> None:
@@ -75,7 +75,7 @@ def draw_confusion(matrix: np.ndarray, labels: Sequence[str], file: Path, title:
     # 0.1 inches per letter leave room for the matrix beside the names.
     size = 0.1 * max(map(len, drawable.names)) + 0.4 * len(labels)
     width, height = max(size + 2.2, 5), max(size + 1.2, 3)  # with color bar, title and axis labels
-    figure, axes = _subplots(1, 1, (min(width, MAX_INCHES), min(height, MAX_INCHES)))
+    figure, axes = subplots(1, 1, (min(width, MAX_INCHES), min(height, MAX_INCHES)))
     picture = axes.imshow(
         matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1
     )
@@ -95,7 +95,7 @@ def draw_confusion(matrix: np.ndarray, labels: Sequence[str], file: Path, title:
                 predicted, true, matrix[true, predicted],
                 ha="center", va="center", color="white" if dark else "black", fontsize=8,
             )  # fmt: skip
-    _save_figure(figure, file)
+    save_figure(figure, file)
 
 
 def draw_class_precisions(precisions: np.ndarray, labels: Sequence[str], file: Path) -> None:
@@ -111,10 +111,10 @@ def draw_class_precisions(precisions: np.ndarray, labels: Sequence[str], file: P
     if len(order) < len(precisions):
         title += f"; {len(precisions) - len(order)} without clips left out"
     if len(order) <= MAX_NAMED:
-        figure, axes = _subplots(1, 1, (8, 2 + 0.25 * len(order)))
+        figure, axes = subplots(1, 1, (8, 2 + 0.25 * len(order)))
         _draw_bars(axes, precisions, drawable, order, title)
     else:
-        figure, (curve, best, worst) = _subplots(1, 3, (MAX_INCHES, 2 + 0.25 * EXTREMES))
+        figure, (curve, best, worst) = subplots(1, 3, (MAX_INCHES, 2 + 0.25 * EXTREMES))
         curve.plot(np.arange(1, len(order) + 1), precisions[order])
         mean = precisions[order].mean()
         curve.axhline(mean, color="gray", linestyle="--", label=f"mean {mean:.3f}")
@@ -124,7 +124,7 @@ def draw_class_precisions(precisions: np.ndarray, labels: Sequence[str], file: P
         _draw_bars(best, precisions, drawable, order[:EXTREMES], f"the best {EXTREMES}")
         _draw_bars(worst, precisions, drawable, order[-EXTREMES:], f"the worst {EXTREMES}")
     _add_note(figure, drawable)
-    _save_figure(figure, file)
+    save_figure(figure, file)
 
 
 def _draw_bars(
@@ -142,7 +142,7 @@ def _draw_bars(
 
 def draw_folds(epochs: Sequence[int], accuracy: np.ndarray, file: Path) -> None:
     """Draws (folds, epochs) accuracy as a PNG: thin lines, and a thick one for the mean."""
-    figure, axes = _subplots(1, 1, (8, 5))
+    figure, axes = subplots(1, 1, (8, 5))
     for fold, values in enumerate(accuracy, start=1):
         axes.plot(epochs, values, ".-", linewidth=0.8, markersize=4, label=f"fold {fold}")
     mean, std = accuracy.mean(axis=0), accuracy.std(axis=0, ddof=1)
@@ -154,7 +154,7 @@ def draw_folds(epochs: Sequence[int], accuracy: np.ndarray, file: Path) -> None:
     _mark_epochs(axes, None)
     axes.legend()
     axes.grid(alpha=0.3)
-    _save_figure(figure, file)
+    save_figure(figure, file)
 
 
 def draw_batch(
@@ -177,11 +177,9 @@ def draw_batch(
     """
     clips, frames, mel_bins = plain.shape
     seconds = frames * frame_sizes(sampling_rate)[1] / sampling_rate
-    octaves = 250 * 2 ** np.arange(8)
-    places = mel_position(octaves, mel_bins, sampling_rate) + 0.5  # a bin's center in the picture
-    shown = (places >= 0) & (places <= mel_bins)
+    places, hertz = mel_ticks(mel_bins, sampling_rate)
     families, _ = choose_families("".join(titles))
-    figure, grid = _subplots(
+    figure, grid = subplots(
         clips, 2, (13, 1 + 1.9 * clips), squeeze=False, sharex=True, sharey=True
     )
     low, high = np.percentile(plain, [0.5, 99.5])
@@ -198,31 +196,14 @@ def draw_batch(
                 cmap="magma",
             )
         row[0].set_ylabel("Hz")
-        row[0].set_yticks(places[shown], octaves[shown])
+        row[0].set_yticks(places, hertz)
         row[0].set_title(title, loc="left", fontsize=10, parse_math=False, fontfamily=families)
     grid[0, 1].set_title("as the model sees it, masks and all", loc="left", fontsize=10)
     for axes in grid[-1]:
         axes.set_xlabel("seconds")
     label = f"(log-mel - mean) / (2 std); padding and masks are {padding:.2f}, a log-mel of 0"
     figure.colorbar(picture, ax=grid, label=label, aspect=40, pad=0.01)
-    _save_figure(figure, file)
-
-
-def _subplots(rows: int, columns: int, size: tuple[float, float], **options: Any) -> Any:
-    """Returns a figure of a size in inches, and its axes."""
-    # Not pyplot, which picks a window system; pods have none.
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    layout = ConstrainedLayoutEngine(w_pad=0.1)  # inches; by default labels touch the edge
-    figure = Figure(figsize=size, layout=layout)
-    return figure, figure.subplots(rows, columns, **options)
-
-
-def _save_figure(figure: Any, file: Path) -> None:
-    """Writes a figure as a PNG, atomically."""
-    with atomic_write(file, replace=True) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    save_figure(figure, file)
 
 
 def _short_names(labels: Sequence[str]) -> DrawableNames:

@@ -10,7 +10,7 @@ from ast_jax.audio.fbank_jax import batch_input_values
 from ast_jax.config import TrainConfig
 from ast_jax.data.training_data import load_data
 from ast_jax.errors import shorten
-from ast_jax.runs.fonts import drawable_names
+from ast_jax.fonts import drawable_names
 from ast_jax.runs.plots import draw_batch
 from ast_jax.training.cross_validation import fold_config
 from ast_jax.training.initial import make_extractor

@@ -93,7 +93,7 @@ def test_a_single_constant_clip_can_be_drawn(tmp_path):
 def figures(monkeypatch):
     """Returns the figures that are drawn, which are not written."""
     drawn = []
-    monkeypatch.setattr(plots, "_save_figure", lambda figure, file: drawn.append(figure))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, file: drawn.append(figure))
     return drawn
 
 

@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.font_manager import FontProperties, findfont, fontManager
 
-from ast_jax.runs.fonts import choose_families, drawable_names
+from ast_jax.fonts import choose_families, drawable_names
 
 DEFAULT = ["sans-serif"]
 
