@@ -23,7 +23,7 @@ import soundfile
 
 ROOT = Path(__file__).parents[1]
 
-BASICS = ("errors", "io", "labels", "npz", "urls")
+BASICS = ("errors", "io", "labels", "npz", "thresholds", "urls")
 
 # What the modules of each room may import beside those of their own room: rooms, or single modules.
 # A row names only rooms of the rows above it, so there is no cycle of rooms. 'ast_jax' is the
@@ -34,6 +34,7 @@ PERMITTED = {
     "io": ("errors",),
     "labels": ("errors",),
     "npz": ("errors",),
+    "thresholds": ("errors", "fields", "io"),
     "losses": (),
     "sharding": ("errors",),
     "multihost": ("errors",),
