@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -83,6 +83,84 @@ def load_audio(
     return recording.waveform
 
 
+class RecordingStream:
+    """A sound file that is read in blocks; iterate over it once. See `open_recording`.
+
+    Attributes:
+        name: the name of the file, for messages.
+        rate: the sampling rate of the file, in Hz.
+        note: a sentence about the header, '' for none.
+        file_peak: the largest absolute value in the blocks so far, in the file's channels.
+    """
+
+    def __init__(self, name: str, stream: Stream, sampling_rate: int):
+        self.name, self.note = name, stream.note
+        self.rate, self.file_peak = stream.rate, 0.0
+        self._new_rate, self._blocks = sampling_rate, stream.blocks
+        self._frames = stream.frames  # that the header states, later that there are
+        self._count = 0  # samples per channel so far
+
+    @property
+    def seconds(self) -> float | None:
+        """The length of the file, as its header states it until all is read; None if unknown."""
+        # A file of unknown length may be longer than what was read.
+        if self._frames is None or self._frames < self._count:
+            return None
+        return self._frames / self.rate
+
+    @property
+    def level_note(self) -> str:
+        """A sentence about samples beyond 1.5 in the blocks so far, '' for none."""
+        if self.file_peak <= LOUD:
+            return ""
+        return (
+            f"{self.name} reaches {self.file_peak:.6g}, and samples are expected in [-1, 1]; set "
+            f"scale_loud (--scale-loud) to divide it by that"
+        )
+
+    def __iter__(self) -> Iterator[Float32[np.ndarray, " samples"]]:
+        """Yields the waveform in blocks, mono and resampled as the file is read."""
+        resampler = None
+        if self.rate != self._new_rate:
+            # Gives what `soxr.resample` gives for the whole, bit by bit.
+            resampler = soxr.ResampleStream(self.rate, self._new_rate, 1, "float32", "HQ")
+        length = 0
+        for block in self._blocks:
+            self.file_peak = max(self.file_peak, check_peak(block, self.name))
+            mono = _mix_to_mono(block)
+            self._count += len(mono)
+            if resampler:
+                mono = resampler.resample_chunk(mono)
+            length += len(mono)
+            yield mono
+        if not self._count:
+            raise InputError(f"{self.name} holds no samples: restore it or leave it out")
+        self._frames = self._count
+        if resampler:
+            end = resampler.resample_chunk(np.empty(0, np.float32), last=True)
+            missing = max(0, -(-self._count * self._new_rate // self.rate) - length)
+            yield np.pad(end[:missing], (0, max(0, missing - len(end))))
+
+
+@contextmanager
+def open_recording(path: SoundFile, sampling_rate: int) -> Iterator[RecordingStream]:
+    """Opens a sound file of any length, to read it in blocks of bounded size.
+
+    The blocks joined are what `load_audio` returns, without its limit of 4.6 hours.
+
+    Args:
+        path: as for `load_audio`.
+        sampling_rate: of the blocks, in Hz.
+
+    Raises:
+        InputError: as for `load_audio`; what is wrong within the file is raised when it is read.
+    """
+    new_rate = check_sampling_rate(sampling_rate)
+    source = open_source(path)
+    with closing(_streams(source)) as streams:
+        yield RecordingStream(source.name, _join(streams, source.name), new_rate)
+
+
 def read_recording(
     path: SoundFile,
     sampling_rate: int,
@@ -94,49 +172,26 @@ def read_recording(
 
     Arguments and errors are those of `load_audio`; what `load_audio` warns of is returned.
     """
-    new_rate = check_sampling_rate(sampling_rate)
-    source = open_source(path)
-    samples, count, file_peak = bytearray(), 0, 0.0
+    samples = bytearray()
     enough = MAX_SAMPLES + 1 if max_samples is None else max_samples
-    with closing(_streams(source)) as streams:
-        rate, frames, blocks, note = _join(streams, source.name)
-        resampler = None
-        if rate != new_rate:
-            # Gives what `soxr.resample` gives for the whole, bit by bit.
-            resampler = soxr.ResampleStream(rate, new_rate, 1, "float32", "HQ")
-        for block in blocks:
-            file_peak = max(file_peak, check_peak(block, source.name))
-            mono = _mix_to_mono(block)
-            count += len(mono)
-            samples += (resampler.resample_chunk(mono) if resampler else mono).data
+    with open_recording(path, sampling_rate) as stream:
+        for block in stream:
+            samples += block.data
             if len(samples) >= 4 * enough:
                 break
-        else:
-            if resampler and count:
-                samples += resampler.resample_chunk(np.empty(0, np.float32), last=True).data
-            frames = count
-    if not count:
-        raise InputError(f"{source.name} holds no samples: restore it or leave it out")
-    length = min(enough, -(-count * new_rate // rate))
-    if length > MAX_SAMPLES:
-        raise InputError(
-            f"{source.name} has more than {MAX_SAMPLES} samples at {new_rate} Hz: cut it into parts"
-        )
-    samples[4 * length :] = b""
-    samples += bytes(4 * length - len(samples))
+    samples[4 * enough :] = b""
     waveform = np.frombuffer(samples, np.float32)
-    level_note = ""
+    if len(waveform) > MAX_SAMPLES:
+        raise InputError(
+            f"{stream.name} has more than {MAX_SAMPLES} samples at {sampling_rate} Hz: cut it into "
+            f"parts"
+        )
+    level_note = stream.level_note
     peak = peak_of(waveform)
     if scale_loud and peak > 1:
         waveform /= np.float32(peak)
-    elif file_peak > LOUD:
-        level_note = (
-            f"{source.name} reaches {file_peak:.6g}, and samples are expected in [-1, 1]; set "
-            f"scale_loud (--scale-loud) to divide it by that"
-        )
-    # A file of unknown length whose beginning was read may be longer than it.
-    seconds = None if frames is None or frames < count else frames / rate
-    return Recording(waveform, seconds, peak, note, level_note)
+        level_note = ""
+    return Recording(waveform, stream.seconds, peak, stream.note, level_note)
 
 
 def _streams(source: Source) -> Generator[Stream]:

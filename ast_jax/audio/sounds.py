@@ -1,7 +1,9 @@
 """Reads the forms of sound that a classifier takes: files, their content, arrays and dicts."""
 
 import os
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from ast_jax.audio.waveform import check_sampling_rate, to_array, to_waveform
-from ast_jax.errors import InputError
+from ast_jax.errors import InputError, quoted
 
 Bytes = bytes | bytearray | memoryview
 
@@ -39,16 +41,64 @@ def read_sound(
     Raises:
         InputError: the sound cannot be used.
     """
-    if hasattr(sound, "get_all_samples"):  # torchcodec's decoder, which `datasets` returns
-        samples = sound.get_all_samples()  # (channels, samples)
-        sound, sampling_rate = to_array(samples.data).mean(axis=0), samples.sample_rate
-    if isinstance(sound, Mapping):
-        sound, sampling_rate = _read_dict(sound, sampling_rate)
-    if isinstance(sound, str | os.PathLike | Bytes) or _is_file(sound):
+    sound, sampling_rate = _unpack(sound, sampling_rate)
+    if _is_sound_file(sound):
         # Imported here, as classifying waveforms does not need the libraries that read files.
         from ast_jax.audio.decode import load_audio
 
         return load_audio(sound, new_rate, max_samples=max_samples)
+    return _read_array(sound, sampling_rate, new_rate)
+
+
+def read_sound_blocks(
+    sound: Any, sampling_rate: int | None, new_rate: int
+) -> Iterator[Float32[np.ndarray, " samples"]]:
+    """Yields one sound as a waveform in blocks, a file as it is read; of any length.
+
+    Arguments and errors are those of `read_sound`. What is unusual in a file causes a warning.
+    """
+    sound, sampling_rate = _unpack(sound, sampling_rate)
+    if not _is_sound_file(sound):
+        yield _read_array(sound, sampling_rate, new_rate)
+        return
+    from ast_jax.audio.decode import open_recording
+
+    with open_recording(sound, new_rate) as stream:
+        yield from stream
+    for note in filter(None, (stream.note, stream.level_note)):
+        warnings.warn(note, stacklevel=2)
+
+
+@contextmanager
+def naming_sound(sound: Any) -> Iterator[None]:
+    """Adds the path of a sound, if it has one, to errors that do not name it."""
+    try:
+        yield
+    except InputError as error:
+        name = name_of(sound)
+        if not name or name in str(error) or quoted(name) in str(error):
+            raise
+        raise InputError(f"{name}: {error}") from error
+
+
+def _unpack(sound: Any, sampling_rate: int | None) -> tuple[Any, int | None]:
+    """Returns the waveform or file in a dict or decoder, and the waveform's sampling rate."""
+    if hasattr(sound, "get_all_samples"):  # torchcodec's decoder, which `datasets` returns
+        samples = sound.get_all_samples()  # (channels, samples)
+        return to_array(samples.data).mean(axis=0), samples.sample_rate
+    return (
+        _read_dict(sound, sampling_rate) if isinstance(sound, Mapping) else (sound, sampling_rate)
+    )
+
+
+def _is_sound_file(sound: Any) -> bool:
+    return isinstance(sound, str | os.PathLike | Bytes) or _is_file(sound)
+
+
+def _read_array(
+    sound: Any, sampling_rate: int | None, new_rate: int
+) -> Float32[np.ndarray, " samples"]:
+    """Returns an array or a tensor as a waveform of another rate."""
     if isinstance(sound, int | float | complex | np.generic):  # of a list of samples
         raise InputError(
             f"the number {sound} is not a sound: give a waveform as an array, "

@@ -15,12 +15,20 @@ from jaxtyping import Float32
 
 from ast_jax.audio import fbank_jax
 from ast_jax.audio.kaldi import frame_sizes
-from ast_jax.audio.sounds import is_batch, name_of, read_sound
+from ast_jax.audio.sounds import is_batch, naming_sound, read_sound, read_sound_blocks
 from ast_jax.audio.waveform import check_peak, to_array
 from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.checkpoint.load import read_checkpoint
-from ast_jax.errors import InputError, quoted
+from ast_jax.errors import InputError
 from ast_jax.fields import Range, check_value
+from ast_jax.inference.windows import (
+    Window,
+    WindowInput,
+    WindowSlicer,
+    check_scores,
+    score_windows,
+    slice_recording,
+)
 from ast_jax.models.ast import ASTForAudioClassification, round_kernels
 
 FUNCTIONS = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid, "none": lambda logits: logits}
@@ -112,17 +120,12 @@ class AudioClassifier:
     ) -> Float32[np.ndarray, "max_length mel_bins"]:
         """Returns the model's input for one sound; arguments and errors are those of a call."""
         extractor = self.feature_extractor
-        name = name_of(sound)
         inputs = np.empty((extractor.max_length, extractor.num_mel_bins), np.float32)
-        try:
+        with naming_sound(sound):
             waveform = read_sound(
                 sound, sampling_rate, extractor.sampling_rate, extractor.max_samples
             )
             extractor.fill(inputs, waveform)
-        except InputError as error:
-            if not name or name in str(error) or quoted(name) in str(error):
-                raise
-            raise InputError(f"{name}: {error}") from error
         return inputs
 
     def _preprocess_each(
@@ -180,13 +183,52 @@ class AudioClassifier:
                 yield self._best(scores, top_k)
 
     def _best(self, scores: Float32[np.ndarray, " classes"], top_k: int | None) -> Labels:
-        if not np.isfinite(scores).all():
-            raise InputError(
-                "the model's output is not finite: parameters are NaN, or so large that it "
-                "overflows; use another checkpoint, or correct the mean and std of its extractor"
-            )
+        check_scores(scores)
         best = np.argsort(-scores, kind="stable")[:top_k]
         return [{"label": self.labels[i], "score": float(scores[i])} for i in best]
+
+    def windows(
+        self,
+        sound: Any,
+        window: float | None = None,
+        hop: float | None = None,
+        *,
+        sampling_rate: int | None = None,
+        batch_size: int = 8,
+    ) -> Iterator[Window]:
+        """Yields the scores of the windows of a recording of any length, as they are computed.
+
+        A file is read in blocks, and each frame of its log-mel is computed once. The scores are
+        those of a call with the samples of the window.
+
+        Args:
+            sound: a sound in any form that a call takes.
+            window: the length of a window in seconds; None for the model's input.
+            hop: from the start of one window to the next, in seconds, rounded to whole frames
+                (10 ms at most rates); None for the window's length. The last window is shorter
+                if frames are left that no other window has.
+            sampling_rate: of an array without its own, in Hz.
+            batch_size: the number of windows that the device computes at once.
+
+        Raises:
+            InputError: an argument cannot be used; or, as the windows are read, the sound. If a
+                file is damaged, the windows of what precedes the damage are yielded first.
+
+        Examples:
+            >>> for start, end, scores in classifier.windows("day.wav", window=10, hop=5):
+            ...     print(start, end, classifier.labels[scores.argmax()])
+        """
+        _check_count("batch_size", batch_size)
+        slicer = WindowSlicer(self.feature_extractor, window, hop)
+        inputs = self._window_inputs(sound, sampling_rate, slicer)
+        return score_windows(inputs, self.probabilities, batch_size)
+
+    def _window_inputs(
+        self, sound: Any, sampling_rate: int | None, slicer: WindowSlicer
+    ) -> Iterator[WindowInput]:
+        with naming_sound(sound):
+            new_rate = self.feature_extractor.sampling_rate
+            yield from slice_recording(read_sound_blocks(sound, sampling_rate, new_rate), slicer)
 
     def probabilities(self, input_values: npt.ArrayLike) -> jax.Array:
         """Computes (batch, max_length, num_mel_bins) → (batch, num_labels) on the device.

@@ -1,0 +1,301 @@
+"""Windows of long recordings: their model inputs, scores and aggregates."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from numbers import Real
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float32
+
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor, pad_or_cut
+from ast_jax.audio.kaldi import frame_sizes
+from ast_jax.audio.log_mel_stream import LogMelStream
+from ast_jax.errors import InputError
+
+AGGREGATES = ("mean", "max", "noisy-or")
+
+
+class WindowInput(NamedTuple):
+    """A window of a recording, and the model's input for it.
+
+    Attributes:
+        start: in seconds from the start of the recording.
+        end: in seconds.
+        input_values: float32 (max_length, mel_bins).
+    """
+
+    start: float
+    end: float
+    input_values: Float32[np.ndarray, "max_length mel_bins"]
+
+
+class Window(NamedTuple):
+    """A window of a recording, and its scores.
+
+    Attributes:
+        start: in seconds from the start of the recording.
+        end: in seconds.
+        scores: float32 (classes,).
+    """
+
+    start: float
+    end: float
+    scores: Float32[np.ndarray, " classes"]
+
+
+class WindowSlicer:
+    """Cuts a waveform that arrives in chunks into windows of model inputs.
+
+    A window of so many seconds has the model input of a clip that long, so windows that overlap
+    share their frames. Windows start at whole frames (10 ms at most rates). The last window is
+    shorter and padded, as a short clip is, if the windows before it leave frames out. No more
+    than a window is kept.
+
+    Attributes:
+        window: the length of a window in seconds, in whole samples.
+        hop: from the start of one window to the next in seconds, in whole frames.
+        hop_samples: the same in samples.
+    """
+
+    def __init__(
+        self,
+        extractor: ASTFeatureExtractor,
+        window: float | None = None,
+        hop: float | None = None,
+    ):
+        """Sets the lengths.
+
+        Args:
+            extractor: of the model.
+            window: in seconds; None for the model's input (10.24 s of 1024 frames).
+            hop: in seconds, rounded to whole frames; None for the window's length.
+
+        Raises:
+            InputError: the window is shorter than a frame or longer than the model's input, or
+                the hop is shorter than the time between frames or longer than the window.
+        """
+        rate = extractor.sampling_rate
+        size, shift = frame_sizes(rate)
+        self._extractor, self._size, self._shift = extractor, size, shift
+        if window is None:
+            window = extractor.max_length * shift / rate
+        self._num_samples = round(_seconds("window", window) * rate)
+        if self._num_samples < size:
+            raise InputError(
+                f"window is {window:g} s and a frame takes {size / rate:g} s: give a longer window"
+            )
+        if self._num_samples > extractor.max_samples:
+            raise InputError(
+                f"window is {window:g} s and the model's input has "
+                f"{extractor.max_samples / rate:g} s: give a shorter window"
+            )
+        self.window = self._num_samples / rate
+        hop = self.window if hop is None else _seconds("hop", hop)
+        if hop > self.window + 0.5 / rate:
+            raise InputError(
+                f"hop is {hop:g} s and window {self.window:g} s, which leaves out what is between "
+                f"windows: give a hop of at most the window"
+            )
+        self._hop = min(round(hop * rate / shift), self._num_samples // shift)  # in frames
+        if self._hop < 1:
+            raise InputError(
+                f"hop is {hop:g} s and frames are {shift / rate:g} s apart: give at least that"
+            )
+        self.hop_samples = self._hop * shift
+        self.hop = self.hop_samples / rate
+        num_frames = 1 + (self._num_samples - size) // shift
+        self._stream = LogMelStream(rate, extractor.num_mel_bins)
+        self._frames = np.empty((num_frames, extractor.num_mel_bins), np.float32)
+        self._filled = 0  # frames of the next window so far; negative: frames before it
+        self._unheard = 0  # frames of these that no window has had
+        self._start = 0  # of the next window, in frames
+        self._samples = 0  # so far
+
+    @property
+    def seconds(self) -> float:
+        """The length of what was pushed so far."""
+        return self._samples / self._extractor.sampling_rate
+
+    def push(self, waveform: Float32[np.ndarray, " samples"]) -> list[WindowInput]:
+        """Returns the windows that a chunk of any length completes.
+
+        Args:
+            waveform: float32 (samples,) in [-1, 1], at the extractor's sampling rate.
+
+        Raises:
+            InputError: the chunk has samples that are not finite or beyond 1e15.
+        """
+        self._samples += len(waveform)
+        log_mel = self._stream.push(waveform)
+        windows = []
+        while len(log_mel):
+            if self._filled < 0:
+                skipped = min(-self._filled, len(log_mel))
+                self._filled += skipped
+                log_mel = log_mel[skipped:]
+            free = self._frames[max(0, self._filled) :]
+            taken = min(len(free), len(log_mel))
+            free[:taken] = log_mel[:taken]
+            log_mel = log_mel[taken:]
+            self._filled += taken
+            self._unheard += taken
+            if taken == len(free):
+                start = self._start * self._shift
+                windows.append(self._input(start, start + self._num_samples))
+                self._frames[: -self._hop] = self._frames[self._hop :]
+                self._filled -= self._hop
+                self._start += self._hop
+                self._unheard = 0
+        return windows
+
+    def finish(self) -> list[WindowInput]:
+        """Returns the last window, of the frames that no other has; none if there are no such.
+
+        Raises:
+            InputError: all that was pushed is shorter than a frame.
+        """
+        if self._samples < self._size:
+            raise InputError(
+                f"the recording has {self._samples} samples and a frame takes {self._size}: give a "
+                f"longer one, or pad it with zeros"
+            )
+        if not self._unheard:
+            return []
+        self._unheard = 0
+        return [self._input(self._start * self._shift, self._samples)]
+
+    def _input(self, start: int, end: int) -> WindowInput:
+        """Returns the window of the frames so far; its start and end are in samples."""
+        extractor = self._extractor
+        inputs = pad_or_cut(self._frames[: self._filled], extractor.max_length)
+        rate = extractor.sampling_rate
+        return WindowInput(start / rate, end / rate, extractor.normalize(inputs, out=inputs))
+
+
+def _seconds(name: str, value: float) -> float:
+    """Returns a positive and finite number of seconds as a float."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (is_number and 0 < value < np.inf):
+        raise InputError(f"{name} is {value!r}: give a positive number of seconds")
+    return float(value)
+
+
+def slice_recording(
+    blocks: Iterable[Float32[np.ndarray, " samples"]], slicer: WindowSlicer
+) -> Iterator[WindowInput]:
+    """Yields the windows of a recording as its blocks are read.
+
+    If a block cannot be read, the windows of all that precedes it are yielded before the error.
+
+    Args:
+        blocks: the waveform, at the extractor's sampling rate.
+        slicer: a new one.
+
+    Raises:
+        InputError: a block cannot be read, or the recording is shorter than a frame.
+    """
+    step = slicer.hop_samples  # so that few windows are in memory at once
+    try:
+        for block in blocks:
+            for start in range(0, len(block), step):
+                yield from slicer.push(block[start : start + step])
+    except InputError:
+        with suppress(InputError):  # nothing precedes it
+            yield from slicer.finish()
+        raise
+    yield from slicer.finish()
+
+
+def score_windows(
+    inputs: Iterable[WindowInput], score: Callable[[np.ndarray], jax.Array], batch_size: int
+) -> Iterator[Window]:
+    """Yields the scores of windows, computed in batches.
+
+    The next batch is read while the device computes. The last batch is padded, so that the model
+    is compiled for one shape. If reading raises InputError, the windows before it are yielded
+    before the error is raised.
+
+    Args:
+        inputs: the windows; of several recordings, too.
+        score: computes (batch, max_length, mel_bins) → (batch, classes), on the device.
+        batch_size: windows that the device computes at once.
+
+    Raises:
+        InputError: the model's output is not finite, or as `inputs` raise.
+    """
+    failures: list[InputError] = []
+
+    def until_failure() -> Iterator[WindowInput]:
+        try:
+            yield from inputs
+        except InputError as error:
+            failures.append(error)
+
+    remaining = until_failure()
+    computing: tuple[list[WindowInput], jax.Array] | None = None
+    size = 0
+    while batch := list(islice(remaining, batch_size)):
+        size = size or len(batch)  # all windows may be fewer than a batch
+        padded = np.zeros((size, *batch[0].input_values.shape), np.float32)
+        padded[: len(batch)] = [each.input_values for each in batch]
+        scores = score(padded)
+        if computing:
+            yield from _join(*computing)
+        computing = batch, scores
+    if computing:
+        yield from _join(*computing)
+    if failures:
+        raise failures[0]
+
+
+def _join(inputs: list[WindowInput], scores: jax.Array) -> Iterator[Window]:
+    """Yields the windows of a batch; waits for the device."""
+    for window, row in zip(inputs, np.asarray(scores), strict=False):  # the batch may be padded
+        check_scores(row)
+        yield Window(window.start, window.end, row)
+
+
+def check_scores(scores: Float32[np.ndarray, " classes"]) -> None:
+    """Raises InputError if the scores are not finite."""
+    if not np.isfinite(scores).all():
+        raise InputError(
+            "the model's output is not finite: parameters are NaN, or so large that it "
+            "overflows; use another checkpoint, or correct the mean and std of its extractor"
+        )
+
+
+def aggregate(
+    scores: Iterable[Float32[np.ndarray, " classes"]], how: str
+) -> Float32[np.ndarray, " classes"]:
+    """Returns the scores of a whole recording, given those of its windows.
+
+    Args:
+        scores: (windows, classes), or an iterator of rows, which are not kept.
+        how: "mean"; "max"; or "noisy-or", 1 - Π(1 - p): the probability that a class is heard in
+            some window, if windows were independent.
+
+    Raises:
+        InputError: there are no windows, or no such aggregate.
+    """
+    if how not in AGGREGATES:
+        raise InputError(f"the aggregate is {how!r}: give one of {', '.join(AGGREGATES)}")
+    count, result = 0, None
+    for row in scores:
+        row = 1 - row.astype(np.float64) if how == "noisy-or" else row.astype(np.float64)
+        count += 1
+        if result is None:
+            result = row
+        elif how == "mean":
+            result += row
+        elif how == "max":
+            result = np.maximum(result, row)
+        else:
+            result *= row
+    if result is None:
+        raise InputError("there are no windows to aggregate: give at least one")
+    if how == "mean":
+        result /= count
+    return (1 - result if how == "noisy-or" else result).astype(np.float32)
