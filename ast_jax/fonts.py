@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
+MAX_LETTERS = 40  # of a class name beside an axis
+
 # matplotlib's last resort draws a box for each letter.
 PLACEHOLDERS = "Last Resort"
 
@@ -30,8 +32,15 @@ def drawable_names(labels: Sequence[str]) -> DrawableNames:
         for i, label in enumerate(labels)
     ]
     replaced = len(labels) - sum(map(str.__eq__, names, labels))
-    note = "LABEL_n: no installed font has the letters of the class in row n, from 0"
+    note = "LABEL_n: no installed font has the letters of class n, from 0"
     return DrawableNames(names, families, note if replaced else "")
+
+
+def short_names(labels: Sequence[str]) -> DrawableNames:
+    """Returns the names that can be drawn, cut to `MAX_LETTERS`."""
+    return drawable_names(
+        [x if len(x) <= MAX_LETTERS else f"{x[: MAX_LETTERS - 1]}…" for x in labels]
+    )
 
 
 def choose_families(text: str) -> tuple[list[str], set[str]]:

@@ -8,12 +8,11 @@ import numpy as np
 
 from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.figures import mel_ticks, save_figure, subplots
-from ast_jax.fonts import DrawableNames, choose_families, drawable_names
+from ast_jax.fonts import DrawableNames, choose_families, short_names
 
 MAX_INCHES = 20
 MAX_NAMED = 60  # classes whose names and counts are legible within MAX_INCHES
 EXTREMES = 25  # number of best and of worst classes to name when there are more than MAX_NAMED
-MAX_LETTERS = 40  # of a class name beside an axis
 
 
 def draw_loss(
@@ -71,7 +70,7 @@ def draw_confusion(matrix: np.ndarray, labels: Sequence[str], file: Path, title:
 
     More than `MAX_NAMED` classes are drawn without names and counts.
     """
-    drawable = _short_names(labels)
+    drawable = short_names(labels)
     # 0.1 inches per letter leave room for the matrix beside the names.
     size = 0.1 * max(map(len, drawable.names)) + 0.4 * len(labels)
     width, height = max(size + 2.2, 5), max(size + 1.2, 3)  # with color bar, title and axis labels
@@ -104,7 +103,7 @@ def draw_class_precisions(precisions: np.ndarray, labels: Sequence[str], file: P
     Of more than `MAX_NAMED` classes the best and the worst are named, beside a curve of all.
     Classes without clips, whose precision is NaN, are omitted and counted in the title.
     """
-    drawable = _short_names(labels)
+    drawable = short_names(labels)
     known = np.flatnonzero(~np.isnan(precisions))
     order = known[np.argsort(-precisions[known], kind="stable")]
     title = f"{len(order)} classes"
@@ -204,13 +203,6 @@ def draw_batch(
     label = f"(log-mel - mean) / (2 std); padding and masks are {padding:.2f}, a log-mel of 0"
     figure.colorbar(picture, ax=grid, label=label, aspect=40, pad=0.01)
     save_figure(figure, file)
-
-
-def _short_names(labels: Sequence[str]) -> DrawableNames:
-    """Returns the names that can be drawn, cut to `MAX_LETTERS`."""
-    return drawable_names(
-        [x if len(x) <= MAX_LETTERS else f"{x[: MAX_LETTERS - 1]}…" for x in labels]
-    )
 
 
 def _add_note(figure: Any, drawable: DrawableNames) -> None:
