@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +19,12 @@ from ast_jax.audio.waveform import check_peak, to_array
 from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.checkpoint.load import read_checkpoint
 from ast_jax.errors import InputError
-from ast_jax.fields import Range, check_value
+from ast_jax.inference.batches import check_count, check_output, padded_batches
+from ast_jax.inference.embeddings import Embedder, embedding_shape
 from ast_jax.inference.windows import (
     Window,
     WindowInput,
     WindowSlicer,
-    check_scores,
     score_windows,
     slice_recording,
 )
@@ -69,6 +68,7 @@ class AudioClassifier:
 
         self._apply_model = apply_model
         self._apply_to_waveforms = apply_to_waveforms
+        self._embedder = Embedder(self.model.ast)
 
     @property
     def seconds(self) -> float:
@@ -159,9 +159,9 @@ class AudioClassifier:
         Raises:
             InputError: an argument cannot be used, or the model's output is not finite.
         """
-        _check_count("batch_size", batch_size)
+        check_count("batch_size", batch_size)
         if top_k is not None:
-            _check_count("top_k", top_k)
+            check_count("top_k", top_k)
         function = self._default_function if function_to_apply is None else function_to_apply
         if not isinstance(function, str) or function not in FUNCTIONS:
             raise InputError(
@@ -172,18 +172,12 @@ class AudioClassifier:
     def _classify(
         self, inputs: Iterator[np.ndarray], top_k: int | None, function: str, batch_size: int
     ) -> Iterator[Labels]:
-        size = 0
-        while batch := list(islice(inputs, batch_size)):
-            size = size or len(batch)  # all sounds may be fewer than a batch
-            padded = np.zeros((size, *batch[0].shape), np.float32)
-            padded[: len(batch)] = batch
-            for scores in np.asarray(self._apply_model(self._params, padded, function))[
-                : len(batch)
-            ]:
+        for batch, count in padded_batches(inputs, batch_size):
+            for scores in np.asarray(self._apply_model(self._params, batch, function))[:count]:
                 yield self._best(scores, top_k)
 
     def _best(self, scores: Float32[np.ndarray, " classes"], top_k: int | None) -> Labels:
-        check_scores(scores)
+        check_output(scores)
         best = np.argsort(-scores, kind="stable")[:top_k]
         return [{"label": self.labels[i], "score": float(scores[i])} for i in best]
 
@@ -218,7 +212,7 @@ class AudioClassifier:
             >>> for start, end, scores in classifier.windows("day.wav", window=10, hop=5):
             ...     print(start, end, classifier.labels[scores.argmax()])
         """
-        _check_count("batch_size", batch_size)
+        check_count("batch_size", batch_size)
         slicer = WindowSlicer(self.feature_extractor, window, hop)
         inputs = self._window_inputs(sound, sampling_rate, slicer)
         return score_windows(inputs, self.probabilities, batch_size)
@@ -229,6 +223,59 @@ class AudioClassifier:
         with naming_sound(sound):
             new_rate = self.feature_extractor.sampling_rate
             yield from slice_recording(read_sound_blocks(sound, sampling_rate, new_rate), slicer)
+
+    def embed(
+        self,
+        audio: Any,
+        pooling: str = "pooled",
+        layer: int | None = None,
+        sampling_rate: int | None = None,
+        *,
+        batch_size: int = 1,
+    ) -> Any:
+        """Returns the embedding of a sound or of several, float32.
+
+        Args:
+            audio: as for a call.
+            pooling: "pooled" (the mean of the class and the distillation token, from which the
+                classifier computes logits), "cls", "distillation", "mean" (of the patches), or
+                "patches" (each of them).
+            layer: an index into the encoder's states: 0 for the patch embeddings, 1 for the first
+                layer, -1 for the last. As Hugging Face's `hidden_states` they have no final layer
+                norm. None for the last after the final norm, as `last_hidden_state` and
+                `pooler_output`.
+            sampling_rate: as for a call.
+            batch_size: as for a call.
+
+        Returns:
+            (hidden,), or (frequency, time, hidden) for "patches"; for a list of sounds an array
+            with a leading axis; for an iterator an iterator, which reads it.
+
+        Raises:
+            InputError: as a call.
+        """
+        if not is_batch(audio):
+            inputs: Iterable[np.ndarray] = [self.preprocess(audio, sampling_rate)]
+            return next(self.embed_inputs(inputs, pooling, layer, batch_size))
+        inputs = self._preprocess_each(audio, sampling_rate)
+        results = self.embed_inputs(inputs, pooling, layer, batch_size)
+        if isinstance(audio, Iterator):
+            return results
+        shape = embedding_shape(self.config, pooling)
+        return np.array(list(results), np.float32).reshape(-1, *shape)
+
+    def embed_inputs(
+        self,
+        inputs: Iterable[np.ndarray],
+        pooling: str = "pooled",
+        layer: int | None = None,
+        batch_size: int = 1,
+    ) -> Iterator[np.ndarray]:
+        """Yields the embedding of each of several model inputs, see `embed`.
+
+        Batches are those of `classify_inputs`.
+        """
+        return self._embedder(inputs, pooling, layer, batch_size)
 
     def probabilities(self, input_values: npt.ArrayLike) -> jax.Array:
         """Computes (batch, max_length, num_mel_bins) → (batch, num_labels) on the device.
@@ -306,8 +353,3 @@ def _check_finite(waveforms: np.ndarray) -> None:
         return
     for i, waveform in enumerate(waveforms):
         check_peak(waveform, f"waveform {i} of {len(waveforms)} (from 0)")
-
-
-def _check_count(name: str, value: Any) -> None:
-    plain = value.item() if isinstance(value, np.integer) else value
-    check_value(name, plain, Annotated[int, Range(1)])

@@ -14,6 +14,7 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor, pad_or_cut
 from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.audio.log_mel_stream import LogMelStream
 from ast_jax.errors import InputError
+from ast_jax.inference.batches import check_output
 
 AGGREGATES = ("mean", "max", "noisy-or")
 
@@ -254,17 +255,8 @@ def score_windows(
 def _join(inputs: list[WindowInput], scores: jax.Array) -> Iterator[Window]:
     """Yields the windows of a batch; waits for the device."""
     for window, row in zip(inputs, np.asarray(scores), strict=False):  # the batch may be padded
-        check_scores(row)
+        check_output(row)
         yield Window(window.start, window.end, row)
-
-
-def check_scores(scores: Float32[np.ndarray, " classes"]) -> None:
-    """Raises InputError if the scores are not finite."""
-    if not np.isfinite(scores).all():
-        raise InputError(
-            "the model's output is not finite: parameters are NaN, or so large that it "
-            "overflows; use another checkpoint, or correct the mean and std of its extractor"
-        )
 
 
 def aggregate(
