@@ -2,7 +2,6 @@
 
 import csv
 import json as json_module
-import os
 import textwrap
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,17 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ast_jax.cli.arguments import CORES, Dtype, Positive, check_given, dtype_change
-from ast_jax.cli.command import complain, naming
-from ast_jax.cli.sound_files import find_sounds, read_inputs
-from ast_jax.errors import InputError, one_line, print_note
+from ast_jax.cli.arguments import CORES, Dtype, Positive, check_given
+from ast_jax.cli.command import naming
+from ast_jax.cli.load import load_classifier
+from ast_jax.cli.sound_files import expand_folders, read_inputs
+from ast_jax.errors import InputError, one_line
 from ast_jax.io import check_free
 from ast_jax.urls import check_local
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ast_jax.inference.classifier import AudioClassifier, Labels
+    from ast_jax.inference.classifier import Labels
 
 Write = Callable[[str, "Labels"], None]
 
@@ -58,8 +58,8 @@ def classify(
         _check_output(output)
         if json:
             raise InputError(f"--json prints what --output writes to {output}; leave one out")
-    classifier = _load(checkpoint, dtype)
-    sounds, status = _expand(files)
+    classifier = load_classifier(checkpoint, dtype)
+    sounds, status = expand_folders(files)
     unusable: list[str] = []
     names: deque[str] = deque()  # of the inputs without labels so far
 
@@ -85,31 +85,6 @@ def classify(
             for label in labels:
                 print(f"  {label['score']:6.1%}  {label['label']}", flush=True)
     return 1 if unusable else status
-
-
-def _load(checkpoint: str, dtype: Dtype) -> "AudioClassifier":
-    """Loads the classifier, and prints what was assumed of the checkpoint."""
-    from ast_jax.checkpoint.load import read_checkpoint
-    from ast_jax.cli.compilation_cache import enable_compilation_cache
-    from ast_jax.inference.classifier import AudioClassifier
-
-    enable_compilation_cache()
-    guesses: list[str] = []
-    classifier = AudioClassifier(read_checkpoint(checkpoint, dtype_change(dtype), guesses=guesses))
-    for guess in guesses:
-        print_note(f"{checkpoint}: {guess}")
-    return classifier
-
-
-def _expand(files: tuple[str, ...]) -> tuple[list[str], int]:
-    """Returns the files with folders replaced by the sounds in them, and the exit status so far."""
-    errors: list[InputError] = []
-    sounds = []
-    for file in files:
-        sounds += find_sounds(file, errors.append) if os.path.isdir(file) else [file]
-    for error in errors:
-        complain(str(error))
-    return sounds, 1 if errors else 0
 
 
 def _print_json(results: "Iterable[tuple[str, Labels]]") -> None:

@@ -1,8 +1,9 @@
 """Finds the sound files to classify, and reads them in threads ahead of the model."""
 
+import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 STDIN = "-"
+
+
+def expand_folders(files: Sequence[str]) -> tuple[list[str], int]:
+    """Returns the files with folders replaced by the sounds in them, and the exit status so far.
+
+    Prints the errors of folders.
+    """
+    errors: list[InputError] = []
+    sounds = []
+    for file in files:
+        sounds += find_sounds(file, errors.append) if os.path.isdir(file) else [file]
+    for error in errors:
+        complain(str(error))
+    return sounds, 1 if errors else 0
 
 
 def find_sounds(folder: str, on_error: Callable[[InputError], None]) -> list[str]:
@@ -97,7 +112,7 @@ def read_inputs(
             return InputError(f"{file}: cannot be read ({error.strerror or error}); restore it")
 
     long = 0
-    for file, result in zip(files, _read_ahead(read, files, ahead), strict=True):
+    for file, result in zip(files, read_ahead(read, files, ahead), strict=True):
         if isinstance(result, InputError):
             unusable.append(file)
             # The decoder names the file, the feature extractor does not.
@@ -134,7 +149,7 @@ def _read_stdin() -> bytes:
     return content
 
 
-def _read_ahead(read: Callable[[str], T], files: Iterable[str], ahead: int) -> Iterator[T]:
+def read_ahead(read: Callable[[str], T], files: Iterable[str], ahead: int) -> Iterator[T]:
     """Yields `read(file)` for each file in order, from threads that are `ahead` files ahead."""
     remaining = iter(files)
     with ThreadPoolExecutor(CORES) as pool:
