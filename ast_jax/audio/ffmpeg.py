@@ -8,9 +8,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from threading import Timer
 from typing import BinaryIO
+
+import numpy as np
 
 from ast_jax.audio.headers import is_truncated
 from ast_jax.audio.source import Source
@@ -50,7 +53,8 @@ def format_of(head: bytes) -> str:
 def read_with_ffmpeg(source: Source, format: str) -> Iterator[Stream]:
     """Yields the first stream of sound of a file.
 
-    ffmpeg may open this file alone, and take 512 MB, and 30 s and a second for each MB.
+    ffmpeg may open this file alone, and take 512 MB, and 30 s and a second for each MB, without
+    the time in which the blocks are used.
 
     Args:
         source: the file.
@@ -81,20 +85,19 @@ def read_with_ffmpeg(source: Source, format: str) -> Iterator[Stream]:
         process = stack.enter_context(_start(program, path, errors))
         stack.callback(process.kill)
         limit = SECONDS + SECONDS_PER_MB * (os.stat(path).st_size >> 20)
-        timer = Timer(limit, process.kill)
-        timer.start()
-        stack.callback(timer.cancel)
+        patience = _Patience(process, limit)
         assert process.stdout is not None
-        try:
+        sound = None
+        with patience.waiting(), contextlib.suppress(RuntimeError):  # ffmpeg has written nothing
             sound = InOrder(process.stdout.fileno(), closefd=False)
-        except RuntimeError:  # ffmpeg has written nothing
-            sound = None
         if sound:
-            yield Stream(sound.samplerate, None, read_blocks(sound, name))
-        status = process.wait()
+            blocks = patience.wait_for_each(read_blocks(sound, name))
+            yield Stream(sound.samplerate, None, blocks)
+        with patience.waiting():
+            status = process.wait()
         errors.seek(0)
         message = errors.read(2000).decode(errors="replace").strip()
-        if not timer.is_alive():
+        if patience.seconds <= 0:
             raise InputError(f"{name} took ffmpeg more than {limit} s: convert it to WAV")
         if status or message or not sound:
             text = re.sub(r"^\[\S+ @ \w+\] ", "", message) or f"status {status}"
@@ -103,6 +106,39 @@ def read_with_ffmpeg(source: Source, format: str) -> Iterator[Stream]:
                 f"{name} cannot be read as {format}, it is damaged, or its sound is in an unknown "
                 f"codec (ffmpeg: {reason}): restore it or convert it to WAV"
             )
+
+
+class _Patience:
+    """Kills a process that is waited for too long; the time between waits does not count.
+
+    Attributes:
+        seconds: that are left.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], seconds: float):
+        self.seconds = seconds
+        self._process = process
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time that the block takes."""
+        timer = Timer(max(0.0, self.seconds), self._process.kill)
+        timer.start()
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self.seconds -= time.monotonic() - started
+
+    def wait_for_each(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yields blocks, and counts the time that reading them takes."""
+        while True:
+            with self.waiting():
+                block = next(blocks, None)
+            if block is None:
+                return
+            yield block
 
 
 def _start(program: str, path: bytes, errors: BinaryIO) -> subprocess.Popen[bytes]:

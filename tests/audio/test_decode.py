@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ast_jax.audio import decode
-from ast_jax.audio.decode import load_audio, read_recording, resample
+from ast_jax.audio.decode import load_audio, open_recording, read_recording, resample
 from ast_jax.errors import InputError, one_line
 
 # libsndfile's name of each format, and the sampling rate to write it at
@@ -168,6 +168,28 @@ def test_more_samples_than_the_limit_are_refused(tmp_path, monkeypatch):
     assert "has more than 50000 samples at 16000 Hz: cut it into parts" in message_of(path)
     assert len(load_audio(path, max_samples=40000)) == 40000
     assert len(load_audio(write(tmp_path / "a.wav", noise(100000), 32000))) == 50000
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+def test_blocks_joined_are_the_whole_without_a_limit(tmp_path, monkeypatch, rate):
+    path = write(tmp_path / "a.flac", noise(200001, 2), rate)
+    expected = load_audio(path)
+    monkeypatch.setattr(decode, "MAX_SAMPLES", 50000)
+    with open_recording(path, 16000) as stream:
+        assert (stream.rate, stream.seconds, stream.note) == (rate, 200001 / rate, "")
+        blocks = list(stream)
+        assert stream.seconds == 200001 / rate
+    np.testing.assert_array_equal(np.concatenate(blocks), expected)
+    assert max(map(len, blocks)) <= 2 * 2**15 * 16000 // rate
+
+
+def test_the_level_of_a_recording_is_known_once_it_is_read(tmp_path):
+    samples = noise(100000)
+    samples[90000] = 3
+    with open_recording(write(tmp_path / "a.wav", samples, subtype="FLOAT"), 16000) as stream:
+        notes = [stream.level_note for _ in stream]
+    assert notes[0] == ""
+    assert notes[-1].startswith(f"{tmp_path}/a.wav reaches 3, and samples are expected in [-1, 1]")
 
 
 def test_a_real_recording_is_resampled_to_16_khz(esc10):

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from ast_jax.audio import ffmpeg
-from ast_jax.audio.decode import load_audio, read_recording
+from ast_jax.audio.decode import load_audio, open_recording, read_recording
 from ast_jax.audio.headers import ASF_FILE, ASF_HEADER, is_truncated
 from ast_jax.errors import InputError
 
@@ -112,6 +112,18 @@ def test_ffmpeg_that_takes_too_long_is_ended(program, monkeypatch):
     program("exec sleep 60")
     monkeypatch.setattr(ffmpeg, "SECONDS", 0.2)
     assert message_of(AAC).endswith("took ffmpeg more than 0.2 s: convert it to WAV")
+
+
+def test_the_time_in_which_blocks_are_used_does_not_count(program, tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.au", np.full(200000, 0.5), 16000, "FLOAT")
+    program(f"cat {tmp_path}/a.au; sleep 0.1")
+    monkeypatch.setattr(ffmpeg, "SECONDS", 1)
+    used = 0
+    with open_recording(AAC, 16000) as stream:
+        for block in stream:
+                time.sleep(0.3)
+            used += len(block)
+    assert used == 200000
 
 
 def test_the_memory_of_ffmpeg_is_limited(program):
