@@ -121,7 +121,7 @@ def test_the_time_in_which_blocks_are_used_does_not_count(program, tmp_path, mon
     used = 0
     with open_recording(AAC, 16000) as stream:
         for block in stream:
-                time.sleep(0.3)
+            time.sleep(0.3)
             used += len(block)
     assert used == 200000
 
