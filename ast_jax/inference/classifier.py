@@ -14,21 +14,16 @@ from jaxtyping import Float32
 
 from ast_jax.audio import fbank_jax
 from ast_jax.audio.kaldi import frame_sizes
-from ast_jax.audio.sounds import is_batch, naming_sound, read_sound, read_sound_blocks
+from ast_jax.audio.sounds import is_batch, naming_sound, read_sound
 from ast_jax.audio.waveform import check_peak, to_array
 from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.checkpoint.load import read_checkpoint
 from ast_jax.errors import InputError
 from ast_jax.inference.batches import check_count, check_output, padded_batches
 from ast_jax.inference.embeddings import Embedder, embedding_shape
-from ast_jax.inference.windows import (
-    Window,
-    WindowInput,
-    WindowSlicer,
-    score_windows,
-    slice_recording,
-)
+from ast_jax.inference.windows import Window, WindowSlicer, score_windows, slice_sound
 from ast_jax.models.ast import ASTForAudioClassification, round_kernels
+from ast_jax.thresholds import Calibration, Thresholds
 
 FUNCTIONS = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid, "none": lambda logits: logits}
 
@@ -174,9 +169,10 @@ class AudioClassifier:
     ) -> Iterator[Labels]:
         for batch, count in padded_batches(inputs, batch_size):
             for scores in np.asarray(self._apply_model(self._params, batch, function))[:count]:
-                yield self._best(scores, top_k)
+                yield self.best_labels(scores, top_k)
 
-    def _best(self, scores: Float32[np.ndarray, " classes"], top_k: int | None) -> Labels:
+    def best_labels(self, scores: Float32[np.ndarray, " classes"], top_k: int | None) -> Labels:
+        """Returns the labels with the highest scores, best first; all of them for `top_k` None."""
         check_output(scores)
         best = np.argsort(-scores, kind="stable")[:top_k]
         return [{"label": self.labels[i], "score": float(scores[i])} for i in best]
@@ -189,6 +185,7 @@ class AudioClassifier:
         *,
         sampling_rate: int | None = None,
         batch_size: int = 8,
+        thresholds: Thresholds | None = None,
     ) -> Iterator[Window]:
         """Yields the scores of the windows of a recording of any length, as they are computed.
 
@@ -203,6 +200,7 @@ class AudioClassifier:
                 if frames are left that no other window has.
             sampling_rate: of an array without its own, in Hz.
             batch_size: the number of windows that the device computes at once.
+            thresholds: of this model; the scores are calibrated by their calibration, if any.
 
         Raises:
             InputError: an argument cannot be used; or, as the windows are read, the sound. If a
@@ -214,15 +212,9 @@ class AudioClassifier:
         """
         check_count("batch_size", batch_size)
         slicer = WindowSlicer(self.feature_extractor, window, hop)
-        inputs = self._window_inputs(sound, sampling_rate, slicer)
-        return score_windows(inputs, self.probabilities, batch_size)
-
-    def _window_inputs(
-        self, sound: Any, sampling_rate: int | None, slicer: WindowSlicer
-    ) -> Iterator[WindowInput]:
-        with naming_sound(sound):
-            new_rate = self.feature_extractor.sampling_rate
-            yield from slice_recording(read_sound_blocks(sound, sampling_rate, new_rate), slicer)
+        calibration = thresholds.calibration_for(self.labels) if thresholds else None
+        score = partial(self.probabilities, calibration=calibration)
+        return score_windows(slice_sound(sound, sampling_rate, slicer), score, batch_size)
 
     def embed(
         self,
@@ -277,11 +269,17 @@ class AudioClassifier:
         """
         return self._embedder(inputs, pooling, layer, batch_size)
 
-    def probabilities(self, input_values: npt.ArrayLike) -> jax.Array:
+    def probabilities(
+        self, input_values: npt.ArrayLike, calibration: Calibration | None = None
+    ) -> jax.Array:
         """Computes (batch, max_length, num_mel_bins) → (batch, num_labels) on the device.
 
         Returns before the computation ends; `np.asarray` of the result waits for it. The scores
         of an input on the device that is not finite are NaN.
+
+        Args:
+            input_values: the model input.
+            calibration: of the logits, in the order of the labels; None for none.
 
         Raises:
             InputError: the inputs have another shape, or those in the host's memory NaN or
@@ -295,7 +293,11 @@ class AudioClassifier:
             )
         if not isinstance(input_values, jax.Array) and not np.isfinite(input_values).all():
             raise InputError("the inputs hold NaN or infinite values; repair or leave them out")
-        return self._apply_model(self._params, jnp.asarray(input_values), self._default_function)
+        function = self._default_function
+        if calibration is None:
+            return self._apply_model(self._params, jnp.asarray(input_values), function)
+        logits = self._apply_model(self._params, jnp.asarray(input_values), "none")
+        return FUNCTIONS[function](calibration.rescale(logits))
 
     def probabilities_of_waveforms(
         self, waveforms: npt.ArrayLike, lengths: npt.ArrayLike | None = None

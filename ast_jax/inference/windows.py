@@ -1,10 +1,10 @@
 """Windows of long recordings: their model inputs, scores and aggregates."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from itertools import islice
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,8 +13,9 @@ from jaxtyping import Float32
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor, pad_or_cut
 from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.audio.log_mel_stream import LogMelStream
+from ast_jax.audio.sounds import naming_sound, read_sound_blocks
 from ast_jax.errors import InputError
-from ast_jax.inference.batches import check_output
+from ast_jax.inference.batches import check_output, padded_batches
 
 AGGREGATES = ("mean", "max", "noisy-or")
 
@@ -56,6 +57,7 @@ class WindowSlicer:
     than a window is kept.
 
     Attributes:
+        rate: the sampling rate of the waveform, in Hz.
         window: the length of a window in seconds, in whole samples.
         hop: from the start of one window to the next in seconds, in whole frames.
         hop_samples: the same in samples.
@@ -80,6 +82,7 @@ class WindowSlicer:
         """
         rate = extractor.sampling_rate
         size, shift = frame_sizes(rate)
+        self.rate = rate
         self._extractor, self._size, self._shift = extractor, size, shift
         if window is None:
             window = extractor.max_length * shift / rate
@@ -114,11 +117,6 @@ class WindowSlicer:
         self._unheard = 0  # frames of these that no window has had
         self._start = 0  # of the next window, in frames
         self._samples = 0  # so far
-
-    @property
-    def seconds(self) -> float:
-        """The length of what was pushed so far."""
-        return self._samples / self._extractor.sampling_rate
 
     def push(self, waveform: Float32[np.ndarray, " samples"]) -> list[WindowInput]:
         """Returns the windows that a chunk of any length completes.
@@ -170,10 +168,9 @@ class WindowSlicer:
 
     def _input(self, start: int, end: int) -> WindowInput:
         """Returns the window of the frames so far; its start and end are in samples."""
-        extractor = self._extractor
-        inputs = pad_or_cut(self._frames[: self._filled], extractor.max_length)
-        rate = extractor.sampling_rate
-        return WindowInput(start / rate, end / rate, extractor.normalize(inputs, out=inputs))
+        inputs = pad_or_cut(self._frames[: self._filled], self._extractor.max_length)
+        self._extractor.normalize(inputs, out=inputs)
+        return WindowInput(start / self.rate, end / self.rate, inputs)
 
 
 def _seconds(name: str, value: float) -> float:
@@ -182,6 +179,14 @@ def _seconds(name: str, value: float) -> float:
     if not (is_number and 0 < value < np.inf):
         raise InputError(f"{name} is {value!r}: give a positive number of seconds")
     return float(value)
+
+
+def slice_sound(
+    sound: Any, sampling_rate: int | None, slicer: WindowSlicer
+) -> Iterator[WindowInput]:
+    """Yields the windows of a sound as it is read; see `AudioClassifier.windows`."""
+    with naming_sound(sound):
+        yield from slice_recording(read_sound_blocks(sound, sampling_rate, slicer.rate), slicer)
 
 
 def slice_recording(
@@ -227,36 +232,32 @@ def score_windows(
     Raises:
         InputError: the model's output is not finite, or as `inputs` raise.
     """
+    times: deque[tuple[float, float]] = deque()  # of the windows without scores so far
     failures: list[InputError] = []
 
-    def until_failure() -> Iterator[WindowInput]:
+    def input_values() -> Iterator[np.ndarray]:
         try:
-            yield from inputs
+            for start, end, values in inputs:
+                times.append((start, end))
+                yield values
         except InputError as error:
             failures.append(error)
 
-    remaining = until_failure()
-    computing: tuple[list[WindowInput], jax.Array] | None = None
-    size = 0
-    while batch := list(islice(remaining, batch_size)):
-        size = size or len(batch)  # all windows may be fewer than a batch
-        padded = np.zeros((size, *batch[0].input_values.shape), np.float32)
-        padded[: len(batch)] = [each.input_values for each in batch]
-        scores = score(padded)
-        if computing:
-            yield from _join(*computing)
-        computing = batch, scores
-    if computing:
-        yield from _join(*computing)
+    def wait_for(scores: jax.Array, count: int) -> Iterator[Window]:
+        for row in np.asarray(scores)[:count]:
+            check_output(row)
+            yield Window(*times.popleft(), row)
+
+    computing: list[tuple[jax.Array, int]] = []  # one batch at most
+    for batch, count in padded_batches(input_values(), batch_size):
+        scores = score(batch)
+        for each in computing:
+            yield from wait_for(*each)
+        computing = [(scores, count)]
+    for each in computing:
+        yield from wait_for(*each)
     if failures:
         raise failures[0]
-
-
-def _join(inputs: list[WindowInput], scores: jax.Array) -> Iterator[Window]:
-    """Yields the windows of a batch; waits for the device."""
-    for window, row in zip(inputs, np.asarray(scores), strict=False):  # the batch may be padded
-        check_output(row)
-        yield Window(window.start, window.end, row)
 
 
 def aggregate(

@@ -11,6 +11,7 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.errors import InputError
 from ast_jax.inference.classifier import AudioClassifier
 from ast_jax.inference.windows import WindowSlicer, aggregate, score_windows, slice_recording
+from ast_jax.thresholds import Calibration, Thresholds
 
 from .test_classifier import CONFIG, EXTRACTOR, checkpoint_of
 
@@ -105,6 +106,23 @@ def test_scores_are_those_of_clips(classifier, samples, batch_size, file, tmp_pa
         assert scores.argmax() == classifier.labels.index(expected[0]["label"])
         np.testing.assert_allclose(np.sort(scores)[::-1], [x["score"] for x in expected], rtol=1e-5)
     assert windows[-1].end == samples / RATE or samples / RATE - windows[-1].end < 0.025
+
+
+def test_scores_are_calibrated(classifier):
+    scale, bias = np.array([0.5, 1, 2, 1]), np.array([1, 0, 0, -1])
+    labels = CONFIG.labels[::-1]
+    thresholds = Thresholds(labels, np.full(4, 0.5), Calibration(scale[::-1], bias[::-1]))
+    (found,) = classifier.windows(noise(4000), sampling_rate=RATE, thresholds=thresholds)
+    results = classifier(noise(4000), None, RATE, function_to_apply="none")
+    logits = {result["label"]: result["score"] for result in results}
+    odds = np.exp(scale * [logits[label] for label in CONFIG.labels] + bias)
+    np.testing.assert_allclose(found.scores, odds / odds.sum(), rtol=1e-5)
+    plain = Thresholds(labels, np.full(4, 0.5))
+    for options in ({}, {"thresholds": plain}):
+        (found,) = classifier.windows(noise(4000), sampling_rate=RATE, **options)
+        assert classifier.best_labels(found.scores, None)[0] == results[0] | {
+            "score": pytest.approx(max(found.scores))
+        }
 
 
 def test_a_recording_is_resampled_as_a_whole(classifier, tmp_path):
