@@ -17,6 +17,7 @@ _HOMES = {
     "Callback": "ast_jax.training.overrides",
     "FitResult": "ast_jax.training.overrides",
     "InputError": "ast_jax.errors",
+    "StreamingClassifier": "ast_jax.inference.streaming",
     "TrainConfig": "ast_jax.config",
     "fbank": "ast_jax.audio.fbank",
     "fbank_jax": "ast_jax.audio.fbank_jax",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ast_jax.config_files import load_config as load_config
     from ast_jax.errors import InputError as InputError
     from ast_jax.inference.classifier import load as load
+    from ast_jax.inference.streaming import StreamingClassifier as StreamingClassifier
     from ast_jax.models.ast import ASTForAudioClassification as ASTForAudioClassification
     from ast_jax.models.ast import ASTModel as ASTModel
     from ast_jax.models.config import ASTConfig as ASTConfig

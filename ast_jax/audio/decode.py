@@ -11,9 +11,10 @@ from jaxtyping import Float32
 
 from ast_jax.audio.ffmpeg import format_of, read_with_ffmpeg
 from ast_jax.audio.pcm import peak_of
+from ast_jax.audio.resampler import Resampler
 from ast_jax.audio.source import SoundFile, Source, open_source
 from ast_jax.audio.streams import Stream, UnknownFormatError, read_streams
-from ast_jax.audio.waveform import SAMPLING_RATES, check_peak, check_sampling_rate
+from ast_jax.audio.waveform import SAMPLING_RATES, check_peak, check_sampling_rate, mix_to_mono
 from ast_jax.errors import InputError
 
 MAX_SAMPLES = 2**28  # of a waveform, 1 GB: 4.6 hours at 16 kHz
@@ -120,26 +121,16 @@ class RecordingStream:
 
     def __iter__(self) -> Iterator[Float32[np.ndarray, " samples"]]:
         """Yields the waveform in blocks, mono and resampled as the file is read."""
-        resampler = None
-        if self.rate != self._new_rate:
-            # Gives what `soxr.resample` gives for the whole, bit by bit.
-            resampler = soxr.ResampleStream(self.rate, self._new_rate, 1, "float32", "HQ")
-        length = 0
+        resampler = Resampler(self.rate, self._new_rate)
         for block in self._blocks:
             self.file_peak = max(self.file_peak, check_peak(block, self.name))
-            mono = _mix_to_mono(block)
+            mono = mix_to_mono(block)
             self._count += len(mono)
-            if resampler:
-                mono = resampler.resample_chunk(mono)
-            length += len(mono)
-            yield mono
+            yield resampler.push(mono)
         if not self._count:
             raise InputError(f"{self.name} holds no samples: restore it or leave it out")
         self._frames = self._count
-        if resampler:
-            end = resampler.resample_chunk(np.empty(0, np.float32), last=True)
-            missing = max(0, -(-self._count * self._new_rate // self.rate) - length)
-            yield np.pad(end[:missing], (0, max(0, missing - len(end))))
+        yield resampler.finish()
 
 
 @contextmanager
@@ -231,20 +222,6 @@ def _join(streams: Iterator[Stream], name: str) -> Stream:
             yield from stream.blocks
 
     return first._replace(blocks=blocks())
-
-
-def _mix_to_mono(
-    block: Float32[np.ndarray, "samples channels"],
-) -> Float32[np.ndarray, " samples"]:
-    """Averages the channels."""
-    match block.shape[1]:
-        case 1:
-            return block[:, 0]
-        case 2:  # in a quarter of the time of `mean`, with its result
-            mono = block[:, 0] + block[:, 1]
-            mono *= np.float32(0.5)
-            return mono
-    return block.mean(axis=1)
 
 
 def resample(
