@@ -97,7 +97,7 @@ def read_with_ffmpeg(source: Source, format: str) -> Iterator[Stream]:
             status = process.wait()
         errors.seek(0)
         message = errors.read(2000).decode(errors="replace").strip()
-        if patience.seconds <= 0:
+        if patience.is_over:
             raise InputError(f"{name} took ffmpeg more than {limit} s: convert it to WAV")
         if status or message or not sound:
             text = re.sub(r"^\[\S+ @ \w+\] ", "", message) or f"status {status}"
@@ -112,24 +112,28 @@ class _Patience:
     """Kills a process that is waited for too long; the time between waits does not count.
 
     Attributes:
-        seconds: that are left.
+        is_over: whether it was killed.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], seconds: float):
-        self.seconds = seconds
-        self._process = process
+        self.is_over = False
+        self._process, self._seconds = process, seconds  # that are left
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """Counts the time that the block takes."""
-        timer = Timer(max(0.0, self.seconds), self._process.kill)
-        timer.start()
         started = time.monotonic()
+        timer = Timer(max(0.0, self._seconds), self._kill)
+        timer.start()
         try:
             yield
         finally:
             timer.cancel()
-            self.seconds -= time.monotonic() - started
+            self._seconds -= time.monotonic() - started
+
+    def _kill(self) -> None:
+        self.is_over = True
+        self._process.kill()
 
     def wait_for_each(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """Yields blocks, and counts the time that reading them takes."""
