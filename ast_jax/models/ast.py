@@ -18,8 +18,9 @@ from jaxtyping import Array, Float
 
 from ast_jax.models.attention import check_attn_implementation, resolve_attn_implementation
 from ast_jax.models.config import NUM_PREFIX_TOKENS, ASTConfig
-from ast_jax.models.encoder import Embeddings, Encoder, InputValues, KeepIndices
+from ast_jax.models.encoder import Embeddings, Encoder, InputValues, KeepIndices, NumFrames
 from ast_jax.models.layers import LayerNorm, torch_uniform
+from ast_jax.models.padding import frequency_major
 
 Params = dict[str, Any]  # nested, of arrays
 
@@ -63,15 +64,33 @@ class ASTModel(nnx.Module):
         input_values: InputValues,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
+        *,
+        num_frames: NumFrames | None = None,
     ) -> ASTOutput:
-        """Returns the tokens, and on request what each layer computes."""
-        x = self.embeddings(input_values)
+        """Returns the tokens, and on request what each layer computes.
+
+        With `num_frames`, see `pooled`, tokens of padding are there and have no meaning.
+        """
+        num_tokens = None
+        if num_frames is None:
+            x = self.embeddings(input_values)
+        else:
+            x, num_tokens = self.embeddings.with_padding_last(input_values, num_frames)
         hidden_states = attentions = None
         if output_hidden_states or output_attentions:
-            hidden_states, attentions = self.encoder.intermediates(x, output_attentions)
+            hidden_states, attentions = self.encoder.intermediates(x, output_attentions, num_tokens)
             x = hidden_states[-1]
         else:
-            x = self.encoder(x)
+            x = self.encoder(x, num_tokens=num_tokens)
+        if num_frames is not None:
+            rows = self.config.grid[0]
+            grid = rows, (x.shape[1] - NUM_PREFIX_TOKENS) // rows
+            x = frequency_major(x, grid)
+            if hidden_states is not None:
+                hidden_states = frequency_major(hidden_states, grid, axis=2)
+            if attentions is not None:
+                attentions = frequency_major(attentions, grid, axis=3)
+                attentions = frequency_major(attentions, grid, axis=4)
         x = self.layernorm(x)
         pooled = x[:, :NUM_PREFIX_TOKENS].mean(axis=1)
         return ASTOutput(x, pooled, hidden_states if output_hidden_states else None, attentions)
@@ -83,18 +102,28 @@ class ASTModel(nnx.Module):
         remat: str = "none",
         map_layer_params: Callable[[Any], Any] = lambda params: params,
         unroll: bool = False,
+        num_frames: NumFrames | None = None,
     ) -> Float[Array, "batch hidden"]:
         """Computes `pooler_output` alone, for which the last layer need not compute the patches.
 
         Args:
-            input_values: normalized log-mels.
+            input_values: normalized log-mels; with `num_frames` any number of frames up to
+                `max_length`.
             keep_indices: the patches of each clip to use, counted from 0; None for all.
             remat: what the backward pass recomputes, see `rematerialize`.
             map_layer_params: applied to one layer's parameters where the layer uses them.
             unroll: whether to unroll the loop over layers where gradients are taken.
+            num_frames: the frames of each clip before padding. Patches of padding alone take no
+                part in attention. None: they do, as in the original.
         """
-        x = self.embeddings(input_values, keep_indices)
-        x = self.encoder(x, NUM_PREFIX_TOKENS, remat, map_layer_params, unroll)
+        num_tokens = None
+        if num_frames is None:
+            x = self.embeddings(input_values, keep_indices)
+        else:
+            x, num_tokens = self.embeddings.with_padding_last(
+                input_values, num_frames, keep_indices
+            )
+        x = self.encoder(x, NUM_PREFIX_TOKENS, remat, map_layer_params, unroll, num_tokens)
         return self.layernorm(x).mean(axis=1)
 
     @classmethod
@@ -172,10 +201,11 @@ class ASTForAudioClassification(nnx.Module):
         remat: str = "none",
         map_layer_params: Callable[[Any], Any] = lambda params: params,
         unroll: bool = False,
+        num_frames: NumFrames | None = None,
     ) -> Float[Array, "batch labels"]:
         """Computes float32 logits; arguments are those of `ASTModel.pooled`."""
         return self.classifier(
-            self.ast.pooled(input_values, keep_indices, remat, map_layer_params, unroll)
+            self.ast.pooled(input_values, keep_indices, remat, map_layer_params, unroll, num_frames)
         )
 
     @classmethod

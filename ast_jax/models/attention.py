@@ -6,12 +6,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ast_jax.errors import InputError
 from ast_jax.models.attention_cpu import attention_by_head
 from ast_jax.models.config import ASTConfig
 from ast_jax.models.layers import Linear, Outputs, Tokens
+from ast_jax.models.padding import NumTokens
 from ast_jax.models.remat import name_residual
 
 ATTN_IMPLEMENTATIONS = ("cudnn", "tpu", "cpu", "xla")
@@ -40,7 +41,7 @@ class Attention(nnx.Module):
         self,
         x: Tokens,
         num_output_tokens: int | None = None,
-        num_tokens: int | None = None,
+        num_tokens: NumTokens | None = None,
         output_attentions: bool = False,
     ) -> tuple[Outputs, Weights | None]:
         """Returns attention, and its weights if `output_attentions`.
@@ -48,7 +49,8 @@ class Attention(nnx.Module):
         Args:
             x: the tokens.
             num_output_tokens: how many of the first tokens attend; None for all.
-            num_tokens: how many of the first tokens are attended to, before padding; None for all.
+            num_tokens: how many of the first tokens are attended to, of all clips or of each; None
+                for all.
             output_attentions: whether to return the weights.
         """
         qkv = name_residual(self.qkv(x).astype(self.dtype), "qkv")
@@ -58,7 +60,7 @@ class Attention(nnx.Module):
             )
             return self.output(y), None
         query, key, value = split_heads(qkv, self.num_heads, num_output_tokens, num_tokens)
-        weights = attention_weights(query, key)
+        weights = attention_weights(query, key, _lengths(num_tokens))
         y = jnp.einsum("bhts,bshk->bthk", weights, value)
         return self.output(merge_heads(y)), weights
 
@@ -68,7 +70,7 @@ def attention(
     num_heads: int,
     implementation: str,
     num_output_tokens: int | None = None,
-    num_tokens: int | None = None,
+    num_tokens: NumTokens | None = None,
 ) -> Float[Array, "batch outputs hidden"]:
     """Computes softmax(q·k/√width)·v.
 
@@ -95,22 +97,27 @@ def attention(
         num_heads: the number of heads.
         implementation: as in the table; `resolve_attn_implementation` chooses it.
         num_output_tokens: how many of the first tokens attend; None for all.
-        num_tokens: how many of the first tokens are attended to, before padding; None for all.
+        num_tokens: how many of the first tokens are attended to, of all clips or of each; None for
+            all.
     """
+    lengths = _lengths(num_tokens)
     if implementation == "tpu" and num_output_tokens is None and qkv.shape[1] <= TPU_MAX_TOKENS:
         # Pallas takes a tenth of the time that importing the model takes.
         from ast_jax.models.attention_tpu import attention_by_group
 
-        return attention_by_group(qkv, num_heads, num_tokens)  # names its residuals itself
+        end = num_tokens if lengths is None else None
+        return attention_by_group(qkv, num_heads, end, False, lengths)  # names its residuals itself
     query, key, value = split_heads(qkv, num_heads, num_output_tokens, num_tokens)
     if num_output_tokens is not None:
-        y = jax.nn.dot_product_attention(query, key, value, implementation="xla")
+        y = jax.nn.dot_product_attention(
+            query, key, value, key_value_seq_lengths=lengths, implementation="xla"
+        )
     elif implementation == "cudnn":
-        y = _attention_by_cudnn(query, key, value)
+        y = _attention_by_cudnn(query, key, value, lengths)
     elif implementation == "cpu":
-        return merge_heads(attention_by_head(query, key, value))  # names its residuals itself
+        return merge_heads(attention_by_head(query, key, value, lengths))  # names them, too
     else:
-        y = _attention_by_xla(query, key, value)
+        y = _attention_by_xla(query, key, value, lengths)
     return merge_heads(name_residual(y, "attention_output"))
 
 
@@ -127,13 +134,17 @@ def split_heads(
     qkv: Float[Array, "batch tokens columns"],
     num_heads: int,
     num_output_tokens: int | None = None,
-    num_tokens: int | None = None,
+    num_tokens: NumTokens | None = None,
 ) -> tuple[Heads, Heads, Heads]:
-    """Returns the queries, keys and values of each head; arguments are those of `attention`."""
+    """Returns the queries, keys and values of each head; arguments are those of `attention`.
+
+    With a number for each clip all keys and values are returned.
+    """
     batch, tokens, columns = qkv.shape
+    end = None if _lengths(num_tokens) is not None else num_tokens
     qkv = qkv.reshape(batch, tokens, 3, num_heads, columns // (3 * num_heads))
     query, key, value = (qkv[:, :, i] for i in range(3))
-    return query[:, :num_output_tokens], key[:, :num_tokens], value[:, :num_tokens]
+    return query[:, :num_output_tokens], key[:, :end], value[:, :end]
 
 
 def merge_heads(y: Heads) -> Float[Array, "batch tokens hidden"]:
@@ -142,11 +153,25 @@ def merge_heads(y: Heads) -> Float[Array, "batch tokens hidden"]:
 
 
 def attention_weights(
-    query: Float[Array, "batch queries heads width"], key: Float[Array, "batch tokens heads width"]
+    query: Float[Array, "batch queries heads width"],
+    key: Float[Array, "batch tokens heads width"],
+    lengths: Int[Array, " batch"] | None = None,
 ) -> Weights:
-    """Computes softmax(q·k/√width) in float32 and returns it in the query's dtype."""
+    """Computes softmax(q·k/√width) in float32 and returns it in the query's dtype.
+
+    With `lengths`, the weights of later keys of a clip are 0.
+    """
     scores = jnp.einsum("bthk,bshk->bhts", query, key, preferred_element_type=jnp.float32)
-    return jax.nn.softmax(scores * query.shape[-1] ** -0.5).astype(query.dtype)
+    scores *= query.shape[-1] ** -0.5
+    if lengths is not None:
+        is_padding = jnp.arange(key.shape[1]) >= lengths[:, None, None, None]
+        scores = jnp.where(is_padding, -jnp.inf, scores)
+    return jax.nn.softmax(scores).astype(query.dtype)
+
+
+def _lengths(num_tokens: NumTokens | None) -> Int[Array, " batch"] | None:
+    """Returns the number of tokens of each clip, if it is not the same for all."""
+    return None if num_tokens is None or isinstance(num_tokens, int) else num_tokens
 
 
 def resolve_attn_implementation(config: ASTConfig, devices: Sequence[jax.Device]) -> str:
@@ -199,19 +224,29 @@ def _cudnn_limit(config: ASTConfig) -> str:
 
 # prevent_cse keeps XLA from merging the two computations. The loop over layers does that.
 @partial(jax.checkpoint, prevent_cse=False)
-def _attention_by_xla(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+def _attention_by_xla(
+    query: jax.Array, key: jax.Array, value: jax.Array, lengths: jax.Array | None
+) -> jax.Array:
     """Computes attention by XLA, which recomputes the weights in the backward pass."""
-    return jax.nn.dot_product_attention(query, key, value, implementation="xla")
+    return jax.nn.dot_product_attention(
+        query, key, value, key_value_seq_lengths=lengths, implementation="xla"
+    )
 
 
-def _attention_by_cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+def _attention_by_cudnn(
+    query: jax.Array, key: jax.Array, value: jax.Array, lengths: jax.Array | None
+) -> jax.Array:
     """Computes attention by cuDNN, which takes even numbers of queries and keys only.
 
     Odd numbers are padded by one token, which is masked.
     """
     batch, queries, keys = *query.shape[:2], key.shape[1]
-    if queries % 2 == keys % 2 == 0:
+    if lengths is None and queries % 2 == keys % 2 == 0:
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+    if lengths is not None:
+        # So that the gradients of padding are zero, whatever cuDNN writes there.
+        attended = (jnp.arange(keys) < lengths[:, None])[..., None, None]
+        key, value = (jnp.where(attended, x, jnp.zeros_like(x)) for x in (key, value))
     query, key, value = (
         jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value)
     )
@@ -220,7 +255,7 @@ def _attention_by_cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> j
         key,
         value,
         query_seq_lengths=jnp.full(batch, queries, jnp.int32),
-        key_value_seq_lengths=jnp.full(batch, keys, jnp.int32),
+        key_value_seq_lengths=jnp.full(batch, keys, jnp.int32) if lengths is None else lengths,
         implementation="cudnn",
     )
     return padded[:, :queries]

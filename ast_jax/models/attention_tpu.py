@@ -17,37 +17,20 @@ does (Dao et al. 2022, appendix B).
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from ast_jax.models.lane_layout import BLOCK, LANES, make_layout, pack, unpack
 from ast_jax.models.remat import name_residual
 
-LANES = 128  # of a register
 ROWS = 16  # sublanes of a register of bfloat16, which arrays are padded to
-BLOCK = 256  # queries in a block of scores
 VMEM_BYTES = 48 * 2**20  # a kernel's limit where the core has more than 16 MB
-
-
-class Layout(NamedTuple):
-    """The place of heads in arrays that the kernels take.
-
-    Attributes:
-        width: the columns of a head.
-        lanes: the lanes of a head: its width, padded to a divisor of 128.
-        groups: the number of groups of heads that fill 128 lanes, the last with padding.
-        rows: the number of tokens, padded to whole blocks.
-    """
-
-    width: int
-    lanes: int
-    groups: int
-    rows: int
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -56,6 +39,7 @@ def attention_by_group(
     num_heads: int,
     num_tokens: int | None = None,
     interpret: bool = False,
+    lengths: Int[Array, " batch"] | None = None,
 ) -> Float[Array, "batch tokens hidden"]:
     """Computes softmax(q·k/√width)·v. Supports reverse-mode differentiation only.
 
@@ -64,25 +48,31 @@ def attention_by_group(
         num_heads: the number of heads.
         num_tokens: how many of the first tokens are attended to, before padding; None for all.
         interpret: whether to run slowly on any device instead of a TPU.
+        lengths: how many of the first tokens of each clip are attended to; None for `num_tokens`.
     """
-    return _forward(qkv, num_heads, num_tokens, interpret)[0]
+    return _forward(qkv, num_heads, num_tokens, interpret, lengths)[0]
 
 
 def _forward(
-    qkv: jax.Array, num_heads: int, num_tokens: int | None, interpret: bool
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    qkv: jax.Array,
+    num_heads: int,
+    num_tokens: int | None,
+    interpret: bool,
+    lengths: jax.Array | None,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array | None]]:
     batch, tokens, _ = qkv.shape
-    layout = _layout(qkv, num_heads)
+    layout = make_layout(qkv, num_heads)
     width, lanes, groups, rows = layout
-    packed = _pack(qkv, num_heads, layout)
+    packed = pack(qkv, num_heads, layout)
     third = [
         pl.BlockSpec((1, rows, LANES), lambda b, g, i=i: (b, 0, i * groups + g)) for i in range(3)
     ]
     log_sum_shape = (LANES // lanes, rows)
+    kernel, length_spec, length_array = _with_lengths(_forward_kernel, lengths)
     output, log_sum = pl.pallas_call(
-        partial(_forward_kernel, num_tokens=num_tokens or tokens, lanes=lanes, scale=width**-0.5),
+        partial(kernel, num_tokens=num_tokens or tokens, lanes=lanes, scale=width**-0.5),
         grid=(batch, groups),
-        in_specs=third,
+        in_specs=[*length_spec, *third],
         out_specs=[third[0], pl.BlockSpec((1, 1, *log_sum_shape), lambda b, g: (b, g, 0, 0))],
         out_shape=[
             jax.ShapeDtypeStruct((batch, tokens, groups * LANES), qkv.dtype),
@@ -91,24 +81,24 @@ def _forward(
         compiler_params=_compiler_params("parallel", "parallel"),
         interpret=interpret,
         name="attention_forward",
-    )(packed, packed, packed)
-    output = name_residual(_unpack(output, num_heads, layout), "attention_output")
+    )(*length_array, packed, packed, packed)
+    output = name_residual(unpack(output, num_heads, layout), "attention_output")
     log_sum = name_residual(log_sum, "attention_log_sum")
-    return output, (qkv, log_sum)
+    return output, (qkv, log_sum, lengths)
 
 
 def _backward(
     num_heads: int,
     num_tokens: int | None,
     interpret: bool,
-    residuals: tuple[jax.Array, jax.Array],
+    residuals: tuple[jax.Array, jax.Array, jax.Array | None],
     dy: jax.Array,
-) -> tuple[jax.Array]:
-    qkv, log_sum = residuals
+) -> tuple[jax.Array, None]:
+    qkv, log_sum, lengths = residuals
     batch, tokens, _ = qkv.shape
-    layout = _layout(qkv, num_heads)
+    layout = make_layout(qkv, num_heads)
     width, lanes, groups, rows = layout
-    packed, dy = (_pack(x, num_heads, layout) for x in (qkv, dy))
+    packed, dy = (pack(x, num_heads, layout) for x in (qkv, dy))
 
     def group_of(b: Any, g: Any, step: Any) -> tuple[Any, Any]:
         """Returns the group of a step's inputs: after the first step, already the next group."""
@@ -122,11 +112,13 @@ def _backward(
 
         return pl.BlockSpec((1, rows, LANES), index)
 
+    kernel, length_spec, length_array = _with_lengths(_backward_kernel, lengths)
     dqkv = pl.pallas_call(
-        partial(_backward_kernel, num_tokens=num_tokens or tokens, lanes=lanes, scale=width**-0.5),
+        partial(kernel, num_tokens=num_tokens or tokens, lanes=lanes, scale=width**-0.5),
         # The first of a group's three steps computes all, and each writes one of the gradients.
         grid=(batch, groups, 3),
         in_specs=[
+            *length_spec,
             *(columns_of(i) for i in range(3)),
             columns_of(0),
             pl.BlockSpec(
@@ -144,27 +136,30 @@ def _backward(
         compiler_params=_compiler_params("parallel", "parallel", "arbitrary"),
         interpret=interpret,
         name="attention_backward",
-    )(packed, packed, packed, dy, log_sum)
-    return (_unpack(dqkv, num_heads, layout),)
+    )(*length_array, packed, packed, packed, dy, log_sum)
+    return unpack(dqkv, num_heads, layout), None
 
 
 attention_by_group.defvjp(_forward, _backward)
 
 
 def _forward_kernel(
-    q_ref: Any, k_ref: Any, v_ref: Any, y_ref: Any, log_sum_ref: Any,
+    lengths_ref: Any, q_ref: Any, k_ref: Any, v_ref: Any, y_ref: Any, log_sum_ref: Any,
     *, num_tokens: int, lanes: int, scale: float,
 ) -> None:  # fmt: skip
     """Computes a group of heads; queries, keys, values and outputs are (1, rows, 128)."""
     keys = pl.cdiv(num_tokens, ROWS) * ROWS
-    k = k_ref[0, :keys]
-    v_t = _zero_padding(v_ref[0], 0, num_tokens).T[:, :keys]
+    length = num_tokens if lengths_ref is None else lengths_ref[pl.program_id(0)]
+    k, masked = _keys(k_ref, keys, num_tokens, length)
+    v_t = _zero_padding(v_ref[0], 0, length).T[:, :keys]
     # Rows of ones below the values have the matrix unit sum the weights, too.
     ones = jnp.ones((ROWS, keys), v_t.dtype)
+    if lengths_ref is not None:
+        ones = _zero_padding(ones, 0, length, axis=1)
 
     def scores(start: int, head: int) -> jax.Array:
         q = _zero_padding(q_ref[0, start : start + BLOCK], start, num_tokens)
-        return _scores(k, _one_head(q, head, lanes), num_tokens, scale)
+        return _scores(k, _one_head(q, head, lanes), masked, scale)
 
     def attend(start: int, head: int, scores: jax.Array) -> jax.Array:
         largest = scores.max(0, keepdims=True)
@@ -179,7 +174,7 @@ def _forward_kernel(
 
 
 def _backward_kernel(
-    q_ref: Any, k_ref: Any, v_ref: Any, dy_ref: Any, log_sum_ref: Any, d_ref: Any,
+    lengths_ref: Any, q_ref: Any, k_ref: Any, v_ref: Any, dy_ref: Any, log_sum_ref: Any, d_ref: Any,
     k_t: Any, dq: Any, dk_t: Any, dv_t: Any,
     *, num_tokens: int, lanes: int, scale: float,
 ) -> None:  # fmt: skip
@@ -187,18 +182,19 @@ def _backward_kernel(
     dtype = q_ref.dtype
     keys = pl.cdiv(num_tokens, ROWS) * ROWS
     step = pl.program_id(2)
+    length = num_tokens if lengths_ref is None else lengths_ref[pl.program_id(0)]
 
     @pl.when(step == 0)
     def _() -> None:
-        k = k_ref[0, :keys]
-        k_t[...] = _zero_padding(k_ref[0], 0, num_tokens).T
-        v = _zero_padding(v_ref[0], 0, num_tokens)[:keys]
+        k, masked = _keys(k_ref, keys, num_tokens, length)
+        k_t[...] = _zero_padding(k_ref[0], 0, length).T
+        v = _zero_padding(v_ref[0], 0, length)[:keys]
 
         def weigh(start: int, head: int) -> tuple[jax.Array, ...]:
             """Returns what the three products with the weights take."""
             rows = slice(start, start + BLOCK)
             q, dy = (_zero_padding(ref[0, rows], start, num_tokens) for ref in (q_ref, dy_ref))
-            scores = _scores(k, _one_head(q, head, lanes), num_tokens, scale)
+            scores = _scores(k, _one_head(q, head, lanes), masked, scale)
             weights = jnp.exp(scores - log_sum_ref[0, 0, head : head + 1, rows])
             dweights = _dot(v, _one_head(dy, head, lanes), 1, 1)
             return (
@@ -229,13 +225,16 @@ def _backward_kernel(
                 sums[:, keys:] = jnp.zeros_like(sums[:, keys:])
         d_ref[0] = dq[...]
 
+    def of_attended(gradient: jax.Array) -> jax.Array:
+        return gradient if lengths_ref is None else _zero_padding(gradient, 0, length)
+
     @pl.when(step == 1)
     def _() -> None:
-        d_ref[0] = (dk_t[...].T * scale).astype(dtype)
+        d_ref[0] = of_attended(dk_t[...].T * scale).astype(dtype)
 
     @pl.when(step == 2)
     def _() -> None:
-        d_ref[0] = dv_t[...].T.astype(dtype)
+        d_ref[0] = of_attended(dv_t[...].T).astype(dtype)
 
 
 def _by_block(
@@ -258,6 +257,26 @@ def _by_block(
             results = []
 
 
+def _with_lengths(kernel: Callable, lengths: jax.Array | None) -> tuple[Callable, list, list]:
+    """Returns a kernel that takes `lengths` first, if there are any, their spec and themselves."""
+    if lengths is None:
+        return partial(kernel, None), [], []
+    return kernel, [pl.BlockSpec(memory_space=pltpu.SMEM)], [lengths.astype(jnp.int32)]
+
+
+def _keys(k_ref: Any, keys: int, num_tokens: int, length: Any) -> tuple[jax.Array, int]:
+    """Returns the keys and the row from which their scores are masked.
+
+    Where clips have lengths of their own no score is masked. Instead the first key stands for those
+    of padding, with values and a part of the sum that are zero.
+    """
+    k = k_ref[0, :keys]
+    if isinstance(length, int):
+        return k, num_tokens
+    row = lax.broadcasted_iota(jnp.int32, k.shape, 0)
+    return jnp.where(row < length, k, k_ref[0, :1]), keys
+
+
 def _scores(keys: jax.Array, queries: jax.Array, num_tokens: int, scale: float) -> jax.Array:
     """Computes scores (keys, queries) in float32; those of padding are -inf."""
     scores = _dot(keys, queries, 1, 1) * scale
@@ -269,15 +288,15 @@ def _scores(keys: jax.Array, queries: jax.Array, num_tokens: int, scale: float) 
     return jnp.concatenate([scores[:edge], jnp.where(row < num_tokens, tail, -jnp.inf)])
 
 
-def _zero_padding(x: jax.Array, start: int, num_tokens: int) -> jax.Array:
-    """Returns rows of tokens from `start` with zeros after token `num_tokens`.
+def _zero_padding(x: jax.Array, start: int, num_tokens: Any, axis: int = 0) -> jax.Array:
+    """Returns tokens from `start`, rows or columns, with zeros after token `num_tokens`.
 
     Blocks reach past the array's end, where their content is undefined.
     """
-    if start + len(x) <= num_tokens:
+    if isinstance(num_tokens, int) and start + x.shape[axis] <= num_tokens:
         return x
-    row = lax.broadcasted_iota(jnp.int32, x.shape, 0) + start
-    return jnp.where(row < num_tokens, x, jnp.zeros_like(x))
+    token = lax.broadcasted_iota(jnp.int32, x.shape, axis) + start
+    return jnp.where(token < num_tokens, x, jnp.zeros_like(x))
 
 
 def _one_head(x: jax.Array, head: int, lanes: int) -> jax.Array:
@@ -298,35 +317,6 @@ def _dot(x: jax.Array, y: jax.Array, x_axis: int, y_axis: int) -> jax.Array:
     precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     axes = (((x_axis,), (y_axis,)), ((), ()))
     return lax.dot_general(x, y, axes, precision=precision, preferred_element_type=jnp.float32)
-
-
-def _layout(qkv: jax.Array, num_heads: int) -> Layout:
-    width = qkv.shape[2] // (3 * num_heads)
-    lanes = next(lanes for lanes in (32, 64, LANES) if width <= lanes)
-    rows = pl.cdiv(qkv.shape[1], BLOCK) * BLOCK
-    return Layout(width, lanes, pl.cdiv(num_heads * lanes, LANES), rows)
-
-
-def _pack(x: jax.Array, num_heads: int, layout: Layout) -> jax.Array:
-    """Pads heads to lanes, and their number to whole groups; base384's need neither."""
-    batch, tokens, columns = x.shape
-    parts = columns // (num_heads * layout.width)  # queries, keys and values, or outputs alone
-    heads_padding = layout.groups * LANES // layout.lanes - num_heads
-    if layout.lanes == layout.width and not heads_padding:
-        return x
-    x = x.reshape(batch, tokens, parts, num_heads, layout.width)
-    padding = ((0, heads_padding), (0, layout.lanes - layout.width))
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), *padding)).reshape(batch, tokens, -1)
-
-
-def _unpack(x: jax.Array, num_heads: int, layout: Layout) -> jax.Array:
-    """Removes the padding of `_pack`."""
-    batch, tokens, columns = x.shape
-    parts = columns // (layout.groups * LANES)
-    if columns == parts * num_heads * layout.width:
-        return x
-    x = x.reshape(batch, tokens, parts, -1, layout.lanes)
-    return x[..., :num_heads, : layout.width].reshape(batch, tokens, -1)
 
 
 def _compiler_params(

@@ -14,11 +14,19 @@ from ast_jax.errors import InputError
 from ast_jax.models.attention import Attention, Weights, token_padding
 from ast_jax.models.config import NUM_PREFIX_TOKENS, ASTConfig
 from ast_jax.models.layers import MLP, LayerNorm, Outputs, Tokens
+from ast_jax.models.padding import (
+    NumTokens,
+    check_num_frames,
+    padding_last,
+    real_columns,
+    time_major,
+)
 from ast_jax.models.patches import PatchProjection
 from ast_jax.models.remat import name_residual, rematerialize, scan_all_but_last
 
 InputValues = Float[Array | np.ndarray, "batch frames mel_bins"]
 KeepIndices = Int[Array | np.ndarray, "batch kept"]
+NumFrames = Int[Array | np.ndarray, " batch"]
 
 
 class Embeddings(nnx.Module):
@@ -32,6 +40,8 @@ class Embeddings(nnx.Module):
         self.distillation_token = nnx.Param(normal(rngs.params(), (1, 1, width)))
         self.position_embeddings = nnx.Param(normal(rngs.params(), (1, config.num_tokens, width)))
         self.input_shape = (config.max_length, config.num_mel_bins)
+        self.grid = config.grid
+        self.patch_size, self.time_stride = config.patch_size, config.time_stride
 
     def __call__(
         self, input_values: InputValues, keep_indices: KeepIndices | None = None
@@ -49,6 +59,59 @@ class Embeddings(nnx.Module):
                 f"(batch, max_length, num_mel_bins) = (batch, {self.input_shape[0]}, "
                 f"{self.input_shape[1]})"
             )
+        return self._embed(input_values, self.position_embeddings[...], keep_indices)
+
+    def with_padding_last(
+        self,
+        input_values: InputValues,
+        num_frames: NumFrames,
+        keep_indices: KeepIndices | None = None,
+    ) -> tuple[Tokens, NumTokens]:
+        """Returns float32 tokens with those of padding last, and the number of others of each clip.
+
+        Patches are in time-major order, or in that of `keep_indices`. A patch is padding if all of
+        its frames are.
+
+        Args:
+            input_values: normalized log-mels of up to `max_length` frames, padded.
+            num_frames: the frames of each clip before padding.
+            keep_indices: the patches of each clip to return, counted from 0 in the grid of this
+                input; None for all.
+        """
+        shape = tuple(getattr(input_values, "shape", ()))
+        longest, mel_bins = self.input_shape
+        if len(shape) != 3 or not shape[0] or shape[2] != mel_bins:
+            fits = False
+        else:
+            fits = self.patch_size <= shape[1] <= longest
+        if not fits:
+            raise InputError(
+                f"input_values, a {type(input_values).__name__}, has shape {shape}; give an array "
+                f"(batch, frames, {mel_bins}) with {self.patch_size} to {longest} frames"
+            )
+        check_num_frames(num_frames, shape[0])
+        rows, columns = self.grid[0], (shape[1] - self.patch_size) // self.time_stride + 1
+        real = real_columns(jnp.asarray(num_frames), self.time_stride, columns)
+        positions = self._first_positions(columns)
+        if keep_indices is None:
+            x = self._embed(input_values, positions)
+            return time_major(x, (rows, columns)), NUM_PREFIX_TOKENS + rows * real
+        keep_indices, number = padding_last(jnp.asarray(keep_indices), real, columns)
+        return self._embed(input_values, positions, keep_indices), NUM_PREFIX_TOKENS + number
+
+    def _first_positions(self, columns: int) -> jax.Array:
+        """Returns the position embeddings of the first columns of patches."""
+        positions = self.position_embeddings[...]
+        prefix, patches = positions[:, :NUM_PREFIX_TOKENS], positions[:, NUM_PREFIX_TOKENS:]
+        patches = patches.reshape(*self.grid, -1)[:, :columns]
+        return jnp.concatenate([prefix, patches.reshape(1, self.grid[0] * columns, -1)], axis=1)
+
+    def _embed(
+        self,
+        input_values: InputValues,
+        positions: Float[Array, "1 patches_and_prefix hidden"],
+        keep_indices: KeepIndices | None = None,
+    ) -> Tokens:
         patches = self.patch_projection(jnp.asarray(input_values))
         batch, _, width = patches.shape
         tokens = [
@@ -56,7 +119,7 @@ class Embeddings(nnx.Module):
             jnp.broadcast_to(self.distillation_token[...], (batch, 1, width)),
             patches,
         ]
-        x = jnp.concatenate(tokens, axis=1) + self.position_embeddings[...]
+        x = jnp.concatenate(tokens, axis=1) + positions
         if keep_indices is not None:
             if keep_indices.ndim != 2 or len(keep_indices) != batch:
                 raise ValueError(
@@ -83,7 +146,7 @@ class Layer(nnx.Module):
         self,
         x: Tokens,
         num_output_tokens: int | None = None,
-        num_tokens: int | None = None,
+        num_tokens: NumTokens | None = None,
         output_attentions: bool = False,
     ) -> tuple[Outputs, Weights | None]:
         """Returns tokens and attention weights; arguments are those of `Attention`."""
@@ -118,6 +181,7 @@ class Encoder(nnx.Module):
         remat: str = "none",
         map_layer_params: Callable[[Any], Any] = lambda params: params,
         unroll: bool = False,
+        num_tokens: NumTokens | None = None,
     ) -> Outputs:
         """Runs the layers.
 
@@ -128,10 +192,12 @@ class Encoder(nnx.Module):
             remat: what the backward pass recomputes, see `rematerialize`.
             map_layer_params: applied to one layer's parameters where the layer uses them.
             unroll: whether to unroll the loop over layers where gradients are taken.
+            num_tokens: how many of each clip's first tokens are attended to; None for all.
         """
         graphdef, stacked = nnx.split(self.layers)
-        num_tokens = x.shape[1]
-        padding = token_padding(self.layers.attention.attn_implementation, num_tokens)
+        total = x.shape[1]
+        num_tokens = total if num_tokens is None else num_tokens
+        padding = token_padding(self.layers.attention.attn_implementation, total)
         x = jnp.pad(x, ((0, 0), (0, padding), (0, 0)))
 
         def layer(num_output_tokens: int | None, x: jax.Array, params: nnx.State) -> jax.Array:
@@ -142,10 +208,10 @@ class Encoder(nnx.Module):
         last_layer = rematerialize(partial(layer, num_output_tokens), remat)
         x = scan_all_but_last(layers, x, stacked, unroll)
         x = last_layer(x, jax.tree.map(lambda p: p[-1], stacked))
-        return x[:, :num_tokens]
+        return x[:, :total]
 
     def intermediates(
-        self, x: Tokens, output_attentions: bool
+        self, x: Tokens, output_attentions: bool, num_tokens: NumTokens | None = None
     ) -> tuple[
         Float[Array, "states batch tokens hidden"],
         Float[Array, "layers batch heads tokens tokens"] | None,
@@ -154,7 +220,9 @@ class Encoder(nnx.Module):
         graphdef, stacked = nnx.split(self.layers)
 
         def step(x: jax.Array, params: nnx.State) -> tuple[jax.Array, tuple]:
-            y, weights = nnx.merge(graphdef, params)(x, output_attentions=output_attentions)
+            y, weights = nnx.merge(graphdef, params)(
+                x, num_tokens=num_tokens, output_attentions=output_attentions
+            )
             return y, (y, weights)
 
         _, (outputs, attentions) = jax.lax.scan(step, x, stacked)

@@ -10,6 +10,7 @@ from flax import nnx
 from ast_jax.errors import InputError
 from ast_jax.models import attention
 from ast_jax.models.ast import ASTForAudioClassification, graphdef, init_params
+from ast_jax.models.attention_tpu import attention_by_group
 from ast_jax.models.config import ASTConfig
 
 CONFIG = ASTConfig(
@@ -60,11 +61,50 @@ def test_only_the_first_num_tokens_are_attended_to(
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
 
 
+LENGTHS = jnp.array([[19, 7], [2, 18]])
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("implementation", ["cudnn", "tpu", "cpu", "xla"])
+def test_each_clip_attends_to_its_own_number_of_tokens(implementation, lengths, qkv, monkeypatch):
+    # Of padding, gains that overflow if a kernel computes its weights at all.
+    is_padding = jnp.arange(19) >= lengths[:, None]
+    qkv = jnp.where(is_padding[..., None], 1e4 * qkv, qkv)
+
+    @jax.jit
+    def values_and_gradients(qkv, lengths):
+        def loss(qkv):
+            y = jnp.where(is_padding[..., None], 0, attend(qkv, lengths))
+            return jnp.sin(y).sum(), y
+
+        return jax.value_and_grad(loss, has_aux=True)(qkv)
+
+    def attend(qkv, lengths):
+        if implementation == "tpu":
+            return attention_by_group(qkv, 3, None, True, lengths)
+        return attention.attention(qkv, 3, implementation, num_tokens=lengths)
+
+    def as_cudnn(query, key, value, implementation, **options):
+        return by_jax(query, key, value, implementation="xla", **options)
+
+    by_jax = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", as_cudnn)
+    (_, found), gradients = values_and_gradients(qkv, lengths)
+    assert not gradients[is_padding].any()
+    for clip, length in enumerate(lengths.tolist()):
+        alone = qkv[clip : clip + 1, :length]
+        expected, vjp = jax.vjp(lambda x: attention.attention(x, 3, "xla"), alone)
+        (gradient,) = vjp(jnp.cos(expected))
+        np.testing.assert_allclose(found[clip, :length], expected[0], atol=1e-5)
+        np.testing.assert_allclose(gradients[clip, :length], gradient[0], atol=1e-5)
+
+
 def test_cudnn_never_gets_an_odd_number_of_tokens(qkv, monkeypatch):
     given = []
 
     def dot_product_attention(query, key, value, implementation, **options):
-        given.append((query.shape[1], implementation, sorted(options)))
+        lengths = sorted(name for name, value in options.items() if value is not None)
+        given.append((query.shape[1], implementation, lengths))
         return query
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", dot_product_attention)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ast_jax.models.attention_tpu import BLOCK, attention_by_group
+from ast_jax.models.attention_tpu import attention_by_group
+from ast_jax.models.lane_layout import BLOCK
 
 
 def by_xla(einsum, qkv, num_heads, num_tokens):
