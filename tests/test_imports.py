@@ -49,8 +49,8 @@ PERMITTED = {
     "checkpoint": (*BASICS, "storage", "audio", "models"),
     "data": (*BASICS, "storage", "audio", "config"),
     "evaluation": (
-        *BASICS, "losses", "sharding", "storage", "audio", "models", "config", "config_files",
-        "checkpoint", "data",
+        *BASICS, "losses", "sharding", "storage", "audio", "figures", "models", "config",
+        "config_files", "checkpoint", "data",
     ),
     "runs": (
         *BASICS, "ast_jax", "multihost", "storage", "audio", "fonts", "figures", "config",

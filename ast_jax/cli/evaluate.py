@@ -2,13 +2,13 @@
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from ast_jax.cli.arguments import Dtype, NonNegative, Positive, check_given, dtype_change
 from ast_jax.cli.command import naming
-from ast_jax.errors import print_note
+from ast_jax.errors import InputError, print_note
 from ast_jax.io import check_free
 from ast_jax.urls import check_local
 
@@ -25,6 +25,10 @@ def evaluate(
     workers: NonNegative = 0,
     dtype: Dtype = None,
     on_device: bool = False,
+    thresholds: str = "",
+    tuning_split: str = "",
+    min_precision: float | None = None,
+    calibration: Literal["temperature", "platt"] | None = None,
     output: str = "",
     json: bool = False,
 ) -> int:
@@ -39,6 +43,10 @@ def evaluate(
         workers: processes for batches
         dtype: precision of the encoder; bfloat16 is faster on GPUs and TPUs (the checkpoint's)
         on_device: compute log-mels on the accelerator
+        thresholds: a new .json for a threshold per class, of one checkpoint
+        tuning_split: the split to choose them on; if empty SPLIT, by five-fold cross-fitting
+        min_precision: choose the lowest threshold of this precision (the one of the best F1)
+        calibration: fit the probabilities to frequencies before; platt is for multi-label models
         output: a new folder for scores, per-class scores and predictions
         json: print JSON
     """
@@ -47,25 +55,41 @@ def evaluate(
     from ast_jax.cli.compilation_cache import enable_compilation_cache
     from ast_jax.evaluation.checkpoints import evaluate_checkpoints
     from ast_jax.evaluation.report import results_json, results_table, write_results
+    from ast_jax.evaluation.tuning import TuningOptions, tune
+    from ast_jax.evaluation.tuning_report import tuning_tables
+    from ast_jax.models.config import ASTConfig
 
     check_given(data=data)
-    if output:
-        check_local(output)
-        check_free(Path(output))
+    for path in filter(None, (output, thresholds)):
+        check_local(path)
+        check_free(Path(path))
+    options = TuningOptions(min_precision, calibration)
+    if thresholds:
+        if len(checkpoints) != 1:
+            raise InputError("--thresholds are those of one checkpoint; give one")
+        options.check(ASTConfig.from_pretrained(checkpoints[0]).problem_type)
+    elif tuning_split or options != TuningOptions():
+        raise InputError(
+            "--tuning-split, --min-precision and --calibration are for --thresholds; name its file"
+        )
     enable_compilation_cache()
     results = evaluate_checkpoints(
         checkpoints,
         data,
         name=name,
         split=split,
+        tuning_split=tuning_split,
         batch_size=batch_size,
         workers=workers,
         on_device=on_device,
         **dtype_change(dtype),
     )
+    tuned = tune(results, options) if thresholds else None
     if output:  # before printing, as the reader of a pipe may close it
         with naming(output):
-            write_results(output, results)
+            write_results(output, results, tuned)
+    if tuned:
+        tuned.thresholds.write(thresholds)
     for path, guesses in results.guesses.items():
         for guess in guesses:
             print_note(f"{path}: {guess}")
@@ -73,15 +97,21 @@ def evaluate(
         print_note(note)
     for path, note in results.trained.items():
         print_note(f"{path}: {note}")
+    if results.tuning:
+        for path, note in results.tuning.trained.items():
+            print_note(f"{path}, {tuning_split}: {note}")
     for path in results.unnamed:
         print_note(f"{path} does not name its classes; the order of the data's classes is used")
+    for note in tuned.notes if tuned else ():
+        print_note(note)
     if json:
-        print(json_module.dumps(results_json(results), indent=2, allow_nan=False))
+        print(json_module.dumps(results_json(results, tuned), indent=2, allow_nan=False))
         return 0
     console = Console()
-    with console.capture() as table:
-        console.print(results_table(results))
-    print(table.get().rstrip("\n"), flush=True)
-    if output:
-        print(f"wrote {output}", flush=True)
+    with console.capture() as tables:
+        for table in [results_table(results), *(tuning_tables(results, tuned) if tuned else ())]:
+            console.print(table)
+    print(tables.get().rstrip("\n"), flush=True)
+    for path in filter(None, (output, thresholds)):
+        print(f"wrote {path}", flush=True)
     return 0

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.progress import track
-from scipy.sparse import csr_array
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint
@@ -22,7 +21,13 @@ from ast_jax.data.clips import Clips
 from ast_jax.data.loader import stream
 from ast_jax.data.overlap import overlap_note, read_trained_clips
 from ast_jax.errors import InputError, quoted
-from ast_jax.evaluation.evaluation_set import EvaluationSet, read_evaluation_set, read_holdout
+from ast_jax.evaluation.evaluation_set import (
+    EvaluationSet,
+    add_missing_classes,
+    check_disjoint,
+    read_evaluation_set,
+    read_holdout,
+)
 from ast_jax.evaluation.metrics import (
     ClassMetrics,
     Metrics,
@@ -45,11 +50,13 @@ class Evaluation(NamedTuple):
         probabilities: float32 (clips, classes), in the order of the data's classes.
         metrics: of a model, as in training, or of an ensemble's mean probabilities.
         per_class: the same by class.
+        logits: of a model, float32 (clips, classes); None for an ensemble.
     """
 
     probabilities: np.ndarray
     metrics: Metrics
     per_class: ClassMetrics
+    logits: np.ndarray | None = None
 
 
 class Results(NamedTuple):
@@ -63,6 +70,8 @@ class Results(NamedTuple):
         guesses: by the path of the checkpoint, see `read_checkpoint`.
         trained: by the path of a checkpoint of a run: a sentence with the number of clips that it
             was trained on.
+        problem_type: of the checkpoints.
+        tuning: the same of the clips to choose thresholds on, see `tune`; None for none.
     """
 
     data: EvaluationSet
@@ -71,6 +80,8 @@ class Results(NamedTuple):
     unnamed: list[str]
     guesses: Mapping[str, list[str]] = MappingProxyType({})
     trained: Mapping[str, str] = MappingProxyType({})
+    problem_type: str = ""
+    tuning: "Results | None" = None
 
 
 def evaluate_checkpoints(
@@ -79,6 +90,7 @@ def evaluate_checkpoints(
     *,
     name: str = "",
     split: str = "",
+    tuning_split: str = "",
     batch_size: int = 32,
     workers: int = 0,
     on_device: bool = False,
@@ -87,8 +99,8 @@ def evaluate_checkpoints(
     """Evaluates checkpoints one after another; only one is in memory at a time.
 
     `paths` are checkpoints that `read_checkpoint` takes, and `changes` fields of their `ASTConfig`
-    to change, such as `dtype="bfloat16"`. Other arguments are those of `evaluate` and
-    `read_evaluation_set`.
+    to change, such as `dtype="bfloat16"`. `tuning_split` is another split to evaluate on, for the
+    results' `tuning`. Other arguments are those of `evaluate` and `read_evaluation_set`.
 
     Raises:
         InputError: a checkpoint or the data cannot be used, or they do not match. This is
@@ -110,35 +122,52 @@ def evaluate_checkpoints(
             f"{first} is for {one} and {second} for {another}, whose probabilities cannot be "
             f"averaged; evaluate them separately"
         )
+    (problem_type,) = kinds
     rate = next(extractor.sampling_rate for _, extractor in described.values())
-    data = read_evaluation_set(folder, rate, split=split, name=name, holdout=read_holdout(paths))
+    holdout = read_holdout(paths)
+    data = read_evaluation_set(folder, rate, split=split, name=name, holdout=holdout)
+    sets = [data]
+    if tuning_split:
+        check_disjoint(data, tuning_split)
+        sets.append(
+            read_evaluation_set(folder, rate, split=tuning_split, name=name, holdout=holdout)
+        )
     config, _ = next(iter(described.values()))
     if config.id2label is not None:
-        data = add_missing_classes(data, config.labels)
+        sets = [add_missing_classes(data, config.labels) for data in sets]
     for path, (config, extractor) in described.items():
-        match_classes(config, extractor, data.labels, data.sampling_rate, path)
+        match_classes(config, extractor, sets[0].labels, data.sampling_rate, path)
     records = {path: read_trained_clips(path) for path in described}
-    trained = {path: overlap_note(data.clips, hashes) for path, hashes in records.items() if hashes}
-    evaluations = {
-        path: evaluate(
-            read_checkpoint(path, changes, guesses=[]),  # they are those of the first reading
-            data.clips,
-            data.labels,
-            data.sampling_rate,
-            batch_size=batch_size,
-            workers=workers,
-            on_device=on_device,
-            source=path,
-            what=f"evaluating checkpoint {number} of {len(described)}",
-        )
-        for number, path in enumerate(described, start=1)
-    }
-    ensembled = None
-    if len(evaluations) > 1:
-        members = [evaluation.probabilities for evaluation in evaluations.values()]
-        ensembled = ensemble(members, data.clips.all_targets(), next(iter(kinds)))
     unnamed = [path for path, (config, _) in described.items() if config.id2label is None]
-    return Results(data, evaluations, ensembled, unnamed, guesses, trained)
+
+    def evaluate_all(data: EvaluationSet) -> Results:
+        trained = {
+            path: overlap_note(data.clips, hashes) for path, hashes in records.items() if hashes
+        }
+        evaluations = {
+            path: evaluate(
+                read_checkpoint(path, changes, guesses=[]),  # they are those of the first reading
+                data.clips,
+                data.labels,
+                data.sampling_rate,
+                batch_size=batch_size,
+                workers=workers,
+                on_device=on_device,
+                source=path,
+                what=f"evaluating checkpoint {number} of {len(described)}",
+            )
+            for number, path in enumerate(described, start=1)
+        }
+        ensembled = None
+        if len(evaluations) > 1:
+            members = [evaluation.probabilities for evaluation in evaluations.values()]
+            ensembled = ensemble(members, data.clips.all_targets(), problem_type)
+        return Results(
+            data, evaluations, ensembled, unnamed, guesses, trained, problem_type=problem_type
+        )
+
+    results, *tuning = map(evaluate_all, sets)
+    return results._replace(tuning=tuning[0]) if tuning else results
 
 
 def evaluate(
@@ -188,6 +217,7 @@ def evaluate(
         probabilities(config.problem_type, logits),
         compute_metrics(scores, targets, loss, per_class),
         per_class,
+        logits,
     )
 
 
@@ -222,33 +252,6 @@ def predict_checkpoint(
             disable=not console.is_terminal,
         )
         return predict_batches(mapped, parallel, params, shown, len(clips.waveforms))
-
-
-def add_missing_classes(data: EvaluationSet, labels: Sequence[str]) -> EvaluationSet:
-    """Returns the set with the classes of `labels` that it lacks, which none of its clips has.
-
-    A recording that the model takes for one of them is then counted as an error.
-    """
-    known = set(data.labels)
-    missing = [label for label in labels if label not in known]
-    if not missing:
-        return data
-    clips = data.clips
-    total = len(data.labels) + len(missing)
-    if isinstance(clips.targets, np.ndarray):
-        targets: Any = np.pad(clips.targets, ((0, 0), (0, len(missing))))
-    else:
-        parts = clips.targets.data, clips.targets.indices, clips.targets.indptr
-        targets = csr_array(parts, shape=(len(clips.names), total))
-    note = (
-        f"{data.folder}: has no clips of {len(missing)} of the {total} classes, such as "
-        f"{quoted(missing[0])}; they take no part in mAP and mAUC"
-    )
-    return data._replace(
-        labels=[*data.labels, *missing],
-        clips=clips._replace(targets=targets),
-        notes=[*data.notes, note],
-    )
 
 
 def match_classes(

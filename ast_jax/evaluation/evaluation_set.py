@@ -4,7 +4,10 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_array
 
 from ast_jax.config import FolderData
 from ast_jax.config_files import config_of_run
@@ -12,7 +15,7 @@ from ast_jax.data.clips import Clips, read_clips
 from ast_jax.data.prepared import PreparedSet, default_splits, open_prepared, split_names
 from ast_jax.data.sources.folder import has_splits, list_folder
 from ast_jax.data.sources.folds import FOLDS
-from ast_jax.errors import InputError
+from ast_jax.errors import InputError, quoted
 from ast_jax.storage import fetch, read_run_file
 
 
@@ -94,6 +97,48 @@ def read_evaluation_set(
     if not len(found.clips.waveforms):
         raise InputError(f"{found.folder}: split '{split}' has no clips; choose another")
     return found
+
+
+def add_missing_classes(data: EvaluationSet, labels: Sequence[str]) -> EvaluationSet:
+    """Returns the set with the classes of `labels` that it lacks, which none of its clips has.
+
+    A recording that the model takes for one of them is then counted as an error.
+    """
+    known = set(data.labels)
+    missing = [label for label in labels if label not in known]
+    if not missing:
+        return data
+    clips = data.clips
+    total = len(data.labels) + len(missing)
+    if isinstance(clips.targets, np.ndarray):
+        targets: Any = np.pad(clips.targets, ((0, 0), (0, len(missing))))
+    else:
+        parts = clips.targets.data, clips.targets.indices, clips.targets.indptr
+        targets = csr_array(parts, shape=(len(clips.names), total))
+    note = (
+        f"{data.folder}: has no clips of {len(missing)} of the {total} classes, such as "
+        f"{quoted(missing[0])}; they take no part in mAP and mAUC"
+    )
+    return data._replace(
+        labels=[*data.labels, *missing],
+        clips=clips._replace(targets=targets),
+        notes=[*data.notes, note],
+    )
+
+
+def check_disjoint(data: EvaluationSet, split: str) -> None:
+    """Raises InputError if the set has clips of a split of its folder, or may have some."""
+    if data.split == "all":
+        raise InputError(
+            f"{data.folder}: all files are evaluated, those of split '{split}' too; say with "
+            f"--split which of them to evaluate"
+        )
+    for name in split.split("+"):
+        if name in data.split.split("+"):
+            raise InputError(
+                f"{data.folder}: split '{name}' is evaluated; name another split to choose "
+                f"thresholds on, or none to cross-fit them"
+            )
 
 
 def read_holdout(checkpoints: Iterable[str | Path]) -> FolderData | None:

@@ -144,6 +144,31 @@ def classification_metrics(predicted: np.ndarray, targets: np.ndarray) -> Classi
         )
 
 
+class AverageMetrics(NamedTuple):
+    """Metrics of decisions over all classes; None where a ratio is 0 / 0.
+
+    Micro averages count all decisions alike. Macro averages are means over the classes that have
+    clips; there the precision of a class that is never predicted counts as 0.
+    """
+
+    micro_precision: float | None
+    micro_recall: float | None
+    micro_f1: float | None
+    macro_precision: float | None
+    macro_recall: float | None
+    macro_f1: float | None
+
+
+def average_metrics(predicted: np.ndarray, targets: np.ndarray) -> AverageMetrics:
+    """Averages the metrics of decisions over classes; arguments are `classification_metrics`'."""
+    # All decisions are those of one class to the micro averages.
+    micro = classification_metrics(predicted.reshape(-1, 1), targets.reshape(-1, 1))
+    some = (targets > 0).any(axis=0)
+    macro = classification_metrics(predicted[:, some], targets[:, some])
+    macro = macro._replace(precision=np.nan_to_num(macro.precision))
+    return AverageMetrics(*map(_mean, (*micro, *macro)))
+
+
 def d_prime(auc: float) -> float:
     """Returns √2·Φ⁻¹(auc): the distance of two normal distributions with this AUC."""
     return math.sqrt(2) * float(ndtri(auc))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ast_jax.config import TrainConfig
 from ast_jax.errors import InputError
-from ast_jax.evaluation.report import finite_or_none, format_number
+from ast_jax.evaluation.rows import finite_or_none, format_number
 from ast_jax.io import read_json, write_csv, write_json
 from ast_jax.runs.plots import draw_loss
 

@@ -14,7 +14,7 @@ from ast_jax.evaluation.metrics import (
     predicted_classes,
     ranking_scores,
 )
-from ast_jax.evaluation.report import class_rows, finite_or_none, held_out_rows
+from ast_jax.evaluation.rows import class_rows, finite_or_none, held_out_rows
 from ast_jax.io import write_csv, write_json
 from ast_jax.runs.history import KeptEpochs
 from ast_jax.runs.plots import draw_class_precisions, draw_confusion

@@ -13,6 +13,7 @@ from ast_jax.data.overlap import TRAINED_FILE, hash_clips, write_trained_clips
 from ast_jax.data.prepared import open_prepared
 from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig
+from ast_jax.thresholds import Thresholds
 
 CONFIG = ASTConfig(
     hidden_size=64,
@@ -23,6 +24,7 @@ CONFIG = ASTConfig(
     num_labels=2,
     id2label={0: "meow", 1: "bark"},
 )
+CHOOSE = ["--thresholds", "{tmp}/t.json"]
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +111,38 @@ def test_evaluate_notes_clips_that_a_run_was_trained_on(models, prepared, tmp_pa
         assert f"note: {tmp_path}: trained on {trained} clips" in capsys.readouterr().err
 
 
+def test_evaluate_writes_thresholds_that_reproduce_the_printed_scores(
+    models, prepared, tmp_path, capsys
+):
+    file, data = tmp_path / "new" / "t.json", ("--data", prepared)
+    arguments = (models / "a", *data, "--split", "test", "--tuning-split", "train", "--json")
+    assert evaluate(*arguments, "--thresholds", file, "--output", tmp_path / "out") == 0
+    printed = json.loads(capsys.readouterr().out)
+    thresholds = Thresholds.read(file)
+    assert thresholds.chosen_on.startswith(f"{models / 'a'} on {prepared}")
+    assert (tmp_path / "out" / "reliability.png").exists()
+
+    classifier = ast_jax.load(models / "a")
+    clips = open_prepared(prepared).clips("test")
+    answers = [classifier(wave / np.float32(32768), 2, 16000) for wave in clips.waveforms]
+    scores = [dict(map(_pair, labels)) for labels in answers]
+    detected = [[s[name] for name in classifier.labels] for s in scores] >= thresholds.for_labels(
+        classifier.labels
+    )
+    names = open_prepared(prepared).labels
+    targets = clips.all_targets()[:, [names.index(name) for name in classifier.labels]] > 0
+    recall = (detected & targets).sum() / targets.sum()
+    assert printed["thresholds"]["average"]["micro_recall"] == pytest.approx(recall)
+
+
+def test_evaluate_cross_fits_thresholds_on_the_only_split(models, prepared, tmp_path, capsys):
+    arguments = (models / "a", "--data", prepared, "--split", "train+test")
+    assert evaluate(*arguments, "--thresholds", tmp_path / "t.json") == 0
+    printed = capsys.readouterr().out
+    assert "each 5th by thresholds chosen on the" in " ".join(printed.split())
+    assert printed.splitlines()[-1] == f"wrote {tmp_path / 't.json'}"
+
+
 @pytest.mark.parametrize(
     ("names", "flags", "message"),
     [
@@ -117,6 +151,14 @@ def test_evaluate_notes_clips_that_a_run_was_trained_on(models, prepared, tmp_pa
         (["a"], ["--name", "esc50"], "{data}: does not contain a prepared set 'esc50'; make one"),
         (["none"], [], "{models}/none: no such file or folder; give the path of a checkpoint"),
         (["a", "a"], [], "a checkpoint is given twice; give each of them once"),
+        (["a", "b"], ["--thresholds", "t.json"], "--thresholds are those of one checkpoint; give"),
+        (["a"], ["--calibration", "platt"], "--tuning-split, --min-precision and --calibration "),
+        (["a"], ["--thresholds", "{tmp}"], "{tmp}: exists already; choose another output or"),
+        (["a"], [*CHOOSE, "--calibration", "platt"], "Platt scaling fits each class by itself"),
+        (["a"], [*CHOOSE, "--min-precision", "0"], "the precision to reach is 0.0; give a number"),
+        (["a"], [*CHOOSE, "--tuning-split", "test"], "{data}/folder/1.0.0: split 'test' is eval"),
+        (["a"], [*CHOOSE, "--tuning-split", "x"], "{data}/folder/1.0.0: has no split 'x'; it has"),
+        (["a"], CHOOSE, "2 clips are too few to choose thresholds on some and score them on"),
     ],
 )
 def test_evaluate_refuses_invalid_input_in_one_sentence(

@@ -16,14 +16,13 @@ from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.errors import InputError
 from ast_jax.evaluation import checkpoints as module
 from ast_jax.evaluation.checkpoints import (
-    add_missing_classes,
     ensemble,
     evaluate,
     evaluate_checkpoints,
     match_classes,
     predict_checkpoint,
 )
-from ast_jax.evaluation.evaluation_set import read_evaluation_set
+from ast_jax.evaluation.evaluation_set import add_missing_classes, read_evaluation_set
 from ast_jax.models.ast import ASTForAudioClassification, param_shapes
 from ast_jax.models.config import ASTConfig
 

@@ -177,3 +177,30 @@ def test_precision_recall_and_f1_match_scikit_learn(evaluation, problem_type):
             targets[:, k], predicted[:, k], average="binary", zero_division=np.nan
         )
         np.testing.assert_allclose(values, expected, rtol=0, atol=TOLERANCE)
+
+
+@settings(deadline=None, max_examples=30)
+@given(evaluations())
+def test_averages_over_classes_match_scikit_learn(evaluation):
+    scores, targets = evaluation
+    predicted = scores >= 0
+    found = metrics.average_metrics(predicted, targets)
+    with_clips = np.flatnonzero(targets.any(axis=0))
+    for kind, undefined, some in (
+        ("micro", np.nan, slice(None)),
+        ("macro", 0, with_clips),
+    ):
+        values = [getattr(found, f"{kind}_{name}") for name in ("precision", "recall", "f1")]
+        if kind == "macro" and not len(with_clips):
+            assert values == [None] * 3
+            continue
+        # Of one column scikit-learn takes the values themselves for classes.
+        columns = [np.pad(x[:, some], ((0, 0), (0, 1))) for x in (targets > 0, predicted)]
+        *expected, _ = sklearn_metrics.precision_recall_fscore_support(
+            *columns,
+            average=kind,
+            labels=range(columns[0].shape[1] - 1),
+            zero_division=undefined,
+        )
+        values = [np.nan if value is None else value for value in values]
+        np.testing.assert_allclose(values, expected, rtol=0, atol=TOLERANCE)
