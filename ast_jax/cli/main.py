@@ -54,6 +54,7 @@ def commands(argv: Sequence[str]) -> dict[str, Callable[..., int]]:
     from ast_jax.cli.classify import classify
     from ast_jax.cli.configs import config_type
     from ast_jax.cli.convert import convert
+    from ast_jax.cli.embed import embed
     from ast_jax.cli.evaluate import evaluate
     from ast_jax.cli.prepare import prepare
     from ast_jax.cli.show import show_command
@@ -70,6 +71,7 @@ def commands(argv: Sequence[str]) -> dict[str, Callable[..., int]]:
     return {
         "train": train_command(config),
         "classify": classify,
+        "embed": embed,
         "evaluate": evaluate,
         "convert": convert,
         "prepare": prepare,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ast_jax.audio.decode import Recording
     from ast_jax.inference.classifier import AudioClassifier
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 STDIN = "-"
@@ -149,7 +150,7 @@ def _read_stdin() -> bytes:
     return content
 
 
-def read_ahead(read: Callable[[str], T], files: Iterable[str], ahead: int) -> Iterator[T]:
+def read_ahead(read: Callable[[S], T], files: Iterable[S], ahead: int) -> Iterator[T]:
     """Yields `read(file)` for each file in order, from threads that are `ahead` files ahead."""
     remaining = iter(files)
     with ThreadPoolExecutor(CORES) as pool:

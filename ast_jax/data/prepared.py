@@ -131,6 +131,12 @@ def _damaged(folder: Path, error: Exception) -> InputError:
     )
 
 
+def has_prepared(folder: Path) -> bool:
+    """Returns whether a folder is a prepared set, or has some, as the `--output` of prepare."""
+    found = [folder / "dataset_info.json", *folder.glob("*/[0-9]*/dataset_info.json")]
+    return any(file.is_file() for file in found)
+
+
 def open_prepared(folder: str | Path, name: str = "") -> PreparedSet:
     """Finds the prepared set in a folder and checks that it is complete.
 

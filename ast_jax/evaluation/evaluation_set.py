@@ -12,7 +12,13 @@ from scipy.sparse import csr_array
 from ast_jax.config import FolderData
 from ast_jax.config_files import config_of_run
 from ast_jax.data.clips import Clips, read_clips
-from ast_jax.data.prepared import PreparedSet, default_splits, open_prepared, split_names
+from ast_jax.data.prepared import (
+    PreparedSet,
+    default_splits,
+    has_prepared,
+    open_prepared,
+    split_names,
+)
 from ast_jax.data.sources.folder import has_splits, list_folder
 from ast_jax.data.sources.folds import FOLDS
 from ast_jax.errors import InputError, quoted
@@ -64,7 +70,7 @@ def read_evaluation_set(
         InputError: the folder cannot be used, or the split does not exist or is ambiguous.
     """
     folder = fetch(folder)
-    if name or _is_prepared(folder):
+    if name or has_prepared(folder):
         prepared = open_prepared(folder, name)
         split = split or _held_out(prepared)
         _distinct_splits(split, prepared.splits, prepared.folder)
@@ -161,11 +167,6 @@ def read_holdout(checkpoints: Iterable[str | Path]) -> FolderData | None:
                 f"{checkpoint}: its run.json is damaged ({error}); repair or remove it"
             ) from None
     return None
-
-
-def _is_prepared(folder: Path) -> bool:
-    found = [folder / "dataset_info.json", *folder.glob("*/[0-9]*/dataset_info.json")]
-    return any(file.is_file() for file in found)
 
 
 def _held_out(prepared: PreparedSet) -> str:

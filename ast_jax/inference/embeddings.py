@@ -56,11 +56,20 @@ class Embedder:
     def _embed(
         self, inputs: Iterator[np.ndarray], pooling: str, layer: int | None, batch_size: int
     ) -> Iterator[np.ndarray]:
+        computing: tuple[jax.Array, int] | None = None
         for batch, count in padded_batches(inputs, batch_size):
-            computed = np.asarray(self._apply_model(self._params, batch, pooling, layer))
-            for embedding in computed[:count]:
-                check_output(embedding)
-                yield embedding
+            started = self._apply_model(self._params, batch, pooling, layer)
+            if computing:  # the device computes a batch while the last is used and the next is read
+                yield from _checked_rows(*computing)
+            computing = started, count
+        if computing:
+            yield from _checked_rows(*computing)
+
+
+def _checked_rows(embeddings: jax.Array, count: int) -> Iterator[np.ndarray]:
+    for embedding in np.asarray(embeddings)[:count]:
+        check_output(embedding)
+        yield embedding
 
 
 def check_embedding(config: ASTConfig, pooling: Any, layer: Any) -> int | None:

@@ -69,6 +69,18 @@ def list_urbansound8k(source: Path, classes: Path | None = None) -> Manifest:
     return _list_folds(URBANSOUND8K, source, classes)
 
 
+def find_folds(source: Path) -> Manifest | None:
+    """Lists a folder in the layout of ESC-50 or UrbanSound8K; None for another.
+
+    Raises:
+        InputError: as `list_esc50`.
+    """
+    for layout in (ESC50, URBANSOUND8K):
+        if (source / layout.list).is_file():
+            return _list_folds(layout, source, None)
+    return None
+
+
 def _list_folds(layout: Layout, source: Path, classes: Path | None) -> Manifest:
     refuse_classes(classes, layout.name)
     source = Path(source).absolute()

@@ -1,0 +1,231 @@
+"""`ast-jax embed`: writes the embeddings of recordings to a file."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from ast_jax.cli.arguments import Dtype, Positive, check_given
+from ast_jax.cli.command import complain, naming
+from ast_jax.cli.load import load_classifier
+from ast_jax.errors import InputError, print_note
+from ast_jax.io import check_free, json_checksum
+from ast_jax.urls import check_local
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ast_jax.cli.recordings import Recordings
+    from ast_jax.inference.classifier import AudioClassifier
+    from ast_jax.inference.embedding_files import Column
+    from ast_jax.inference.embedding_parts import EmbeddingParts
+
+Pooling = Literal["pooled", "cls", "distillation", "mean", "patches"]
+
+
+def embed(
+    files: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE|FOLDER|PREPARED ...")
+    ],
+    *,
+    checkpoint: str,
+    output: str,
+    pooling: Pooling = "pooled",
+    layer: int | None = None,
+    window: float | None = None,
+    hop: float | None = None,
+    name: str = "",
+    split: str = "",
+    batch_size: Positive = 8,
+    dtype: Dtype = None,
+    scale_loud: bool = False,
+) -> int:
+    """Write the embeddings of recordings to a file.
+
+    The same command after an interruption goes on; finished parts are in OUTPUT.parts.
+
+    Args:
+        files: sound files, folders to read recursively, a prepared set, or a folder in the layout
+            of ESC-50 or UrbanSound8K
+        checkpoint: as for classify
+        output: a new .npz, .parquet or .zarr
+        pooling: of the tokens: pooled (the mean of class and distillation token), cls,
+            distillation, mean (of the patches), or patches (each, by frequency and time)
+        layer: 0 for the patch embeddings, 1 for the first layer, -1 for the last, each without the
+            final norm; after the final norm by default
+        window: a row for each window of so many seconds, instead of one for the beginning of each
+            recording; the model's input if only --hop is given
+        hop: seconds from window to window (the window)
+        name: the kind of source, if a folder holds several prepared sets
+        split: of a data set, such as fold1+fold2; all if empty
+        batch_size: inputs that the device computes at once
+        dtype: precision of the encoder; bfloat16 is faster on GPUs and TPUs (the checkpoint's)
+        scale_loud: divide files that go beyond 1 by their peak
+    """
+    from ast_jax.cli.recordings import find_recordings
+    from ast_jax.inference.embedding_files import check_format, write_table
+    from ast_jax.inference.embedding_parts import open_parts
+    from ast_jax.inference.embeddings import check_embedding, embedding_shape
+
+    for file in files:
+        check_given(FILE=file)
+    if not files:
+        raise InputError("no recordings are given; name files, folders or a prepared set")
+    check_local(output)
+    check_free(Path(output))
+    check_format(output)
+    if scale_loud and (window or hop):
+        raise InputError(
+            "--scale-loud needs whole files, and windows are read in blocks; leave one out"
+        )
+    classifier = load_classifier(checkpoint, dtype)
+    layer = check_embedding(classifier.config, pooling, layer)
+    if window is not None or hop is not None:
+        window, hop = _exact_lengths(classifier, window, hop)
+    recordings = find_recordings(files, classifier.feature_extractor.sampling_rate, name, split)
+    about: dict[str, Any] = {
+        "checkpoint": _checkpoint_digest(classifier),
+        "pooling": pooling,
+        "layer": layer,
+        "dtype": classifier.config.dtype,
+        "window": window,
+        "hop": hop,
+    }
+    settings = about | {"scale_loud": scale_loud, "recordings": recordings.digest}
+    folder = Path(f"{output}.parts")
+    with naming(output), open_parts(folder, settings) as parts:
+        try:
+            _compute(parts, recordings, classifier, about, batch_size, scale_loud)
+            rows = sum(len(files) for files, _ in parts.index)
+            if not rows:
+                raise InputError(f"none of the {len(recordings.names)} recordings can be used")
+            columns = _columns(parts, recordings, embedding_shape(classifier.config, pooling))
+            about["source"] = checkpoint
+            write_table(Path(output), columns, rows, recordings.labels, about)
+        except KeyboardInterrupt:
+            if parts.index:
+                complain(f"stopped; run the same command again to go on from {folder}")
+            raise
+    unusable = len(parts.unusable)
+    total = len(recordings.names)
+    print(f"wrote {rows} embeddings of {total - unusable} recordings to {output}", flush=True)
+    return 1 if unusable else recordings.status
+
+
+def _compute(
+    parts: "EmbeddingParts",
+    recordings: "Recordings",
+    classifier: "AudioClassifier",
+    about: dict[str, Any],
+    batch_size: int,
+    scale_loud: bool,
+) -> None:
+    """Computes the parts that are not finished, with a progress bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from ast_jax.cli.recordings import read_rows, read_window_rows
+    from ast_jax.inference.windows import WindowSlicer
+
+    total, done = len(recordings.names), parts.files_done
+    if done:
+        print_note(f"{done} of {total} recordings are finished in {parts.folder}; going on")
+    for file in parts.unusable:
+        complain(f"{recordings.names[file]}: could not be used, or not to its end")
+    if about["window"] is None:
+        found = read_rows(
+            recordings,
+            done,
+            classifier,
+            parts.unusable,
+            batch_size=batch_size,
+            scale_loud=scale_loud,
+        )
+    else:
+        extractor, lengths = classifier.feature_extractor, (about["window"], about["hop"])
+        found = read_window_rows(
+            recordings,
+            done,
+            classifier,
+            parts.unusable,
+            lambda: WindowSlicer(extractor, *lengths),
+        )
+    rows: deque[tuple[int, tuple[float, float]]] = deque()  # without embeddings so far
+
+    def inputs() -> "Iterator[np.ndarray]":
+        for file, times, input_values in found:
+            rows.append((file, times))
+            yield input_values
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("embedding", total=total, completed=done)
+        for embedding in classifier.embed_inputs(
+            inputs(), about["pooling"], about["layer"], batch_size
+        ):
+            file, times = rows.popleft()
+            parts.add(file, times, embedding)
+            progress.update(task, completed=file)
+    parts.finish(total)
+
+
+def _columns(
+    parts: "EmbeddingParts", recordings: "Recordings", shape: tuple[int, ...]
+) -> dict[str, "Column"]:
+    """Returns the columns of the table of all parts."""
+    import numpy as np
+
+    from ast_jax.inference.embedding_files import Column
+
+    def column(dtype: Any, entries: Callable[..., Any], shape: tuple[int, ...] = ()) -> Column:
+        return Column(dtype, shape, lambda: (entries(*part) for part in parts.index))
+
+    def text(values: Sequence[str]) -> Column:
+        escaped = [_unicode(value) for value in values]
+        return column(str, lambda files, _: np.array([escaped[i] for i in files]))
+
+    columns = {"file": text(recordings.names)}
+    if recordings.splits is not None:
+        columns["split"] = text(recordings.splits)
+    if not np.isnan(parts.index[0][1]).any():
+        columns["start"] = column(np.float64, lambda _, times: times[:, 0])
+        columns["end"] = column(np.float64, lambda _, times: times[:, 1])
+    if recordings.targets is not None:
+        targets, classes = recordings.targets, (len(recordings.labels),)
+        columns["targets"] = column(bool, lambda files, _: targets[files].toarray(), classes)
+    return columns | {"embedding": Column(np.float32, shape, parts.embeddings)}
+
+
+def _unicode(text: str) -> str:
+    """Returns a name with bytes that are no UTF-8 escaped."""
+    return str(text).encode(errors="backslashreplace").decode()
+
+
+def _exact_lengths(
+    classifier: "AudioClassifier", window: float | None, hop: float | None
+) -> tuple[float, float]:
+    """Returns the lengths of windows and hops in whole samples and frames, in seconds."""
+    from ast_jax.inference.windows import WindowSlicer
+
+    slicer = WindowSlicer(classifier.feature_extractor, window, hop)
+    return slicer.window, slicer.hop
+
+
+def _checkpoint_digest(classifier: "AudioClassifier") -> str:
+    """Computes a checksum of the configuration, feature extractor and parameters."""
+    from dataclasses import asdict
+
+    from flax import nnx
+
+    from ast_jax.checkpoint.checksums import array_checksums
+
+    params = nnx.to_pure_dict(nnx.state(classifier.model, nnx.Param))
+    return json_checksum(
+        [
+            classifier.config.to_dict(),
+            asdict(classifier.feature_extractor),
+            array_checksums({"params": params}),
+        ]
+    )
