@@ -11,6 +11,7 @@ from ast_jax.audio.pcm import FULL_SCALE, peak_of, to_float
 from ast_jax.errors import InputError
 
 SAMPLING_RATES = (1000, 1_000_000)  # in Hz; others are mistakes
+MAX_CHANNELS = 64  # of a stream; a chunk of more is (channels, samples), a mistake
 LOUDEST = 100  # floats beyond it are taken for integers that were not divided by their full scale
 LARGEST = 1e15  # the power spectrum of a larger sample overflows float32
 

@@ -8,6 +8,7 @@ from jaxtyping import Float32
 
 from ast_jax.audio.resampler import Resampler
 from ast_jax.audio.waveform import (
+    MAX_CHANNELS,
     check_peak,
     check_sampling_rate,
     mix_to_mono,
@@ -17,8 +18,6 @@ from ast_jax.audio.waveform import (
 from ast_jax.errors import InputError
 from ast_jax.inference.classifier import AudioClassifier
 from ast_jax.inference.windows import Window, WindowInput, WindowSlicer, score_windows
-
-MAX_CHANNELS = 64  # an array of more is (channels, samples), which is refused
 
 
 class Form(NamedTuple):
