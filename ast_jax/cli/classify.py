@@ -1,11 +1,8 @@
 """`ast-jax classify`: labels sound files."""
 
-import csv
-import json as json_module
-import textwrap
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import sys
+from collections import Counter, deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,53 +11,103 @@ import tyro
 from ast_jax.cli.arguments import CORES, Dtype, Positive, check_given
 from ast_jax.cli.command import naming
 from ast_jax.cli.load import load_classifier
+from ast_jax.cli.long_recordings import WindowOptions, classify_windows
+from ast_jax.cli.output_file import check_output, open_output
+from ast_jax.cli.result_forms import LABELS, Results, print_json, print_results, write_results
 from ast_jax.cli.sound_files import expand_folders, read_inputs
-from ast_jax.errors import InputError, one_line
-from ast_jax.io import check_free
-from ast_jax.urls import check_local
+from ast_jax.errors import InputError, print_note
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ast_jax.inference.classifier import Labels
+    from ast_jax.inference.classifier import AudioClassifier
 
-Write = Callable[[str, "Labels"], None]
+
+NO_WINDOWS = WindowOptions()
 
 
 def classify(
     files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...")],
     *,
     checkpoint: str,
-    top_k: Positive = 5,
-    batch_size: Positive = 1,
+    top_k: Positive | None = None,
+    batch_size: Positive | None = None,
     dtype: Dtype = None,
     scale_loud: bool = False,
     output: str = "",
     json: bool = False,
+    windows: Annotated[WindowOptions, tyro.conf.arg(name="")] = NO_WINDOWS,
 ) -> int:
     """Label sound files.
 
     Args:
         files: sound files, folders to read recursively, or - for a sound file on standard input
         checkpoint: a checkpoint or run folder, a Hugging Face folder, a .safetensors or a .pth
-        top_k: number of labels per file
-        batch_size: files that the device computes at once
+        top_k: number of labels per file (5) or window (1)
+        batch_size: files (1) or windows (8) that the device computes at once
         dtype: precision of the encoder; bfloat16 is faster on GPUs and TPUs (the checkpoint's)
         scale_loud: divide sounds that go beyond 1 by their peak
-        output: a new .csv or .jsonl (JSON Lines) to write each file's labels to as they are found
+        output: a new .csv, .jsonl or, of events, .txt (Audacity) or .rttm to write results to
         json: print JSON
+        windows: for recordings that are longer than the model's input
     """
     if not files:
         raise InputError("no sound files are given; name files, folders or -")
     for file in files:
         check_given(FILE=file)
+    windows.check()
+    if windows.events and top_k:
+        raise InputError("--top-k is for labels, and --events finds all events; leave one out")
+    form = windows.form() if windows.are_set else LABELS
+    suffix = Path(output).suffix.lower()
+    given = {"--checkpoint": checkpoint, "--top-k": top_k, "--dtype": dtype}
+    given |= {"--scale-loud": scale_loud} | windows.resumed()
     if output:
-        _check_output(output)
         if json:
             raise InputError(f"--json prints what --output writes to {output}; leave one out")
+        check_output(output, form.formats, given)
     classifier = load_classifier(checkpoint, dtype)
     sounds, status = expand_folders(files)
+    windows.check_number(len(sounds), output)
     unusable: list[str] = []
+
+    def find(sounds: list[str]) -> Results:
+        if not windows.are_set:
+            size = batch_size or 1
+            return _classify_files(sounds, classifier, unusable, top_k or 5, size, scale_loud)
+        return classify_windows(
+            sounds,
+            classifier,
+            windows,
+            unusable,
+            top_k=top_k or (5 if windows.aggregate else 1),
+            batch_size=batch_size or 8,
+            scale_loud=scale_loud,
+            show_bar=bool(output) or not sys.stdout.isatty(),
+        )
+
+    if output:
+        header = f"{','.join(form.columns)}\n" if suffix == ".csv" else ""
+        with naming(output), open_output(output, header, given) as target:
+            left = _not_finished(sounds, target.finished, output)
+            write_results(find(left), form, suffix, target)
+        print(f"wrote the {form.name} of {len(left) - len(unusable)} files to {output}", flush=True)
+    elif json:
+        print_json(find(sounds), form)
+    else:
+        print_results(find(sounds), form)
+    return 1 if unusable else status
+
+
+def _classify_files(
+    sounds: list[str],
+    classifier: "AudioClassifier",
+    unusable: list[str],
+    top_k: int,
+    batch_size: int,
+    scale_loud: bool,
+) -> Results:
+    """Yields the labels of each file; arguments are those of `classify_windows`."""
     names: deque[str] = deque()  # of the inputs without labels so far
 
     def inputs() -> "Iterator[np.ndarray]":
@@ -70,58 +117,19 @@ def classify(
             names.append(file)
             yield values
 
-    results = classifier.classify_inputs(inputs(), top_k, batch_size=batch_size)
-    named = ((names.popleft(), labels) for labels in results)
-    if output:
-        with naming(output), _open_output(output) as write:
-            for file, labels in named:
-                write(file, labels)
-        print(f"wrote the labels of {len(sounds) - len(unusable)} files to {output}", flush=True)
-    elif json:
-        _print_json(named)
-    else:
-        for file, labels in named:
-            print(one_line(file), flush=True)
-            for label in labels:
-                print(f"  {label['score']:6.1%}  {label['label']}", flush=True)
-    return 1 if unusable else status
+    for labels in classifier.classify_inputs(inputs(), top_k, batch_size=batch_size):
+        yield names.popleft(), [labels]
 
 
-def _print_json(results: "Iterable[tuple[str, Labels]]") -> None:
-    """Prints a list as JSON, each file as it is labeled."""
-    separator = "["
-    for file, labels in results:
-        item = json_module.dumps({"file": file, "labels": labels}, indent=2)
-        print(f"{separator}\n{textwrap.indent(item, '  ')}", end="", flush=True)
-        separator = ","
-    print("[]" if separator == "[" else "\n]", flush=True)
-
-
-def _check_output(output: str) -> None:
-    check_local(output)
-    check_free(Path(output))
-    if Path(output).suffix.lower() not in (".csv", ".jsonl"):
-        raise InputError(f"{output}: ends in neither .csv nor .jsonl; choose one of them")
-
-
-@contextmanager
-def _open_output(output: str) -> Iterator[Write]:
-    """Creates the output, and yields the function that writes a file's labels to it."""
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    # Names of files may be no valid UTF-8.
-    with open(output, "x", encoding="utf-8", errors="backslashreplace", newline="") as target:
-        table = csv.writer(target, lineterminator="\n")
-
-        def write_csv(file: str, labels: "Labels") -> None:
-            table.writerows((file, label["label"], label["score"]) for label in labels)
-            target.flush()
-
-        def write_json(file: str, labels: "Labels") -> None:
-            target.write(json_module.dumps({"file": file, "labels": labels}) + "\n")
-            target.flush()
-
-        if Path(output).suffix.lower() == ".csv":
-            table.writerow(("file", "label", "score"))
-            yield write_csv
+def _not_finished(sounds: list[str], finished: Counter[str], output: str) -> list[str]:
+    """Returns the sounds without those that the output has; prints how many these are."""
+    remaining = finished.copy()
+    left = []
+    for sound in sounds:
+        if remaining[sound]:
+            remaining[sound] -= 1
         else:
-            yield write_json
+            left.append(sound)
+    if skipped := len(sounds) - len(left):
+        print_note(f"{output} is continued: it has {skipped} of {len(sounds)} files")
+    return left

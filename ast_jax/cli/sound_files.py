@@ -98,27 +98,23 @@ def read_inputs(
 
     extractor = classifier.feature_extractor
 
-    def read(file: str) -> "tuple[Recording, np.ndarray] | InputError":
+    def read(file: str) -> "tuple[Recording, np.ndarray] | Exception":
         try:
             recording = read_recording(
-                _read_stdin() if file == STDIN else file,
+                read_stdin() if file == STDIN else file,
                 extractor.sampling_rate,
                 max_samples=extractor.max_samples,
                 scale_loud=scale_loud,
             )
             return recording, extractor(recording.waveform, extractor.sampling_rate)[0]
-        except InputError as error:
+        except (InputError, OSError) as error:
             return error
-        except OSError as error:  # such as of a failing disk
-            return InputError(f"{file}: cannot be read ({error.strerror or error}); restore it")
 
     long = 0
     for file, result in zip(files, read_ahead(read, files, ahead), strict=True):
-        if isinstance(result, InputError):
+        if isinstance(result, Exception):
             unusable.append(file)
-            # The decoder names the file, the feature extractor does not.
-            named = str(result).startswith((one_line(str(Path(file))), quoted(Path(file))))
-            complain(str(result) if named else f"{file}: {result}")
+            complain_about(file, result)
             continue
         recording, inputs = result
         for note in filter(None, (recording.note, recording.level_note)):
@@ -133,13 +129,24 @@ def read_inputs(
         print_note(f"the model uses the first {classifier.seconds:.1f} s of {others}, too")
 
 
+def complain_about(file: str, error: Exception) -> None:
+    """Prints why a sound file cannot be used."""
+    if isinstance(error, OSError):  # such as of a failing disk
+        error = InputError(f"{file}: cannot be read ({error.strerror or error}); restore it")
+    # The decoder names the file, the feature extractor does not.
+    named = str(error).startswith((one_line(str(Path(file))), quoted(Path(file))))
+    complain(str(error) if named else f"{file}: {error}")
+
+
 def note_length(file: str, seconds: float | None, used: float) -> None:
     """Prints a note about a file that is longer than the model's input, or may be if None."""
     length = "does not say how long it is" if seconds is None else f"lasts {seconds:.1f} s"
-    print_note(f"{file} {length}; the model uses the first {used:.1f} s")
+    advice = f"--window {used:g} classifies all of it"
+    print_note(f"{file} {length}; the model uses the first {used:.1f} s: {advice}")
 
 
-def _read_stdin() -> bytes:
+def read_stdin() -> bytes:
+    """Returns the content of standard input; raises InputError if there is none."""
     from ast_jax.audio.source import read_content
 
     if sys.stdin is None or sys.stdin.isatty():

@@ -76,7 +76,12 @@ def check_event_file(path: str | Path, num_recordings: int = 1) -> None:
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
         raise InputError(f"{path}: ends in none of {', '.join(FORMATS)}; choose one of them")
-    if suffix == ".txt" and num_recordings > 1:
+    check_names_fit(path, num_recordings)
+
+
+def check_names_fit(path: str | Path, num_recordings: int) -> None:
+    """Raises InputError if a file's format has no place for the names of several recordings."""
+    if Path(path).suffix.lower() == ".txt" and num_recordings > 1:
         raise InputError(
             f"{path}: Audacity's labels do not name their recording, and there are "
             f"{num_recordings}; choose .csv, .jsonl or .rttm, or give one recording"

@@ -74,13 +74,15 @@ def test_a_clip_longer_than_the_models_input_gets_a_note(capsys, checkpoint, tmp
     soundfile.write(tmp_path / "long.wav", 0.1 * np.ones(48000), 16000)
     assert classify(tmp_path / "long.wav", "--checkpoint", checkpoint / "ours") == 0
     assert capsys.readouterr().err == (
-        f"note: {tmp_path / 'long.wav'} lasts 3.0 s; the model uses the first 1.3 s\n"
+        f"note: {tmp_path / 'long.wav'} lasts 3.0 s; the model uses the first 1.3 s: "
+        f"--window 1.28 classifies all of it\n"
     )
     for name in "abc":
         (tmp_path / f"{name}.wav").symlink_to(tmp_path / "long.wav")
     assert classify(tmp_path, "--checkpoint", checkpoint / "ours") == 0
     assert capsys.readouterr().err == (
-        f"note: {tmp_path / 'a.wav'} lasts 3.0 s; the model uses the first 1.3 s\n"
+        f"note: {tmp_path / 'a.wav'} lasts 3.0 s; the model uses the first 1.3 s: "
+        "--window 1.28 classifies all of it\n"
         "note: the model uses the first 1.3 s of 3 other files, too\n"
     )
 
@@ -187,7 +189,8 @@ def test_a_long_file_is_not_read_beyond_the_model(capsys, checkpoint, tmp_path):
     printed = capsys.readouterr()
     used = ast_jax.load(checkpoint / "ours").seconds
     assert printed.err == (
-        f"note: {tmp_path}/a.wav lasts 60.0 s; the model uses the first {used:.1f} s\n"
+        f"note: {tmp_path}/a.wav lasts 60.0 s; the model uses the first {used:.1f} s: "
+        f"--window {used} classifies all of it\n"
     )
     soundfile.write(tmp_path / "b.wav", samples[:32000], 16000, "FLOAT")
     classify(tmp_path / "b.wav", "--checkpoint", checkpoint / "ours", "--json")
@@ -277,29 +280,49 @@ def test_output_holds_the_labels_of_every_file(capsys, checkpoint, sounds, tmp_p
         ]
 
 
-def test_output_holds_what_was_finished_before_an_interruption(
-    checkpoint, sounds, tmp_path, monkeypatch
-):
-    output = tmp_path / "labels.jsonl"
+def interrupted_after(monkeypatch, output):
+    """Interrupts the command when it reads a long sound; returns the output's lines at that."""
     lines = []
 
     def interrupt(*arguments):
         lines.extend(output.read_text().splitlines())
         raise KeyboardInterrupt
 
-    long = tmp_path / "long.wav"
-    soundfile.write(long, 0.1 * np.ones(48000), 16000)
     monkeypatch.setattr("ast_jax.cli.sound_files.note_length", interrupt)
-    options = ("--checkpoint", checkpoint / "ours", "--output", output)
-    assert classify(*sounds, long, sounds[0], *options) == 130
-    assert len(lines) == 2
+    return lines
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_an_interrupted_command_continues_its_output(
+    capsys, checkpoint, sounds, tmp_path, monkeypatch, suffix
+):
+    output, whole = tmp_path / f"labels{suffix}", tmp_path / f"whole{suffix}"
+    long, bad = tmp_path / "long.wav", tmp_path / "bad.wav"
+    soundfile.write(long, 0.1 * np.ones(48000), 16000)
+    bad.write_bytes(b"no sound")
+    files = [bad, *sounds, long, sounds[0]]
+    options = ("--checkpoint", checkpoint / "ours", "--output")
+    with monkeypatch.context() as patch:
+        lines = interrupted_after(patch, output)
+        assert classify(*files, *options, output) == 130
+    assert len(lines) == {".csv": 9, ".jsonl": 2}[suffix]
     assert output.read_text().splitlines() == lines
+    with output.open("a") as file:
+        file.write("half of a li")
+    capsys.readouterr()
+    assert classify(*files, *options, output) == 1
+    printed = capsys.readouterr()
+    assert f"note: {output} is continued: it has 2 of 5 files\n" in printed.err
+    assert printed.out == f"wrote the labels of 2 files to {output}\n"
+    assert classify(*files, *options, whole) == 1
+    assert output.read_text() == whole.read_text()
+    assert not list(tmp_path.glob("*.progress"))
 
 
 def test_an_output_that_cannot_be_written_is_refused(refused, sounds, tmp_path):
     for name, complaint in [
         ("a.wav", "exists already; choose another output or remove it first"),
-        ("labels.txt", "ends in neither .csv nor .jsonl; choose one of them"),
+        ("labels.txt", "ends in none of .csv, .jsonl; choose one of them"),
     ]:
         message = refused(*sounds, "--checkpoint", "none", "--output", tmp_path / name)
         assert message == f"{tmp_path / name}: {complaint}"
@@ -311,10 +334,15 @@ def test_a_full_disk_is_reported_with_the_outputs_name(refused, checkpoint, soun
     if not os.path.exists("/dev/full"):
         pytest.skip("needs /dev/full")
     output = tmp_path / "labels.csv"
-    with open("/dev/full", "w") as full, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ast_jax.cli.classify.open", lambda *a, **k: full, raising=False)
+
+    def open_full(path, mode, **options):
+        return open("/dev/full" if path == str(output) else path, mode, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ast_jax.cli.output_file.open", open_full, raising=False)
         message = refused(*sounds, "--checkpoint", checkpoint / "ours", "--output", output)
     assert message == f"{output}: No space left on device"
+    assert not list(tmp_path.glob("labels.csv*"))
 
 
 # ---- invalid sounds
