@@ -9,8 +9,6 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import numpy as np
-
 from ast_jax.cli.reading_bar import ReadingBar
 from ast_jax.cli.result_forms import LABELS, Form, Results
 from ast_jax.cli.sound_files import STDIN, complain_about, read_stdin
@@ -246,7 +244,7 @@ def _read_windows(
         peak = _peak(source, slicer.rate) if scale_loud else 0.0
         with open_recording(source, slicer.rate) as stream:
             bar.start(file, stream.seconds)
-            blocks = (block / np.float32(peak) for block in stream) if peak > 1 else stream
+            blocks = (block / peak for block in stream) if peak > 1 else stream
             for window in slice_recording(blocks, slicer):
                 heard = window.end
                 bar.update(heard)
