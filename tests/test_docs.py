@@ -144,6 +144,7 @@ def assumed(tmp_path_factory, original_tensors, deit_tensors, save_torch):
         sound = ast_jax.load_audio(recording, 44100)
     for name in ("dog.wav", "new.wav"):
         soundfile.write(folder / name, sound, 44100)
+    soundfile.write(folder / "long.wav", np.resize(sound, 25 * 44100), 44100)
     clips = [f"{label}/{i}" for label in ("dog", "rain") for i in range(8)]
     write_clips(folder / "SOUNDS", clips, rng)
     write_clips(folder / "UNSEEN", clips[::4], rng)
