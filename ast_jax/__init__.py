@@ -18,7 +18,9 @@ _HOMES = {
     "FitResult": "ast_jax.training.overrides",
     "InputError": "ast_jax.errors",
     "StreamingClassifier": "ast_jax.inference.streaming",
+    "Thresholds": "ast_jax.thresholds",
     "TrainConfig": "ast_jax.config",
+    "choose_thresholds": "ast_jax.evaluation.choose_thresholds",
     "fbank": "ast_jax.audio.fbank",
     "fbank_jax": "ast_jax.audio.fbank_jax",
     "fit": "ast_jax.training.loop",
@@ -37,11 +39,13 @@ if TYPE_CHECKING:
     from ast_jax.config import TrainConfig as TrainConfig
     from ast_jax.config_files import load_config as load_config
     from ast_jax.errors import InputError as InputError
+    from ast_jax.evaluation.choose_thresholds import choose_thresholds as choose_thresholds
     from ast_jax.inference.classifier import load as load
     from ast_jax.inference.streaming import StreamingClassifier as StreamingClassifier
     from ast_jax.models.ast import ASTForAudioClassification as ASTForAudioClassification
     from ast_jax.models.ast import ASTModel as ASTModel
     from ast_jax.models.config import ASTConfig as ASTConfig
+    from ast_jax.thresholds import Thresholds as Thresholds
     from ast_jax.training.loop import fit as fit
     from ast_jax.training.overrides import Callback as Callback
     from ast_jax.training.overrides import FitResult as FitResult

@@ -12,7 +12,7 @@ from ast_jax.fields import Range, check_value
 from ast_jax.io import read_json, write_json
 
 KEYS = ("criterion", "chosen_on", "calibration", "classes")
-MAX = 1e6  # size of a scale or bias
+MAX = 1e12  # size of a scale or bias
 
 
 class Calibration(NamedTuple):

@@ -134,6 +134,9 @@ def assumed(tmp_path_factory, original_tensors, deit_tensors, save_torch):
     model = ASTForAudioClassification(config, rngs=nnx.Rngs(0))
     for name in ("audioset", "ast-finetuned-audioset-10-10-0.4593"):
         model.save_pretrained(folder / "checkpoints" / name, ASTFeatureExtractor())
+    config = config.replace(id2label={0: "dog", 1: "rain"}, max_length=48)
+    model = ASTForAudioClassification(config, rngs=nnx.Rngs(0))
+    model.save_pretrained(folder / "checkpoints" / "mine", ASTFeatureExtractor(max_length=48))
     deit = folder / "checkpoints" / "deit_base_distilled_patch16_384-d0272ac0.pth"
     save_torch(deit_tensors(), deit, wrap="model")
     save_torch(original_tensors(), folder / "audioset_10_10_0.4593.pth", prefix="module.")

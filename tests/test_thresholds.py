@@ -25,7 +25,7 @@ CONTENT = {
 @settings(deadline=None, max_examples=30)
 @given(
     st.lists(st.floats(0, 1) | st.just(np.inf), min_size=3, max_size=3),
-    st.none() | st.lists(st.floats(-1e6, 1e6), min_size=6, max_size=6),
+    st.none() | st.lists(st.floats(-1e12, 1e12), min_size=6, max_size=6),
     st.text(st.characters(codec="utf-8", exclude_characters="\0")),
 )
 def test_thresholds_round_trip_through_their_file(tmp_path_factory, values, numbers, text):

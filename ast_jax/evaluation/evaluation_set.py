@@ -139,12 +139,12 @@ def check_disjoint(data: EvaluationSet, split: str) -> None:
             f"{data.folder}: all files are evaluated, those of split '{split}' too; say with "
             f"--split which of them to evaluate"
         )
-    for name in split.split("+"):
-        if name in data.split.split("+"):
-            raise InputError(
-                f"{data.folder}: split '{name}' is evaluated; name another split to choose "
-                f"thresholds on, or none to cross-fit them"
-            )
+    here, there = ({name.strip() for name in text.split("+")} for text in (data.split, split))
+    for name in here & there:
+        raise InputError(
+            f"{data.folder}: split '{name}' is evaluated; name another split to choose thresholds "
+            f"on, or none to cross-fit them"
+        )
 
 
 def read_holdout(checkpoints: Iterable[str | Path]) -> FolderData | None:

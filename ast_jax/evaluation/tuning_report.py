@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ast_jax.evaluation.checkpoints import Results
@@ -19,10 +19,8 @@ DECISIONS = ("precision", "recall", "F1")
 
 def tuning_tables(results: Results, tuned: Tuned) -> list[Table]:
     """Returns a table with a row per class, one of averages, and one of calibration."""
-    classes = Table(title=Text(_title(results, tuned)))
-    classes.add_column("class", overflow="fold")
-    for column in ("clips", "threshold", *DECISIONS):
-        classes.add_column(column, justify="right", no_wrap=True)
+    columns = map(_right, ("clips", "threshold", *DECISIONS))
+    classes = Table(Column("class", overflow="fold"), *columns, title=Text(_title(results, tuned)))
     for row in threshold_rows(results, tuned):
         classes.add_row(
             Text(row["label"]),
@@ -32,11 +30,11 @@ def tuning_tables(results: Results, tuned: Tuned) -> list[Table]:
         )
     single = results.problem_type == "single_label_classification"
     default = "most probable class" if single else "0.5 for all classes"
-    averages = Table("average", "thresholds", default)
+    averages = Table("average", _right("thresholds"), _right(default))
     for name, *values in zip(AverageMetrics._fields, tuned.average, tuned.default, strict=True):
         name = name.replace("_", " ").replace("f1", "F1")
         averages.add_row(name, *(format_number(value, ".3f") for value in values))
-    calibration = Table("probabilities", "ECE", "loss")
+    calibration = Table("probabilities", _right("ECE"), _right("loss"))
     (evaluation,) = results.evaluations.values()
     for name, measured, loss in (
         ("of the model", tuned.uncalibrated, evaluation.metrics.loss),
@@ -48,11 +46,15 @@ def tuning_tables(results: Results, tuned: Tuned) -> list[Table]:
     return [classes, averages, calibration]
 
 
+def _right(header: str) -> Column:
+    return Column(header, justify="right", no_wrap=True)
+
+
 def _title(results: Results, tuned: Tuned) -> str:
     source = results.tuning or results
     where = f"{source.data.split}: {len(source.data.clips.waveforms)} clips"
     if tuned.cross_fitted:
-        where += f", each {FOLDS}th by thresholds chosen on the others"
+        where += f", cross-fitted in {FOLDS} folds"
     return f"{tuned.thresholds.criterion} on {where}"
 
 

@@ -109,6 +109,9 @@ def test_evaluate_notes_clips_that_a_run_was_trained_on(models, prepared, tmp_pa
         write_trained_clips(tmp_path / TRAINED_FILE, hash_clips(clips))
         assert evaluate(tmp_path, "--data", prepared) == 0
         assert f"note: {tmp_path}: trained on {trained} clips" in capsys.readouterr().err
+    choose = ("--split", "train", "--tuning-split", "test", "--thresholds", tmp_path / "t.json")
+    assert evaluate(tmp_path, "--data", prepared, *choose) == 0
+    assert f"note: {tmp_path}, test: trained on 2 of the 2 clips" in capsys.readouterr().err
 
 
 def test_evaluate_writes_thresholds_that_reproduce_the_printed_scores(
@@ -139,7 +142,7 @@ def test_evaluate_cross_fits_thresholds_on_the_only_split(models, prepared, tmp_
     arguments = (models / "a", "--data", prepared, "--split", "train+test")
     assert evaluate(*arguments, "--thresholds", tmp_path / "t.json") == 0
     printed = capsys.readouterr().out
-    assert "each 5th by thresholds chosen on the" in " ".join(printed.split())
+    assert "cross-fitted in 5 folds" in " ".join(printed.split())
     assert printed.splitlines()[-1] == f"wrote {tmp_path / 't.json'}"
 
 

@@ -22,7 +22,11 @@ from ast_jax.evaluation.checkpoints import (
     match_classes,
     predict_checkpoint,
 )
-from ast_jax.evaluation.evaluation_set import add_missing_classes, read_evaluation_set
+from ast_jax.evaluation.evaluation_set import (
+    add_missing_classes,
+    check_disjoint,
+    read_evaluation_set,
+)
 from ast_jax.models.ast import ASTForAudioClassification, param_shapes
 from ast_jax.models.config import ASTConfig
 
@@ -296,6 +300,17 @@ def test_a_prepared_sets_default_is_the_held_out_split(prepared):
     assert len(both.clips.waveforms) == len(set(both.clips.names)) == 12
     by_path = read_evaluation_set(prepared / "folder" / "1.0.0", RATE)
     assert list(by_path.clips.names) == list(data.clips.names)
+
+
+def test_clips_that_are_evaluated_cannot_choose(prepared, sounds):
+    data = read_evaluation_set(prepared, RATE, name="folder", split="train + test")
+    check_disjoint(data, "validation")
+    with pytest.raises(InputError, match="split 'test' is evaluated; name another split to choose"):
+        check_disjoint(data, "validation + test")
+    with pytest.raises(
+        InputError, match="all files are evaluated, those of split 'train' too; say"
+    ):
+        check_disjoint(read_evaluation_set(sounds, RATE), "train")
 
 
 def test_several_held_out_splits_need_a_choice(prepared):

@@ -78,6 +78,4 @@ def test_the_tables_have_every_class_and_average(tuned):
 def test_the_table_says_that_thresholds_are_cross_fitted():
     found = results(*draw(0))
     first, *_ = tuning_tables(found, tune(found, TuningOptions()))
-    assert str(first.title) == (
-        "best F1 on test: 200 clips, each 5th by thresholds chosen on the others"
-    )
+    assert str(first.title) == "best F1 on test: 200 clips, cross-fitted in 5 folds"
