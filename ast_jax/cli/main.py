@@ -57,6 +57,7 @@ def commands(argv: Sequence[str]) -> dict[str, Callable[..., int]]:
     from ast_jax.cli.embed import embed
     from ast_jax.cli.evaluate import evaluate
     from ast_jax.cli.prepare import prepare
+    from ast_jax.cli.probe import probe
     from ast_jax.cli.show import show_command
     from ast_jax.cli.stats import stats
     from ast_jax.cli.train import train_command
@@ -72,6 +73,7 @@ def commands(argv: Sequence[str]) -> dict[str, Callable[..., int]]:
         "train": train_command(config),
         "classify": classify,
         "embed": embed,
+        "probe": probe,
         "evaluate": evaluate,
         "convert": convert,
         "prepare": prepare,

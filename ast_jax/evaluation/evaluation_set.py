@@ -73,7 +73,7 @@ def read_evaluation_set(
     if name or has_prepared(folder):
         prepared = open_prepared(folder, name)
         split = split or _held_out(prepared)
-        _distinct_splits(split, prepared.splits, prepared.folder)
+        distinct_splits(split, prepared.splits, prepared.folder)
         found = EvaluationSet(
             str(prepared.folder),
             split,
@@ -91,7 +91,7 @@ def read_evaluation_set(
             names, split = list(splits), "all"
         else:
             split = split or _only([other for other in splits if other != "train"], splits, folder)
-            names = _distinct_splits(split, splits, folder)
+            names = distinct_splits(split, splits, folder)
         entries = [entry for chosen in names for entry in splits[chosen]]
         scale_loud = holdout is not None and holdout.scale_loud
         clips, found_notes = read_clips(
@@ -187,7 +187,7 @@ def _only(held_out: Sequence[str], splits: Iterable[str], where: object) -> str:
     )
 
 
-def _distinct_splits(text: str, available: Collection[str], where: object) -> list[str]:
+def distinct_splits(text: str, available: Collection[str], where: object) -> list[str]:
     """Returns the names in 'a+b', after checking that each exists and is named once."""
     names = split_names(text, available, where)
     if len(set(names)) < len(names):
