@@ -232,6 +232,9 @@ class TrainConfig:
         loss: 'cross_entropy' (one class per clip) or 'binary_cross_entropy' (any number).
         label_smoothing: share of a training target that is spread over all classes.
         batch_size: clips per step, over all devices of all processes.
+        length_buckets: lengths of input that batches have, the longest of which is
+            `model.max_length`: short clips share batches of fewer tokens, within chunks of 32
+            batches. Each length is compiled once. Needs `model.mask_padding`.
         grad_accum_steps: microbatches that each device splits its share of a batch into.
         remat: what the backward pass recomputes: 'none', 'norms_and_activations' (LayerNorm and
             GELU: a quarter of the memory), or 'everything' (each layer keeps its input alone: a
@@ -265,6 +268,7 @@ class TrainConfig:
     loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
     label_smoothing: Annotated[float, Range(0, BELOW_ONE)] = 0.0
     batch_size: Annotated[int, Range(1)] = 32
+    length_buckets: Annotated[int, Range(1, 64)] = 1
     grad_accum_steps: Annotated[int, Range(1)] = 1
     remat: Literal["none", "norms_and_activations", "everything"] = "norms_and_activations"
     num_epochs: Annotated[int, Range(1)] = 10
@@ -290,6 +294,7 @@ class TrainConfig:
         rows, columns = self.model.grid
         for name, limit, what in (
             ("grad_accum_steps", self.batch_size, "batch_size"),
+            ("length_buckets", columns, "columns of patches"),
             ("average_to", self.num_epochs, "num_epochs"),
             ("average_from", self.average_to or self.num_epochs, "average_to"),
             ("augment.frequency_mask", self.model.num_mel_bins, "mel bins"),
@@ -304,6 +309,11 @@ class TrainConfig:
         if self.final_params == "average" and not self.average_from:
             raise InputError(
                 "final_params is 'average' and average_from is 0; set average_from to an epoch"
+            )
+        if self.length_buckets > 1 and not self.model.mask_padding:
+            raise InputError(
+                f"length_buckets is {self.length_buckets} and model.mask_padding is False; set "
+                f"model.mask_padding=True, or clips would see padding of other lengths"
             )
         if self.shard_optimizer and self.parallel == "pmap":
             raise InputError("shard_optimizer needs parallel to be 'shard_map', which is faster")

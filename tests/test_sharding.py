@@ -103,9 +103,8 @@ def test_predictions_keep_the_order_of_the_batch(how, batch):
 def test_augmentation_does_not_depend_on_the_number_of_devices(
     how, batch, devices, grad_accum_steps
 ):
-    @jax.vmap
-    def drop_at_random(key, clip):
-        return clip * jax.random.bernoulli(key, 0.5, clip.shape)
+    def drop_at_random(keys, clips, num_frames):
+        return jax.vmap(lambda k, x: x * jax.random.bernoulli(k, 0.5, x.shape))(keys, clips)
 
     def loss_on(devices, grad_accum_steps):
         parallel = DataParallel(how, jax.devices()[:devices])

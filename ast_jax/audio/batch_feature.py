@@ -1,9 +1,9 @@
 """The dict that the feature extractor returns for `return_tensors`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
 
 from ast_jax.errors import InputError
 
@@ -13,6 +13,7 @@ class BatchFeature(dict[str, Any]):
 
     Attributes:
         input_values: (batch, max_length, mel_bins), an array of the library that was asked for.
+            There may be an entry `num_frames` (batch,), too.
     """
 
     @property
@@ -21,13 +22,11 @@ class BatchFeature(dict[str, Any]):
         return self["input_values"]
 
 
-def batch_feature(
-    inputs: Float32[np.ndarray, "batch max_length mel_bins"], return_tensors: str
-) -> BatchFeature:
-    """Returns the model input by name, as an array of the library that `return_tensors` names.
+def batch_feature(arrays: Mapping[str, np.ndarray], return_tensors: str) -> BatchFeature:
+    """Returns the model input by name, as arrays of the library that `return_tensors` names.
 
     Args:
-        inputs: the model input.
+        arrays: the model input.
         return_tensors: "np", "jax" or "pt".
 
     Raises:
@@ -35,11 +34,11 @@ def batch_feature(
     """
     match return_tensors:
         case "np":
-            return BatchFeature(input_values=inputs)
+            return BatchFeature(arrays)
         case "jax":
             import jax.numpy as jnp
 
-            return BatchFeature(input_values=jnp.asarray(inputs))
+            return BatchFeature({name: jnp.asarray(array) for name, array in arrays.items()})
         case "pt":
             try:
                 import torch
@@ -47,7 +46,7 @@ def batch_feature(
                 raise InputError(
                     "return_tensors is 'pt' and PyTorch is not installed: install it, or give 'np'"
                 ) from error
-            return BatchFeature(input_values=torch.from_numpy(inputs))
+            return BatchFeature({name: torch.from_numpy(array) for name, array in arrays.items()})
     raise InputError(
         f"return_tensors is {return_tensors!r}: give 'np', 'jax' or 'pt', or leave it out"
     )

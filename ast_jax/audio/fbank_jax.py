@@ -13,6 +13,7 @@ quiet frequencies are up to 100 dB apart, so rounding errors of loud ones must s
   spectrum is invariant.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -70,11 +71,15 @@ def batch_input_values(
     """Returns the model input of a batch, computing it on the device if the host did not.
 
     Args:
-        batch: has `input_values`, or `waveforms` and `lengths` to compute them from.
+        batch: has `input_values`, or `waveforms` and `lengths` to compute them from. With
+            `num_frames`, the input has as many frames as the waveforms, if they are fewer.
         extractor: the model's.
     """
     if "input_values" in batch:
         return batch["input_values"]
+    if "num_frames" in batch:
+        frames = extractor.num_frames(batch["waveforms"].shape[1])
+        extractor = dataclasses.replace(extractor, max_length=frames)
     return input_values(batch["waveforms"], batch["lengths"], extractor)
 
 

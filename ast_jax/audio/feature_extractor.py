@@ -41,7 +41,8 @@ class ASTFeatureExtractor:
         std: the standard deviation of the data set's log-mel values.
         feature_size: the number of channels, 1.
         padding_value: the log-mel value that pads short clips, before normalization; 0.
-        return_attention_mask: ignored, as the model has no attention mask.
+        return_attention_mask: whether a call with `return_tensors` returns `num_frames`, too, with
+            which the model leaves padding out of attention. Hugging Face's class ignores it.
 
     Raises:
         InputError: a field has a wrong type or value.
@@ -66,6 +67,15 @@ class ASTFeatureExtractor:
         """The number of samples in `max_length` frames; the rest of a waveform is ignored."""
         size, shift = frame_sizes(self.sampling_rate)
         return size + (self.max_length - 1) * shift
+
+    def num_frames(self, samples: int) -> int:
+        """Returns the number of frames of a waveform, before padding and of `max_length` at most.
+
+        Args:
+            samples: of the waveform; at least those of one frame.
+        """
+        size, shift = frame_sizes(self.sampling_rate)
+        return min(1 + (samples - size) // shift, self.max_length)
 
     @overload
     def __call__(
@@ -110,7 +120,8 @@ class ASTFeatureExtractor:
 
         Returns:
             The model input, one waveform as a batch of one; with `return_tensors` a dict with the
-            entry and attribute `input_values`.
+            entry and attribute `input_values`, and with `return_attention_mask` `num_frames`,
+            int32 (batch,), the frames of each clip before padding.
 
         Raises:
             InputError: the sampling rates differ, or a waveform or an argument cannot be used.
@@ -141,7 +152,10 @@ class ASTFeatureExtractor:
                 raise InputError(f"{which}{error}") from error
         if return_tensors is None:
             return inputs
-        return batch_feature(inputs, return_tensors)
+        arrays: dict[str, np.ndarray] = {"input_values": inputs}
+        if self.return_attention_mask:
+            arrays["num_frames"] = np.array([self.num_frames(len(x)) for x in clips], np.int32)
+        return batch_feature(arrays, return_tensors)
 
     def fill(
         self, inputs: Float32[np.ndarray, "max_length mel_bins"], waveform: npt.ArrayLike

@@ -40,6 +40,8 @@ def adapt_checkpoint(
     extractor = dataclasses.replace(
         checkpoint.feature_extractor, max_length=new.max_length, num_mel_bins=new.num_mel_bins
     )
+    if "mask_padding" in changes:
+        extractor = dataclasses.replace(extractor, return_attention_mask=new.mask_padding)
     params = adapt_params(params, old, new, head_seed)
     if headless and not wants_head:
         del params["classifier"]

@@ -54,6 +54,15 @@ def mixup(first: Waveform, second: OtherWaveform, lam: float) -> Float32[np.ndar
     return mixed
 
 
+def mixup_to_longer(
+    first: Waveform, second: OtherWaveform, lam: float
+) -> Float32[np.ndarray, " longer"]:
+    """Returns the mix in the length of the longer waveform, as `mixup` of it and the shorter."""
+    if len(second) > len(first):
+        return mixup(second, first, 1 - lam)
+    return mixup(first, second, lam)
+
+
 def _scale(waveform: Waveform, factor: float) -> Float32[np.ndarray, " scaled"]:
     """Returns the waveform in [-1, 1] times a factor, as a new array."""
     unit = 1 / FULL_SCALE if waveform.dtype == np.int16 else 1

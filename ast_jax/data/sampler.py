@@ -1,6 +1,7 @@
 """Samples the order of clips, as a function of (seed, epoch): a position is a step number.
 
-Each seed has independent random streams: 0 for the order, 1 for mixup, 2 for synthetic sounds.
+Each seed has independent random streams: 0 for the order, 1 for mixup, 2 for synthetic sounds, 3
+for the order of batches within length buckets.
 """
 
 import numpy as np

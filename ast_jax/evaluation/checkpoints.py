@@ -240,7 +240,8 @@ def predict_checkpoint(
     )
     mapped = parallel.map(make_predict(graph, extractor), (REPLICATED, SPLIT), result=SPLIT)
     params = parallel.device_put(round_kernels(config, params))
-    batches = EvaluationBatches(clips, InputBuilder(extractor, on_device), batch_size)
+    inputs = InputBuilder(extractor, on_device, config.mask_padding)
+    batches = EvaluationBatches(clips, inputs, batch_size)
     console = Console(stderr=True)
     with closing(stream(batches, range(len(batches)), workers)) as stream_of_batches:
         shown = track(

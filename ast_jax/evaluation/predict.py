@@ -16,10 +16,14 @@ from ast_jax.sharding import DataParallel
 def make_predict(
     graphdef: nnx.GraphDef, extractor: ASTFeatureExtractor
 ) -> Callable[[Params, dict[str, jax.Array]], jax.Array]:
-    """Returns the function (params, a device's batch) → float32 logits (batch, classes)."""
+    """Returns the function (params, a device's batch) → float32 logits (batch, classes).
+
+    Padding is masked if the batch has `num_frames`.
+    """
 
     def predict(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
-        return nnx.merge(graphdef, params)(batch_input_values(batch, extractor))
+        inputs, num_frames = batch_input_values(batch, extractor), batch.get("num_frames")
+        return nnx.merge(graphdef, params)(inputs, num_frames=num_frames)
 
     return predict
 

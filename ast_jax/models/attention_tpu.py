@@ -155,7 +155,8 @@ def _forward_kernel(
     # Rows of ones below the values have the matrix unit sum the weights, too.
     ones = jnp.ones((ROWS, keys), v_t.dtype)
     if lengths_ref is not None:
-        ones = _zero_padding(ones, 0, length, axis=1)
+        key = lax.broadcasted_iota(jnp.int32, ones.shape, 1)
+        ones = (key < length).astype(jnp.float32).astype(v_t.dtype)
 
     def scores(start: int, head: int) -> jax.Array:
         q = _zero_padding(q_ref[0, start : start + BLOCK], start, num_tokens)
@@ -288,15 +289,15 @@ def _scores(keys: jax.Array, queries: jax.Array, num_tokens: int, scale: float) 
     return jnp.concatenate([scores[:edge], jnp.where(row < num_tokens, tail, -jnp.inf)])
 
 
-def _zero_padding(x: jax.Array, start: int, num_tokens: Any, axis: int = 0) -> jax.Array:
-    """Returns tokens from `start`, rows or columns, with zeros after token `num_tokens`.
+def _zero_padding(x: jax.Array, start: int, num_tokens: Any) -> jax.Array:
+    """Returns rows of tokens from `start` with zeros after token `num_tokens`.
 
     Blocks reach past the array's end, where their content is undefined.
     """
-    if isinstance(num_tokens, int) and start + x.shape[axis] <= num_tokens:
+    if isinstance(num_tokens, int) and start + len(x) <= num_tokens:
         return x
-    token = lax.broadcasted_iota(jnp.int32, x.shape, axis) + start
-    return jnp.where(token < num_tokens, x, jnp.zeros_like(x))
+    row = lax.broadcasted_iota(jnp.int32, x.shape, 0) + start
+    return jnp.where(row < num_tokens, x, jnp.zeros_like(x))
 
 
 def _one_head(x: jax.Array, head: int, lanes: int) -> jax.Array:

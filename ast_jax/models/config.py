@@ -62,6 +62,8 @@ class ASTConfig:
         id2label: class names by index, or None for LABEL_0, LABEL_1, …
         problem_type: 'multi_label_classification' (sigmoid) or 'single_label_classification'
             (softmax): how logits become probabilities.
+        mask_padding: whether clips shorter than the input are masked: training, evaluation and the
+            classifier give the model `num_frames`. Hugging Face's model has no mask.
         dtype: dtype the encoder computes in, 'float32' or 'bfloat16', or a dtype object of that
             name, which becomes the name. Parameters and logits are float32 in both.
     """
@@ -85,6 +87,7 @@ class ASTConfig:
         "single_label_classification"
     )
     dtype: Literal["float32", "bfloat16"] = "float32"
+    mask_padding: bool = False
 
     def __post_init__(self) -> None:
         """Replaces a dtype of NumPy, JAX or PyTorch by its name."""

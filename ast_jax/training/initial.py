@@ -47,6 +47,7 @@ def make_extractor(config: TrainConfig, data: DataSet) -> ASTFeatureExtractor:
         max_length=config.model.max_length,
         mean=mean,
         std=std,
+        return_attention_mask=config.model.mask_padding,
     )
 
 
@@ -72,7 +73,7 @@ def initial_checkpoint(
     if not config.init_from:
         model = config.model.replace(**changes)
         return Checkpoint(model, extractor, init_params(model, config.seed))
-    for name in (*GEOMETRY, "dtype"):
+    for name in (*GEOMETRY, "dtype", "mask_padding"):
         changes[name] = getattr(config.model, name)
     guesses: list[str] = []
     source = read_checkpoint(config.init_from, changes, head_seed=config.seed, guesses=guesses)

@@ -15,6 +15,7 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import checkpoint_description
 from ast_jax.checkpoint.load import fetch_checkpoint
 from ast_jax.config import TrainConfig
+from ast_jax.data.batches import trim
 from ast_jax.data.checks import check_targets, data_notes
 from ast_jax.data.clips import DataSet
 from ast_jax.data.loader import stream
@@ -217,8 +218,9 @@ def train(run: Run, state: TrainState) -> FitResult:
                     log.start_epoch(epoch, step_in_epoch)
                 trace(step - first, state)
                 began = time.perf_counter()
-                batch = next(batches)
+                batch = trim(next(batches))
                 log.add_wait(time.perf_counter() - began)
+                log.note_shape(batch)
                 state, metrics = run.functions.train_step(state, run.parallel.shard_batch(batch))
                 log.add(step, metrics)  # reads those of the step before, now that this one runs
 

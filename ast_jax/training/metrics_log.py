@@ -4,6 +4,7 @@ import math
 import time
 from typing import Any
 
+from ast_jax.data.batches import Batch
 from ast_jax.errors import InputError, shorten
 from ast_jax.runs.history import epoch_header, epoch_line
 from ast_jax.runs.logging import ScalarWriter
@@ -38,6 +39,7 @@ class MetricsLog:
         self._unread: tuple[int, StepMetrics] | None = None
         self._counted_until = time.perf_counter()
         self._header_printed = False
+        self._lengths: set[int] = set()  # of inputs, for which the step is compiled
 
     def start_epoch(self, epoch: int, step_in_epoch: int) -> None:
         """Starts the progress bar of an epoch, counted from 0."""
@@ -95,6 +97,17 @@ class MetricsLog:
                     "training/waiting_for_data": self._bar.waiting,
                 },
             )
+
+    def note_shape(self, batch: Batch) -> None:
+        """Prints the length of a batch's input if it is the first of its length bucket."""
+        if self._run.config.length_buckets == 1:
+            return
+        name = "input_values" if "input_values" in batch else "waveforms"
+        length = batch[name].shape[1]
+        if length not in self._lengths:
+            self._lengths.add(length)
+            what = "frames" if name == "input_values" else "samples"
+            self._run.console.print(f"compiling the training step for clips of {length} {what}…")
 
     def end_epoch(self) -> None:
         """Reads the epoch's last metrics and removes its progress bar."""

@@ -4,10 +4,13 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from ast_jax.audio.augment import restore_padding
 from ast_jax.audio.fbank_jax import batch_input_values
 from ast_jax.config import TrainConfig
+from ast_jax.data.batches import trim
 from ast_jax.data.training_data import load_data
 from ast_jax.errors import shorten
 from ast_jax.fonts import drawable_names
@@ -35,11 +38,14 @@ def plot_batch(config: TrainConfig, file: Path, step: int = 0) -> None:
     data = load_data(config)
     check_clips(config, len(data.train.waveforms))
     extractor = make_extractor(config, data)
-    batch = make_train_batches(config, data.train, extractor)(step)
+    batch = trim(make_train_batches(config, data.train, extractor)(step))
     plain = jax.jit(partial(batch_input_values, extractor=extractor))(batch)
     key = jax.random.fold_in(jax.random.key(config.seed), step)
     keys = clip_keys(key, 0, config.batch_size)
-    augmented = make_augment(config.augment, extractor)(keys, plain)
+    num_frames = jnp.asarray(batch["num_frames"]) if "num_frames" in batch else None
+    augmented = make_augment(config.augment, extractor)(keys, plain, num_frames)
+    if num_frames is not None:
+        augmented = restore_padding(augmented, plain, num_frames)
     names = drawable_names(data.labels).names
     titles = [describe_target(target, names) for target in batch["targets"][:MAX_CLIPS]]
     before, after = (np.asarray(values)[:MAX_CLIPS] for values in (plain, augmented))

@@ -14,6 +14,7 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.config import TrainConfig
 from ast_jax.data.batches import EvaluationBatches, InputBuilder, TrainBatches
+from ast_jax.data.buckets import make_buckets
 from ast_jax.data.clips import Clips, DataSet
 from ast_jax.data.overlap import ClipHashes
 from ast_jax.data.sampler import steps_per_epoch
@@ -76,15 +77,21 @@ def make_train_batches(
     config: TrainConfig, clips: Clips, extractor: ASTFeatureExtractor
 ) -> TrainBatches:
     """Returns this process's share of each training batch, by step."""
+    model, buckets = config.model, None
+    if config.length_buckets > 1:
+        buckets = make_buckets(
+            model.max_length, model.patch_size, model.time_stride, config.length_buckets
+        )
     return TrainBatches(
         clips,
-        InputBuilder(extractor, config.frontend.on_device),
+        InputBuilder(extractor, config.frontend.on_device, model.mask_padding),
         seed=config.seed,
         batch_size=config.batch_size,
         mixup=config.augment.mixup,
         balanced=config.data.balanced,
         process=jax.process_index(),
         processes=jax.process_count(),
+        buckets=buckets,
     )
 
 
@@ -94,7 +101,7 @@ def make_evaluation_batches(
     """Returns this process's share of each evaluation batch."""
     return EvaluationBatches(
         clips,
-        InputBuilder(extractor, config.frontend.on_device),
+        InputBuilder(extractor, config.frontend.on_device, config.model.mask_padding),
         config.batch_size,
         process=jax.process_index(),
         processes=jax.process_count(),
@@ -160,7 +167,8 @@ def map_step_functions(
         schedule = optax.constant_schedule(1.0)
     augment = make_augment(config.augment, extractor)
     if overrides.augment is not None:
-        augment = jax.vmap(overrides.augment)
+        augment_clips = jax.vmap(overrides.augment)
+        augment = lambda keys, clips, _: augment_clips(keys, clips)  # noqa: E731
     spec = StepSpec(
         graphdef=graph,
         extractor=extractor,
@@ -169,7 +177,7 @@ def map_step_functions(
         schedule=schedule,
         key=jax.random.key(config.seed),
         augment=augment,
-        patchout=make_patchout(config.augment, model.grid),
+        patchout=make_patchout(config.augment, model),
         grad_accum_steps=config.grad_accum_steps,
         num_shards=shards,
         remat=config.remat,

@@ -13,12 +13,14 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray
 
-from ast_jax.audio.augment import noise, roll, spec_augment
+from ast_jax.audio.augment import noise, restore_padding, roll, spec_augment
 from ast_jax.audio.fbank_jax import batch_input_values
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.config import AugmentConfig
 from ast_jax.losses import Loss
 from ast_jax.models.ast import Params
+from ast_jax.models.config import ASTConfig
+from ast_jax.models.padding import real_columns
 from ast_jax.models.patchout import sample_patchout
 from ast_jax.sharding import AXIS
 from ast_jax.training.optimizer import global_norm, shard_axis
@@ -26,8 +28,9 @@ from ast_jax.training.optimizer import global_norm, shard_axis
 Batch = dict[str, jax.Array]  # `targets`, and what `batch_input_values` takes
 
 ClipKeys = Key[Array, "clips"]
-Augment = Callable[[ClipKeys, jax.Array], jax.Array]
-Patchout = Callable[[ClipKeys], jax.Array]
+NumFrames = jax.Array | None  # (clips,), frames before padding; None if it is not masked
+Augment = Callable[[ClipKeys, jax.Array, NumFrames], jax.Array]
+Patchout = Callable[[ClipKeys, int, NumFrames], jax.Array]
 
 
 class TrainState(NamedTuple):
@@ -77,8 +80,9 @@ class StepSpec(NamedTuple):
         optimizer: turns gradients into updates for a learning rate of one.
         schedule: step → learning rate.
         key: root of all randomness of the steps.
-        augment: (keys (clips,), input_values) → input_values.
-        patchout: keys (clips,) → the patches kept of each clip; None keeps all.
+        augment: (keys (clips,), input_values, num_frames) → input_values.
+        patchout: (keys (clips,), frames of the input, num_frames) → the patches kept of each clip;
+            None keeps all.
         grad_accum_steps: microbatches that a device splits its batch into.
         num_shards: devices that gradients and the optimizer's state are sharded over (ZeRO-1); 1
             replicates both.
@@ -94,7 +98,7 @@ class StepSpec(NamedTuple):
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     key: PRNGKeyArray
-    augment: Augment = lambda keys, input_values: input_values
+    augment: Augment = lambda keys, input_values, num_frames: input_values
     patchout: Patchout | None = None
     grad_accum_steps: int = 1
     num_shards: int = 1
@@ -136,9 +140,16 @@ def loss_and_gradients(
     keys = clip_keys(key, jax.lax.axis_index(AXIS) * clips, clips)
 
     def loss_of(params: Params, batch: Batch, keys: ClipKeys) -> jax.Array:
-        inputs = spec.augment(keys, batch_input_values(batch, spec.extractor))
-        keep_indices = spec.patchout(keys) if spec.patchout else None
+        inputs = batch_input_values(batch, spec.extractor)
         options: dict[str, Any] = {"remat": spec.remat, "unroll": spec.unroll}
+        num_frames = batch.get("num_frames")
+        if num_frames is None:
+            inputs = spec.augment(keys, inputs, None)
+        else:
+            options["num_frames"] = num_frames = jnp.minimum(num_frames, inputs.shape[1])
+            augmented = spec.augment(keys, inputs, num_frames)
+            inputs = restore_padding(augmented, inputs, num_frames)
+        keep_indices = spec.patchout(keys, inputs.shape[1], num_frames) if spec.patchout else None
         if spec.exchange_by_layer:
             options["map_layer_params"] = pmean_gradient
         logits = nnx.merge(spec.graphdef, params)(inputs, keep_indices, **options)
@@ -229,11 +240,15 @@ def init_state(
 
 
 def make_augment(config: AugmentConfig, extractor: ASTFeatureExtractor) -> Augment:
-    """Returns the augmentation of a configuration: SpecAugment, then noise, then a roll."""
+    """Returns the augmentation of a configuration: SpecAugment, then noise, then a roll.
+
+    With `num_frames`, masks and rolls are within the frames before padding.
+    """
     # The original masks with 0, before normalization.
     fill = -extractor.mean / (2 * extractor.std)
 
-    def augment_clip(key: PRNGKeyArray, clip: jax.Array) -> jax.Array:
+    def augment_clip(key: PRNGKeyArray, clip: jax.Array, num_frames: NumFrames) -> jax.Array:
+        own_frames = None if num_frames is None else num_frames[None]
         mask_key, noise_key, roll_key = jax.random.split(key, 3)
         masked = spec_augment(
             mask_key,
@@ -241,21 +256,35 @@ def make_augment(config: AugmentConfig, extractor: ASTFeatureExtractor) -> Augme
             frequency_mask=config.frequency_mask,
             time_mask=config.time_mask,
             fill=fill,
+            num_frames=own_frames,
         )
         noisy = noise(noise_key, masked) if config.noise else masked
-        return roll(roll_key, noisy, config.roll)[0]
+        return roll(roll_key, noisy, config.roll, own_frames)[0]
 
     return jax.vmap(augment_clip)
 
 
-def make_patchout(config: AugmentConfig, grid: tuple[int, int]) -> Patchout | None:
-    """Returns the Patchout of a configuration on a grid of patches, or None if it has none."""
-    rows, columns = config.patchout_frequency, config.patchout_time
-    if not rows and not columns:
+def make_patchout(config: AugmentConfig, model: ASTConfig) -> Patchout | None:
+    """Returns the Patchout of a configuration for a model, or None if it has none.
+
+    Of a shorter input, and of the frames before padding, the same share of columns is dropped.
+    """
+    if not config.patchout_frequency and not config.patchout_time:
         return None
+    rows, all_columns = model.grid
 
-    def clip_patchout(key: PRNGKeyArray) -> jax.Array:
-        # `augment_clip` splits the same key in three; a fold is independent of those.
-        return sample_patchout(jax.random.fold_in(key, 3), grid, rows, columns)
+    def patchout(keys: ClipKeys, frames: int, num_frames: NumFrames) -> jax.Array:
+        columns = (frames - model.patch_size) // model.time_stride + 1
+        dropped = config.patchout_time * columns // all_columns
+        real = None
+        if num_frames is not None:
+            real = real_columns(num_frames, model.time_stride, columns)
 
-    return jax.vmap(clip_patchout)
+        def clip_patchout(key: PRNGKeyArray, real: jax.Array | None) -> jax.Array:
+            # `augment_clip` splits the same key in three; a fold is independent of those.
+            key = jax.random.fold_in(key, 3)
+            return sample_patchout(key, (rows, columns), config.patchout_frequency, dropped, real)
+
+        return jax.vmap(clip_patchout)(keys, real)
+
+    return patchout

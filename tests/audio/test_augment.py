@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ast_jax.audio.augment import noise, roll, spec_augment
+from ast_jax.audio.augment import noise, restore_padding, roll, spec_augment
 
 
 def masks(key, shape, frequency_mask, time_mask):
@@ -163,3 +163,31 @@ def test_noise_is_added_and_keeps_the_dtype(dtype):
     assert (noisy >= -0.25).all()
     assert (noisy <= -0.15).all()
     assert (noisy != x).any()
+
+
+def test_masks_and_rolls_stay_within_the_frames_before_padding():
+    num_frames = jnp.array([40, 17, 3] * 100)
+    real = np.arange(40) < num_frames[:, None]
+    masked = spec_augment(
+        jax.random.key(0),
+        jnp.ones((300, 40, 8)),
+        frequency_mask=0,
+        time_mask=20,
+        fill=-7.0,
+        num_frames=num_frames,
+    )
+    is_masked = np.asarray(masked)[:, :, 0] == -7
+    assert not is_masked[~real].any()
+    assert is_masked[2::3].any()
+    assert not is_masked[real].reshape(-1).all()
+    clips = jnp.arange(40.0)[None, :, None] * jnp.ones((300, 1, 8))
+    rolled = np.asarray(roll(jax.random.key(1), clips, 10, num_frames))
+    np.testing.assert_array_equal(np.sort(rolled, axis=1), clips)
+    np.testing.assert_array_equal(rolled[~real], clips[~real])
+    assert (rolled[1::3] != clips[1::3]).any()
+    whole = jnp.full(300, 40)
+    np.testing.assert_array_equal(
+        roll(jax.random.key(1), clips, 10, whole), roll(jax.random.key(1), clips, 10)
+    )
+    restored = np.asarray(restore_padding(clips + 1, clips, num_frames))
+    np.testing.assert_array_equal(restored - clips, real[:, :, None] * np.ones(8))

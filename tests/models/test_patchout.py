@@ -28,3 +28,18 @@ def test_rows_and_columns_are_dropped_uniformly():
     kept = np.asarray(jax.vmap(lambda key: sample_patchout(key, (4, 10), 1, 5))(keys))
     np.testing.assert_allclose(np.bincount(kept.ravel(), minlength=40) / 4000, 3 / 8, atol=0.035)
     assert len(np.unique(kept, axis=0)) > 900  # of 4 · 252
+
+
+@jax.jit
+def drop_five_of_ten_columns(key, real):
+    return sample_patchout(key, (1, 10), 0, 5, real)
+
+
+def test_the_same_share_of_columns_that_are_not_padding_is_dropped():
+    for real in range(1, 11):
+        kept = [np.asarray(drop_five_of_ten_columns(jax.random.key(i), real)) for i in range(5)]
+        assert {(columns < real).sum() for columns in kept} == {-(-real // 2)}
+        assert all((np.diff(columns) > 0).all() and columns.size == 5 for columns in kept)
+        assert real < 4 or len({tuple(columns) for columns in kept}) > 1
+    without = sample_patchout(jax.random.key(0), (1, 10), 0, 5)
+    np.testing.assert_array_equal(drop_five_of_ten_columns(jax.random.key(0), 10), without)

@@ -76,7 +76,7 @@ def test_accumulated_gradients_match_the_whole_batch(devices):
 @pytest.mark.parametrize("grad_accum_steps", [1, 2])
 def test_patchout_per_clip_does_not_depend_on_the_number_of_devices(grad_accum_steps):
     spec = make_spec(
-        patchout=make_patchout(AugmentConfig(patchout_frequency=1, patchout_time=1), CONFIG.grid)
+        patchout=make_patchout(AugmentConfig(patchout_frequency=1, patchout_time=1), CONFIG)
     )
     one, expected = mean_loss_and_gradients(spec, small_batch())
     spec = spec._replace(grad_accum_steps=grad_accum_steps)
