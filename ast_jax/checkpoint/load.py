@@ -77,13 +77,20 @@ def read_checkpoint(
 
 
 def _describe_adaptation(before: ASTConfig, after: ASTConfig) -> list[str]:
-    """Returns a sentence if the input or the strides of a checkpoint were changed."""
+    """Returns sentences about changes of a checkpoint's input, strides and masks."""
+    found = []
+    if after.mask_padding and not before.mask_padding:
+        found.append("padding is masked, and was not when it was trained")
+    if before.mask_padding and not after.mask_padding:
+        found.append("padding is not masked, and was when it was trained")
     changes = [
         f"{name} {getattr(before, name)} → {getattr(after, name)}"
         for name in GEOMETRY
         if getattr(before, name) != getattr(after, name)
     ]
-    return [f"position embeddings are adapted: {', '.join(changes)}"] if changes else []
+    if changes:
+        found.append(f"position embeddings are adapted: {', '.join(changes)}")
+    return found
 
 
 def read_config(path: str | Path) -> ASTConfig:

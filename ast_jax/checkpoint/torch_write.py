@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,19 @@ def not_in_original(checkpoint: Checkpoint) -> str:
     missing = [flags] if flags else []
     if config.id2label not in (None, label_fields(config.num_labels).get("id2label")):
         missing.append("the names of its classes")
+    if config.mask_padding:
+        missing.append("that padding is masked")
     return " and ".join(missing)
+
+
+def not_in_huggingface(config: ASTConfig) -> str:
+    """Returns a sentence about what Hugging Face's class computes otherwise; "" if nothing."""
+    if not config.mask_padding:
+        return ""
+    return (
+        f"the model masks padding and transformers does not, so that its logits of clips under "
+        f"{config.max_length} frames differ"
+    )
 
 
 def write_huggingface(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -118,6 +131,8 @@ def save_huggingface(
         check_agreement(config, extractor, str(path))
     elif (path / FILE_NAME).is_file():
         check_agreement(config, ASTFeatureExtractor.from_pretrained(path), str(path))
+    if note := not_in_huggingface(config):
+        warnings.warn(f"{path}: {note}", stacklevel=3)
     files = _huggingface_files(config, params, extractor)
     if not os.path.lexists(path):
         _write_folder(path, files)

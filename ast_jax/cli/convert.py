@@ -52,7 +52,12 @@ def convert(
 
     from ast_jax.checkpoint.adapt import adapt_checkpoint
     from ast_jax.checkpoint.format import save_checkpoint
-    from ast_jax.checkpoint.torch_write import not_in_original, write_huggingface, write_original
+    from ast_jax.checkpoint.torch_write import (
+        not_in_huggingface,
+        not_in_original,
+        write_huggingface,
+        write_original,
+    )
 
     # Orbax logs a failed save with a traceback; the InputError is one sentence.
     logging.set_verbosity(logging.FATAL)
@@ -87,6 +92,8 @@ def convert(
                 )
         elif to_huggingface:
             write_huggingface(target, checkpoint)
+            if note := not_in_huggingface(checkpoint.config):
+                print(f"note: {note}")
         else:
             save_checkpoint(target, checkpoint)
     print(f"wrote {output}")

@@ -4,8 +4,11 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Annotated, Any
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
+from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.errors import InputError
 from ast_jax.fields import Range, check_value
 
@@ -23,6 +26,25 @@ def padded_batches(
         padded = np.zeros((size, *batch[0].shape), np.float32)
         padded[: len(batch)] = batch
         yield padded, len(batch)
+
+
+def count_frames(
+    input_values: Float[Array, "batch frames mel_bins"], extractor: ASTFeatureExtractor
+) -> Int[Array, " batch"]:
+    """Returns the frames of each clip before padding, which is known by its value.
+
+    A frame of padding has the value 0, before normalization, in all mel bins. No sound has: it
+    would need an energy of exactly 1 in each.
+
+    Args:
+        input_values: as the extractor returns them.
+        extractor: the model's.
+    """
+    padding = -extractor.mean / (2 * extractor.std) if extractor.do_normalize else 0.0
+    tolerance = 1e-5 * max(1, abs(padding))  # of rounding, on the host or on the device
+    is_padding = (jnp.abs(input_values - padding) <= tolerance).all(axis=2)
+    frame = jnp.arange(1, input_values.shape[1] + 1)
+    return jnp.where(is_padding, 0, frame).max(axis=1)
 
 
 def check_output(output: np.ndarray) -> None:

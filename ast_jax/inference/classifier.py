@@ -19,7 +19,7 @@ from ast_jax.audio.waveform import check_peak, to_array
 from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.checkpoint.load import read_checkpoint
 from ast_jax.errors import InputError
-from ast_jax.inference.batches import check_count, check_output, padded_batches
+from ast_jax.inference.batches import check_count, check_output, count_frames, padded_batches
 from ast_jax.inference.embeddings import Embedder, embedding_shape
 from ast_jax.inference.windows import Window, WindowSlicer, score_windows, slice_sound
 from ast_jax.models.ast import ASTForAudioClassification, round_kernels
@@ -52,7 +52,9 @@ class AudioClassifier:
 
         @partial(jax.jit, static_argnames="function")
         def apply_model(params: nnx.State, input_values: jax.Array, function: str) -> jax.Array:
-            return FUNCTIONS[function](nnx.merge(graphdef, params)(input_values))
+            num_frames = self.count_frames(input_values)
+            logits = nnx.merge(graphdef, params)(input_values, num_frames=num_frames)
+            return FUNCTIONS[function](logits)
 
         @jax.jit
         def apply_to_waveforms(
@@ -63,7 +65,13 @@ class AudioClassifier:
 
         self._apply_model = apply_model
         self._apply_to_waveforms = apply_to_waveforms
-        self._embedder = Embedder(self.model.ast)
+        self._embedder = Embedder(self.model.ast, self.count_frames)
+
+    def count_frames(self, input_values: jax.Array) -> jax.Array | None:
+        """Returns the model's `num_frames` for model inputs; None if it does not mask padding."""
+        if not self.config.mask_padding:
+            return None
+        return count_frames(input_values, self.feature_extractor)
 
     @property
     def seconds(self) -> float:

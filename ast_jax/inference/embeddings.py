@@ -1,10 +1,11 @@
 """Embeddings of sounds: the tokens of a layer of the encoder, pooled or on their grid."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
@@ -13,7 +14,8 @@ from ast_jax.errors import InputError
 from ast_jax.inference.batches import check_count, check_output, padded_batches
 from ast_jax.models.ast import ASTModel
 from ast_jax.models.config import NUM_PREFIX_TOKENS, ASTConfig
-from ast_jax.models.encoder import InputValues
+from ast_jax.models.encoder import InputValues, NumFrames
+from ast_jax.models.padding import frequency_major
 
 # Ways to make an embedding of a clip's tokens; (hidden,) each but the last.
 POOLINGS = {
@@ -30,9 +32,14 @@ class Embedder:
 
     Args:
         model: the model without its classifier; its parameters are shared, not copied.
+        count_frames: returns the model's `num_frames` for model inputs, or None.
     """
 
-    def __init__(self, model: ASTModel):
+    def __init__(
+        self,
+        model: ASTModel,
+        count_frames: Callable[[jax.Array], jax.Array | None] = lambda input_values: None,
+    ):
         self.config = model.config
         graphdef, self._params = nnx.split(model)
 
@@ -40,7 +47,9 @@ class Embedder:
         def apply_model(
             params: nnx.State, input_values: jax.Array, pooling: str, layer: int | None
         ) -> jax.Array:
-            return compute_embeddings(nnx.merge(graphdef, params), input_values, pooling, layer)
+            num_frames = count_frames(input_values)
+            model = nnx.merge(graphdef, params)
+            return compute_embeddings(model, input_values, pooling, layer, num_frames)
 
         self._apply_model = apply_model
 
@@ -104,29 +113,45 @@ def embedding_shape(config: ASTConfig, pooling: str) -> tuple[int, ...]:
 
 
 def compute_embeddings(
-    model: ASTModel, input_values: InputValues, pooling: str, layer: int | None
+    model: ASTModel,
+    input_values: InputValues,
+    pooling: str,
+    layer: int | None,
+    num_frames: NumFrames | None = None,
 ) -> Float[Array, "batch ..."]:
     """Computes the embeddings of clips, for which layers above `layer` are not run.
 
     As in Hugging Face's model, `hidden_states[layer]` has no final layer norm: not the last of them
-    either. Padding is part of the clip.
+    either.
 
     Args:
         model: without its classifier; its encoder's upper layers are removed.
         input_values: normalized log-mels.
         pooling: one of `POOLINGS`.
         layer: an index into `hidden_states` from 0, or None for the tokens after the final norm.
+        num_frames: of each clip before padding, the patches of which are then not in a mean, and 0
+            among "patches". None: padding is part of the clip.
     """
     # The last layer that is run need not compute the patches if they are not used.
     num_output_tokens = None if pooling in ("mean", "patches") else NUM_PREFIX_TOKENS
-    x = model.embeddings(input_values)
+    num_tokens = None
+    if num_frames is None:
+        x = model.embeddings(input_values)
+    else:
+        x, num_tokens = model.embeddings.with_padding_last(input_values, num_frames)
     if layer is None:
-        x = model.layernorm(model.encoder(x, num_output_tokens))
+        x = model.layernorm(model.encoder(x, num_output_tokens, num_tokens=num_tokens))
     elif layer > 0:
         graphdef, stacked = nnx.split(model.encoder.layers)
         model.encoder.layers = nnx.merge(graphdef, jax.tree.map(lambda p: p[:layer], stacked))
-        x = model.encoder(x, num_output_tokens)
-    return pool_tokens(model.config, x, pooling)
+        x = model.encoder(x, num_output_tokens, num_tokens=num_tokens)
+    if num_tokens is None or num_output_tokens is not None:
+        return pool_tokens(model.config, x, pooling)
+    is_padding = jnp.arange(x.shape[1]) >= num_tokens[:, None]
+    x = jnp.where(is_padding[:, :, None], 0, x)
+    if pooling == "mean":
+        return x[:, NUM_PREFIX_TOKENS:].sum(axis=1) / (num_tokens[:, None] - NUM_PREFIX_TOKENS)
+    return pool_tokens(model.config, frequency_major(x, model.config.grid), pooling)
 
 
 def pool_tokens(

@@ -66,7 +66,7 @@ class Embeddings(nnx.Module):
         input_values: InputValues,
         num_frames: NumFrames,
         keep_indices: KeepIndices | None = None,
-    ) -> tuple[Tokens, NumTokens]:
+    ) -> tuple[Tokens, Int[Array, " batch"]]:
         """Returns float32 tokens with those of padding last, and the number of others of each clip.
 
         Patches are in time-major order, or in that of `keep_indices`. A patch is padding if all of
