@@ -141,6 +141,18 @@ def mel_position(
     return (_mel(hertz) - lowest_mel) / (highest_mel - lowest_mel) * (num_mel_bins + 1) - 1
 
 
+def mel_frequency(
+    position: Real[np.ndarray, " n"], num_mel_bins: int, sampling_rate: int
+) -> Float[np.ndarray, " n"]:
+    """Returns the frequencies in Hz at positions among the filters of `fbank`.
+
+    It is the inverse of `mel_position`.
+    """
+    lowest_mel, highest_mel = _mel(20.0), _mel(sampling_rate / 2)
+    mel = lowest_mel + (position + 1) / (num_mel_bins + 1) * (highest_mel - lowest_mel)
+    return 700 * np.expm1(mel / 1127)
+
+
 def _mel(hertz: npt.ArrayLike) -> Any:
     """Converts frequencies from Hz to mel."""
     return 1127 * np.log1p(np.asarray(hertz) / 700)

@@ -1,4 +1,4 @@
-"""The `ast-jax` command: trains, classifies, evaluates, converts and prepares.
+"""The `ast-jax` command: trains, classifies, explains, evaluates, converts and prepares.
 
 What takes time to import is imported in functions, so that Ctrl-C then ends without a traceback.
 """
@@ -56,6 +56,7 @@ def commands(argv: Sequence[str]) -> dict[str, Callable[..., int]]:
     from ast_jax.cli.convert import convert
     from ast_jax.cli.embed import embed
     from ast_jax.cli.evaluate import evaluate
+    from ast_jax.cli.explain import explain
     from ast_jax.cli.prepare import prepare
     from ast_jax.cli.probe import probe
     from ast_jax.cli.show import show_command
@@ -74,6 +75,7 @@ def commands(argv: Sequence[str]) -> dict[str, Callable[..., int]]:
         "classify": classify,
         "embed": embed,
         "probe": probe,
+        "explain": explain,
         "evaluate": evaluate,
         "convert": convert,
         "prepare": prepare,

@@ -94,18 +94,11 @@ def read_inputs(
         unusable: receives the files that cannot be used.
         scale_loud: whether to divide waveforms that go beyond 1 by their peak.
     """
-    from ast_jax.audio.decode import read_recording
-
     extractor = classifier.feature_extractor
 
     def read(file: str) -> "tuple[Recording, np.ndarray] | Exception":
         try:
-            recording = read_recording(
-                read_stdin() if file == STDIN else file,
-                extractor.sampling_rate,
-                max_samples=extractor.max_samples,
-                scale_loud=scale_loud,
-            )
+            recording = read_file(file, classifier, scale_loud)
             return recording, extractor(recording.waveform, extractor.sampling_rate)[0]
         except (InputError, OSError) as error:
             return error
@@ -129,13 +122,31 @@ def read_inputs(
         print_note(f"the model uses the first {classifier.seconds:.1f} s of {others}, too")
 
 
-def complain_about(file: str, error: Exception) -> None:
-    """Prints why a sound file cannot be used."""
+def read_file(file: str, classifier: "AudioClassifier", scale_loud: bool) -> "Recording":
+    """Reads as much of a sound file, or of standard input, as the model uses.
+
+    Raises:
+        InputError: it cannot be used.
+        OSError: it cannot be read.
+    """
+    from ast_jax.audio.decode import read_recording
+
+    extractor = classifier.feature_extractor
+    return read_recording(
+        read_stdin() if file == STDIN else file,
+        extractor.sampling_rate,
+        max_samples=extractor.max_samples,
+        scale_loud=scale_loud,
+    )
+
+
+def complain_about(file: str, error: Exception) -> int:
+    """Prints why a sound file cannot be used; returns the exit status 1."""
     if isinstance(error, OSError):  # such as of a failing disk
         error = InputError(f"{file}: cannot be read ({error.strerror or error}); restore it")
     # The decoder names the file, the feature extractor does not.
     named = str(error).startswith((one_line(str(Path(file))), quoted(Path(file))))
-    complain(str(error) if named else f"{file}: {error}")
+    return complain(str(error) if named else f"{file}: {error}")
 
 
 def note_length(file: str, seconds: float | None, used: float) -> None:

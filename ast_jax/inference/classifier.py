@@ -1,6 +1,6 @@
 """The classifier: a sound in, labels out."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ast_jax.checkpoint.load import read_checkpoint
 from ast_jax.errors import InputError
 from ast_jax.inference.batches import check_count, check_output, count_frames, padded_batches
 from ast_jax.inference.embeddings import Embedder, embedding_shape
+from ast_jax.inference.explain import Explanation, Method, choose_classes, explain_input
 from ast_jax.inference.windows import Window, WindowSlicer, score_windows, slice_sound
 from ast_jax.models.ast import ASTForAudioClassification, round_kernels
 from ast_jax.thresholds import Calibration, Thresholds
@@ -130,6 +131,46 @@ class AudioClassifier:
             )
             extractor.fill(inputs, waveform)
         return inputs
+
+    def explain(
+        self,
+        sound: Any,
+        labels: Sequence[str] | None = None,
+        top_k: int | None = None,
+        method: Method = "relevance",
+        sampling_rate: int | None = None,
+    ) -> Explanation:
+        """Returns maps of what the scores of one sound depend on, over time and frequency.
+
+        Args:
+            sound: as for a call, one sound.
+            labels: the classes to explain.
+            top_k: explains the most probable classes instead; 3 if `labels` is None, too.
+            method: "relevance", a map for each class: attention weighted by the gradient of the
+                class's logit (Chefer, Gur and Wolf 2021); "rollout", one map: attention
+                multiplied through the layers (Abnar and Zuidema 2020); or "heads": the attention
+                weights of the class and the distillation token in each head of each layer.
+            sampling_rate: of an array without its own, in Hz.
+
+        Raises:
+            InputError: the sound or an argument cannot be used, or the model has no such class.
+        """
+        if is_batch(sound):
+            raise InputError("explain takes one sound; call it for each of several")
+        extractor = self.feature_extractor
+        with naming_sound(sound):
+            waveform = read_sound(
+                sound, sampling_rate, extractor.sampling_rate, extractor.max_samples
+            )
+            inputs = extractor(waveform, extractor.sampling_rate)
+        size, shift = frame_sizes(extractor.sampling_rate)
+        num_frames = min(1 + (len(waveform) - size) // shift, extractor.max_length)
+        scores = np.asarray(self.probabilities(inputs))[0]
+        check_output(scores)
+        classes = choose_classes(self.config, scores, labels, top_k)
+        return explain_input(
+            self.model, extractor, inputs, num_frames, classes, scores[classes], method
+        )
 
     def _preprocess_each(
         self, sounds: Iterable[Any], sampling_rate: int | None

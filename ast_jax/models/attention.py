@@ -43,6 +43,7 @@ class Attention(nnx.Module):
         num_output_tokens: int | None = None,
         num_tokens: NumTokens | None = None,
         output_attentions: bool = False,
+        weights_offset: Weights | None = None,
     ) -> tuple[Outputs, Weights | None]:
         """Returns attention, and its weights if `output_attentions`.
 
@@ -52,6 +53,8 @@ class Attention(nnx.Module):
             num_tokens: how many of the first tokens are attended to, of all clips or of each; None
                 for all.
             output_attentions: whether to return the weights.
+            weights_offset: added to the weights that `output_attentions` returns; the gradient
+                with respect to zeros here is that with respect to the weights.
         """
         qkv = name_residual(self.qkv(x).astype(self.dtype), "qkv")
         if not output_attentions:
@@ -61,6 +64,8 @@ class Attention(nnx.Module):
             return self.output(y), None
         query, key, value = split_heads(qkv, self.num_heads, num_output_tokens, num_tokens)
         weights = attention_weights(query, key, _lengths(num_tokens))
+        if weights_offset is not None:
+            weights += weights_offset
         y = jnp.einsum("bhts,bshk->bthk", weights, value)
         return self.output(merge_heads(y)), weights
 

@@ -148,10 +148,15 @@ class Layer(nnx.Module):
         num_output_tokens: int | None = None,
         num_tokens: NumTokens | None = None,
         output_attentions: bool = False,
+        weights_offset: Weights | None = None,
     ) -> tuple[Outputs, Weights | None]:
         """Returns tokens and attention weights; arguments are those of `Attention`."""
         attended, weights = self.attention(
-            self.layernorm_before(x), num_output_tokens, num_tokens, output_attentions
+            self.layernorm_before(x),
+            num_output_tokens,
+            num_tokens,
+            output_attentions,
+            weights_offset,
         )
         x = name_residual(x[:, :num_output_tokens] + attended, "after_attention")
         x = x + self.mlp(self.layernorm_after(x))
