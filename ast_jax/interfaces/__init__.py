@@ -1,0 +1,1 @@
+"""The interfaces that other packages ask of a model of sounds."""
