@@ -61,6 +61,7 @@ def commands(argv: Sequence[str]) -> dict[str, Callable[..., int]]:
     from ast_jax.cli.probe import probe
     from ast_jax.cli.show import show_command
     from ast_jax.cli.stats import stats
+    from ast_jax.cli.stream import stream
     from ast_jax.cli.train import train_command
     from ast_jax.config import TrainConfig
 
@@ -73,6 +74,7 @@ def commands(argv: Sequence[str]) -> dict[str, Callable[..., int]]:
     return {
         "train": train_command(config),
         "classify": classify,
+        "stream": stream,
         "embed": embed,
         "probe": probe,
         "explain": explain,

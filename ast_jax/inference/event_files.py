@@ -93,8 +93,8 @@ def open_event_file(path: str | Path, num_recordings: int = 1) -> Iterator[Write
     """Creates a file in the format of its suffix.
 
     Yields:
-        A function that writes an event of a recording to it: (name of the recording, event). What
-        it has written stays if the block fails.
+        A function that writes an event of a recording to it: (name of the recording, event). If
+        the block fails, the events so far stay; without any the file is removed.
 
     Raises:
         InputError: see `check_event_file`.
@@ -107,11 +107,16 @@ def open_event_file(path: str | Path, num_recordings: int = 1) -> Iterator[Write
     file.parent.mkdir(parents=True, exist_ok=True)
     # Names of recordings may be no valid UTF-8.
     with open(file, "x", encoding="utf-8", errors="backslashreplace", newline="") as target:
-        if suffix == ".csv":
-            target.write(",".join(COLUMNS) + "\n")
+        header = ",".join(COLUMNS) + "\n" if suffix == ".csv" else ""
+        target.write(header)
 
         def write(recording: str, event: Event) -> None:
             target.write(format(recording, event) + "\n")
             target.flush()
 
-        yield write
+        try:
+            yield write
+        except Exception:
+            if target.tell() == len(header):
+                file.unlink()
+            raise

@@ -1,14 +1,16 @@
 """Events: when a recording holds a class, from the scores of its windows."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ast_jax.errors import InputError
 from ast_jax.fields import Range, check_value
-from ast_jax.inference.windows import Window
+
+if TYPE_CHECKING:  # so that printing events does not need JAX
+    from ast_jax.inference.windows import Window
 
 ROUNDING = 1e-6  # seconds, far under a sample: times are quotients, rounded in float64
 
@@ -78,7 +80,7 @@ class EventTracker:
         self._start, self._end, self._peak, self._sum, self._count = np.zeros((5, len(labels)))
         self._last_start = -np.inf
 
-    def update(self, window: Window) -> list[Event]:
+    def update(self, window: "Window") -> list[Event]:
         """Adds the next window of the recording; returns the events that have ended.
 
         Raises:
@@ -137,7 +139,7 @@ class EventTracker:
         return sorted(events, key=lambda event: event.start)
 
 
-def find_events(windows: Iterable[Window], tracker: EventTracker) -> Iterator[Event]:
+def find_events(windows: "Iterable[Window]", tracker: EventTracker) -> Iterator[Event]:
     """Yields the events of a recording as they end, from all its windows."""
     for window in windows:
         yield from tracker.update(window)

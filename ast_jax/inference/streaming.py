@@ -1,6 +1,7 @@
 """Classifies sound as it arrives."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from ast_jax.audio.waveform import (
 from ast_jax.errors import InputError
 from ast_jax.inference.classifier import AudioClassifier
 from ast_jax.inference.windows import Window, WindowInput, WindowSlicer, score_windows
+from ast_jax.thresholds import Thresholds
 
 
 class Form(NamedTuple):
@@ -43,7 +45,12 @@ class StreamingClassifier:
     """
 
     def __init__(
-        self, classifier: AudioClassifier, window: float | None = None, hop: float | None = None
+        self,
+        classifier: AudioClassifier,
+        window: float | None = None,
+        hop: float | None = None,
+        *,
+        thresholds: Thresholds | None = None,
     ):
         """Compiles the model, so that no chunk waits for that.
 
@@ -51,18 +58,21 @@ class StreamingClassifier:
             classifier: the classifier.
             window: as for `AudioClassifier.windows`.
             hop: as for `AudioClassifier.windows`.
+            thresholds: as for `AudioClassifier.windows`.
 
         Raises:
             InputError: an argument cannot be used.
         """
         extractor = classifier.feature_extractor
-        self._classifier = classifier
+        calibration = thresholds.calibration_for(classifier.labels) if thresholds else None
+        self._scores = partial(classifier.probabilities, calibration=calibration)
+        self._extractor = extractor
         self._slicer = WindowSlicer(extractor, window, hop)
         self.window, self.hop = self._slicer.window, self._slicer.hop
         self._form: Form | None = None  # of the chunks so far
         self._resampler: Resampler | None = None
         silence = np.zeros((1, extractor.max_length, extractor.num_mel_bins), np.float32)
-        classifier.probabilities(silence).block_until_ready()
+        self._scores(silence).block_until_ready()
 
     def push(self, chunk: Any, sampling_rate: int) -> list[Window]:
         """Returns the windows that a chunk completes, with their scores.
@@ -98,7 +108,7 @@ class StreamingClassifier:
         check_peak(waveform, "the chunk")
         if self._resampler is None:
             self._form = form
-            self._resampler = Resampler(rate, self._classifier.feature_extractor.sampling_rate)
+            self._resampler = Resampler(rate, self._extractor.sampling_rate)
         return self._score(self._slice(self._resampler.push(waveform)))
 
     def finish(self) -> list[Window]:
@@ -110,8 +120,7 @@ class StreamingClassifier:
         try:
             return self._score(self._slice_rest())
         finally:
-            extractor = self._classifier.feature_extractor
-            self._slicer = WindowSlicer(extractor, self.window, self.hop)
+            self._slicer = WindowSlicer(self._extractor, self.window, self.hop)
             self._form = self._resampler = None
 
     def _slice(self, waveform: Float32[np.ndarray, " samples"]) -> Iterator[WindowInput]:
@@ -125,4 +134,4 @@ class StreamingClassifier:
         yield from self._slicer.finish()
 
     def _score(self, inputs: Iterable[WindowInput]) -> list[Window]:
-        return list(score_windows(inputs, self._classifier.probabilities, batch_size=1))
+        return list(score_windows(inputs, self._scores, batch_size=1))
