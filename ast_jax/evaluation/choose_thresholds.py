@@ -70,4 +70,4 @@ def _choose_threshold(
 def check_min_precision(value: float | None) -> None:
     """Raises InputError unless a precision is over 0 and at most 1, or None."""
     if value is not None and not 0 < value <= 1:  # NaN is not
-        raise InputError(f"the precision to reach is {value}; give a number from over 0 to 1")
+        raise InputError(f"min_precision is {value}; it must be over 0 and at most 1")

@@ -122,10 +122,8 @@ def tune(results: Results, options: TuningOptions) -> Tuned:
                 f"no threshold for {_count(some, labels)}, when a fifth of the clips is left out: "
                 f"never detected there"
             )
-    own, scores, source_scores = (
-        probabilities(problem_type, each)
-        for each in (logits, calibrated, calibration.rescale(source_logits))
-    )
+    scores = probabilities(problem_type, calibrated)
+    source_scores = probabilities(problem_type, calibration.rescale(source_logits))
     tuned = Tuned(
         thresholds,
         cross_fitted=results.tuning is None,
@@ -133,7 +131,7 @@ def tune(results: Results, options: TuningOptions) -> Tuned:
         per_class=classification_metrics(scores >= used, targets),
         average=average_metrics(scores >= used, targets),
         default=average_metrics(predicted_classes(problem_type, logits), targets),
-        uncalibrated=reliability(problem_type, own, targets),
+        uncalibrated=reliability(problem_type, evaluation.probabilities, targets),
         calibrated=None,
         calibrated_loss=None,
         notes=notes,

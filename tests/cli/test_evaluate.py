@@ -158,7 +158,7 @@ def test_evaluate_cross_fits_thresholds_on_the_only_split(models, prepared, tmp_
         (["a"], ["--calibration", "platt"], "--tuning-split, --min-precision and --calibration "),
         (["a"], ["--thresholds", "{tmp}"], "{tmp}: exists already; choose another output or"),
         (["a"], [*CHOOSE, "--calibration", "platt"], "Platt scaling fits each class by itself"),
-        (["a"], [*CHOOSE, "--min-precision", "0"], "the precision to reach is 0.0; give a number"),
+        (["a"], [*CHOOSE, "--min-precision", "0"], "min_precision is 0.0; it must be over 0"),
         (["a"], [*CHOOSE, "--tuning-split", "test"], "{data}/folder/1.0.0: split 'test' is eval"),
         (["a"], [*CHOOSE, "--tuning-split", "x"], "{data}/folder/1.0.0: has no split 'x'; it has"),
         (["a"], CHOOSE, "2 clips are too few to choose thresholds on some and score them on"),

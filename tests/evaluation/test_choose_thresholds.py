@@ -69,8 +69,8 @@ def test_a_threshold_is_between_scores_so_that_rounding_changes_no_decision():
         ([[0.5, 1.5]], [[0, 1]], None, "scores are not all from 0 to 1"),
         ([[0.5, 1.0]], [[0], [1]], None, r"scores have the shape \(1, 2\) and targets \(2, 1\)"),
         (np.zeros((0, 2)), np.zeros((0, 2)), None, r"scores have the shape \(0, 2\)"),
-        ([[0.5]], [[1]], 0, "the precision to reach is 0; give a number from over 0 to 1"),
-        ([[0.5]], [[1]], np.nan, "the precision to reach is nan"),
+        ([[0.5]], [[1]], 0, "min_precision is 0; it must be over 0 and at most 1"),
+        ([[0.5]], [[1]], np.nan, "min_precision is nan"),
     ],
 )
 def test_invalid_arguments_are_refused(scores, targets, min_precision, message):

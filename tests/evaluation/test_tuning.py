@@ -124,7 +124,7 @@ def test_thresholds_of_a_model_without_class_names_have_its_numbers():
     ("problem_type", "options", "clips", "message"),
     [
         (SINGLE, TuningOptions(calibration="platt"), 20, "Platt scaling fits each class by itself"),
-        (MULTI, TuningOptions(1.5), 20, "the precision to reach is 1.5"),
+        (MULTI, TuningOptions(1.5), 20, "min_precision is 1.5"),
         (MULTI, TuningOptions(), 4, "4 clips are too few to choose thresholds on some and score"),
     ],
 )
