@@ -44,6 +44,7 @@ class Thresholds:
         calibration: of the probabilities that are compared; None for the model's own.
         criterion: how the values were chosen, in words.
         chosen_on: the model and the clips that they were chosen with, in words.
+        source: the file that they were read from, for messages.
     """
 
     labels: Sequence[str]
@@ -51,6 +52,7 @@ class Thresholds:
     calibration: Calibration | None = None
     criterion: str = ""
     chosen_on: str = ""
+    source: str = "the thresholds"
 
     def __post_init__(self) -> None:
         """Checks all fields.
@@ -113,6 +115,7 @@ class Thresholds:
                 _read_calibration(content["calibration"]),
                 content["criterion"],
                 content["chosen_on"],
+                str(path),
             )
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
@@ -156,14 +159,14 @@ class Thresholds:
         index = {label: i for i, label in enumerate(self.labels)}
         if missing := [quoted(label) for label in labels if label not in index]:
             raise InputError(
-                f"the thresholds have no class {shorten(missing)}, and the model has; give the "
+                f"{self.source}: no threshold for class {shorten(missing)} of the model; give the "
                 f"thresholds of this model"
             )
         model = set(labels)
         if extra := [quoted(label) for label in self.labels if label not in model]:
             raise InputError(
-                f"the thresholds have a class {shorten(extra)} that the model lacks; give the "
-                f"thresholds of this model"
+                f"{self.source}: a threshold for class {shorten(extra)}, which the model lacks; "
+                f"give the thresholds of this model"
             )
         return [index[label] for label in labels]
 

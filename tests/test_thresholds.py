@@ -56,13 +56,14 @@ def test_thresholds_and_calibration_follow_the_order_of_the_model(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["bark", "owl"], "the thresholds have a class 'meow' that the model lacks; give the"),
-        ([*LABELS, "cow"], "the thresholds have no class 'cow', and the model has; give the"),
+        (["bark", "owl"], "x.json: a threshold for class 'meow', which the model lacks; give"),
+        ([*LABELS, "cow"], "x.json: no threshold for class 'cow' of the model; give the thresh"),
     ],
 )
-def test_thresholds_of_other_classes_are_refused(labels, message):
+def test_thresholds_of_other_classes_are_refused(tmp_path, labels, message):
+    Thresholds(LABELS, np.zeros(3)).write(tmp_path / "x.json")
     with pytest.raises(InputError, match=message):
-        Thresholds(LABELS, np.zeros(3)).for_labels(labels)
+        Thresholds.read(tmp_path / "x.json").for_labels(labels)
 
 
 def changed(**changes):
