@@ -236,12 +236,16 @@ def _read_windows(
 ) -> "Iterator[WindowInput]":
     """Yields the windows of a file; prints its notes, and why it cannot be used."""
     from ast_jax.audio.decode import open_recording
+    from ast_jax.audio.source import open_source
     from ast_jax.inference.windows import slice_recording
 
     heard = 0.0
     try:
-        source = read_stdin() if file == STDIN else file
-        peak = _peak(source, slicer.rate) if scale_loud else 0.0
+        source: SoundFile = read_stdin() if file == STDIN else file
+        peak = 0.0
+        if scale_loud:
+            source = open_source(source).content or source  # a pipe cannot be read twice
+            peak = _peak(source, slicer.rate)
         with open_recording(source, slicer.rate) as stream:
             bar.start(file, stream.seconds)
             blocks = (block / peak for block in stream) if peak > 1 else stream

@@ -140,6 +140,13 @@ def test_loud_recordings_are_scaled_on_demand(capsys, checkpoint, tmp_path):
         assert ("loud.wav reaches 2, and samples" in printed.err) == (arguments == ["loud.wav"])
     assert outputs[0] == outputs[2] != outputs[1]
 
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["dd", f"if={tmp_path}/loud.wav", f"of={pipe}", "status=none"]):
+        assert classify(pipe, *options) == 0
+    (labels,) = json.loads(capsys.readouterr().out)[:1]
+    assert labels["labels"] == outputs[0][0]
+
 
 # ---- events
 
