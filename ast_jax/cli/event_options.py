@@ -27,12 +27,8 @@ class EventOptions:
     min_duration: float = 0
     max_gap: float = 0
 
-    def read_thresholds(self) -> "Thresholds | None":
-        """Returns the thresholds of the file, None without one.
-
-        Raises:
-            InputError: an option or the file cannot be used.
-        """
+    def check(self) -> None:
+        """Raises InputError if the threshold cannot be used."""
         if self.threshold is not None:
             if self.thresholds:
                 raise InputError("--threshold and --thresholds are both given; leave one out")
@@ -40,6 +36,13 @@ class EventOptions:
                 raise InputError(
                     f"--threshold is {self.threshold}; give a number over 0 and up to 1"
                 )
+
+    def read_thresholds(self) -> "Thresholds | None":
+        """Returns the thresholds of the file, None without one.
+
+        Raises:
+            InputError: the file cannot be used.
+        """
         from ast_jax.thresholds import Thresholds
 
         return Thresholds.read(self.thresholds) if self.thresholds else None

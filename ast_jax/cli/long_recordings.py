@@ -2,13 +2,14 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from ast_jax.cli.event_options import EventOptions
 from ast_jax.cli.reading_bar import ReadingBar
 from ast_jax.cli.result_forms import LABELS, Form, Results
 from ast_jax.cli.sound_files import STDIN, complain_about, read_stdin
@@ -27,7 +28,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class WindowOptions:
+class WindowOptions(EventOptions):
     """The options of `classify` for recordings that are longer than the model's input.
 
     Attributes:
@@ -35,10 +36,6 @@ class WindowOptions:
         hop: seconds from the start of one window to the next (the window)
         events: find when each class is heard instead of labeling each window
         aggregate: label each recording as a whole, by its windows' mean, max or 1 - Π(1 - p)
-        threshold: score at which an event starts (0.5); it lasts while scores are half of that
-        thresholds: a .json of `ast-jax evaluate` with a threshold for each class
-        min_duration: leave out events of fewer seconds
-        max_gap: join events of a class with so many seconds between them
         timeline: a new .png to draw the scores and events of a recording to
     """
 
@@ -46,10 +43,6 @@ class WindowOptions:
     hop: float | None = None
     events: bool = False
     aggregate: Literal["mean", "max", "noisy-or"] | None = None
-    threshold: float | None = None
-    thresholds: str = ""
-    min_duration: float = 0
-    max_gap: float = 0
     timeline: str = ""
 
     @property
@@ -61,19 +54,13 @@ class WindowOptions:
         """Raises InputError if options contradict each other or the timeline exists."""
         if self.events and self.aggregate:
             raise InputError("--events and --aggregate exclude each other; leave one out")
-        of_events = ("threshold", "thresholds", "min_duration", "max_gap", "timeline")
-        for name in of_events if not self.events else ():
+        of_events = [field.name for field in fields(EventOptions)]
+        for name in [*of_events, "timeline"] if not self.events else ():
             if getattr(self, name) != getattr(WindowOptions, name):
                 raise InputError(
                     f"--{name.replace('_', '-')} is for events; add --events, or leave it out"
                 )
-        if self.threshold is not None:
-            if self.thresholds:
-                raise InputError("--threshold and --thresholds are both given; leave one out")
-            if not 0 < self.threshold <= 1:
-                raise InputError(
-                    f"--threshold is {self.threshold}; give a number over 0 and up to 1"
-                )
+        super().check()
         if self.timeline:
             check_local(self.timeline)
             check_free(Path(self.timeline))
@@ -139,11 +126,10 @@ def classify_windows(
         InputError: an option cannot be used.
     """
     from ast_jax.inference.windows import WindowSlicer, score_windows
-    from ast_jax.thresholds import Thresholds
 
     new_slicer = partial(WindowSlicer, classifier.feature_extractor, options.window, options.hop)
     new_slicer()  # raises the errors of options
-    thresholds = Thresholds.read(options.thresholds) if options.thresholds else None
+    thresholds = options.read_thresholds()
     calibration = thresholds.calibration_for(classifier.labels) if thresholds else None
     answer = _answer(classifier, options, thresholds, top_k)
 
@@ -174,7 +160,7 @@ def _answer(
 ) -> "Callable[[str, Iterable[Window]], Iterable[Any]]":
     """Returns the function that makes the results of a file of its windows."""
     from ast_jax.cli.window_forms import LabeledWindow
-    from ast_jax.inference.events import EventTracker, find_events
+    from ast_jax.inference.events import find_events
     from ast_jax.inference.windows import aggregate
 
     labels = classifier.labels
@@ -196,13 +182,7 @@ def _answer(
         return label_whole
     if not options.events:
         return label
-    on = 0.5 if options.threshold is None else options.threshold
-    tracker = EventTracker(
-        labels,
-        thresholds.for_labels(labels) if thresholds else on,
-        min_duration=options.min_duration,
-        max_gap=options.max_gap,
-    )
+    tracker = options.tracker(labels, thresholds)
     return find
 
 

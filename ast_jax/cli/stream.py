@@ -16,7 +16,7 @@ from ast_jax.cli.arguments import Dtype, Positive
 from ast_jax.cli.command import naming
 from ast_jax.cli.event_options import EventOptions
 from ast_jax.cli.load import load_classifier
-from ast_jax.errors import InputError, one_line, print_note
+from ast_jax.errors import InputError, print_note
 
 if TYPE_CHECKING:
     from ast_jax.audio.pcm_stream import Block, PcmFormat
@@ -59,6 +59,7 @@ def stream(
         json: print JSON Lines
     """
     raw = _raw_format(format, rate, channels)
+    events.check()
     thresholds = events.read_thresholds()
     if output:
         from ast_jax.inference.event_files import check_event_file
@@ -215,10 +216,9 @@ class Pace:
 
 
 def _print(recording: str, event: "Event") -> None:
-    from ast_jax.inference.events import format_time
+    from ast_jax.cli.window_forms import EVENTS
 
-    times = f"{format_time(event.start):>11} {format_time(event.end):>11}"
-    print(f"{times}  {event.peak:6.1%} {event.mean:6.1%}  {one_line(event.label)}", flush=True)
+    print(EVENTS.to_text(event), flush=True)
 
 
 def _print_json(recording: str, event: "Event") -> None:

@@ -123,7 +123,7 @@ def test_a_line_has_times_scores_and_label(capsys, classifier, stream):
     printed = capsys.readouterr()
     first = expected_events(classifier)[0]
     assert printed.out.splitlines()[0] == (
-        f" 0:00:0{first['start']:.2f}  0:00:0{first['end']:.2f}  {first['peak']:6.1%} "
+        f"   0:00:0{first['start']:.2f}   0:00:0{first['end']:.2f}  {first['peak']:6.1%}  "
         f"{first['mean']:6.1%}  {first['label']}"
     )
     assert printed.err == ("note: a window of 0.4 s is classified every 0.2 s; Ctrl-C ends\n")

@@ -63,6 +63,15 @@ def test_events_are_in_the_file_as_they_are_written(tmp_path, suffix):
         assert "dog" in file.read_text(encoding="utf-8")
 
 
+def test_a_failure_keeps_events_and_leaves_no_file_without_any(tmp_path):
+    no_event = ("a.wav", None)
+    for name, events in [("none.csv", [no_event]), ("one.csv", [*EVENTS[:1], no_event])]:
+        with pytest.raises(TypeError):
+            written(tmp_path / name, events)
+    assert [file.name for file in tmp_path.iterdir()] == ["one.csv"]
+    assert len((tmp_path / "one.csv").read_text(encoding="utf-8").splitlines()) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "recordings", "message"),
     [
