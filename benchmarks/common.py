@@ -40,7 +40,7 @@ def torchaudio_fbank() -> Compute | None:
     return compute
 
 
-def hugging_face_extractor() -> Compute:
+def hugging_face_extractor(max_length: int = 1024) -> Compute:
     """Returns Hugging Face's extractor with NumPy features, its fallback without torchaudio."""
     from transformers.models.audio_spectrogram_transformer import (
         feature_extraction_audio_spectrogram_transformer as module,
@@ -49,7 +49,7 @@ def hugging_face_extractor() -> Compute:
     module.is_speech_available = lambda: False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one mel filter is empty, as in ours and torchaudio's
-        extractor = module.ASTFeatureExtractor()
+        extractor = module.ASTFeatureExtractor(max_length=max_length)
 
     def compute(waveform: np.ndarray) -> np.ndarray:
         return extractor(waveform, sampling_rate=RATE, return_tensors="np")["input_values"][0]
