@@ -28,7 +28,7 @@ def explain(
     labels: tuple[str, ...] = (),
     top_k: Positive | None = None,
     method: Literal["relevance", "rollout", "heads"] = "relevance",
-    output: str = "",
+    output: str = ".",
     dtype: Dtype = None,
     scale_loud: bool = False,
 ) -> int:

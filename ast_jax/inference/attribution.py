@@ -19,13 +19,18 @@ from jaxtyping import Array, Float, Float32, Int
 
 from ast_jax.models.ast import ASTForAudioClassification
 from ast_jax.models.config import NUM_PREFIX_TOKENS
+from ast_jax.models.padding import NumTokens, frequency_major
 
 InputValues = Float[Array, "1 frames mel_bins"]
+NumFrames = Int[Array, "1"]
 
 
 @partial(jax.jit, static_argnums=0)
 def rollout(
-    graphdef: nnx.GraphDef, params: nnx.State, input_values: InputValues
+    graphdef: nnx.GraphDef,
+    params: nnx.State,
+    input_values: InputValues,
+    num_frames: NumFrames | None = None,
 ) -> Float32[Array, " tokens"]:
     """Computes the rollout of attention: how much of each input token reaches the head.
 
@@ -36,19 +41,22 @@ def rollout(
         graphdef: of an `ASTForAudioClassification`.
         params: of the model.
         input_values: one normalized log-mel.
+        num_frames: the frames of the clip before padding, which is then masked; None for all.
     """
     model = nnx.merge(graphdef, params)
     layer_graphdef, stacked = nnx.split(model.ast.encoder.layers)
+    states, num_tokens = _hidden_states(model, input_values, num_frames)
 
     def step(row: jax.Array, layer: tuple[jax.Array, nnx.State]) -> tuple[jax.Array, None]:
         x, layer_params = layer
-        _, weights = nnx.merge(layer_graphdef, layer_params)(x, output_attentions=True)
+        layer_model = nnx.merge(layer_graphdef, layer_params)
+        _, weights = layer_model(x, num_tokens=num_tokens, output_attentions=True)
         mean = weights[0].astype(jnp.float32).mean(axis=0)
         return (row + row @ mean) / 2, None
 
-    states = _hidden_states(model, input_values)
     row = _head_row(states.shape[2])
-    return jax.lax.scan(step, row, (states[:-1], stacked), reverse=True)[0]
+    row, _ = jax.lax.scan(step, row, (states[:-1], stacked), reverse=True)
+    return _in_order(model, row, num_frames)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -57,6 +65,7 @@ def relevance(
     params: nnx.State,
     input_values: InputValues,
     classes: Int[Array, " classes"],
+    num_frames: NumFrames | None = None,
 ) -> Float32[Array, "classes tokens"]:
     """Computes the relevance of each input token to the logit of each class.
 
@@ -68,11 +77,12 @@ def relevance(
         params: of the model.
         input_values: one normalized log-mel.
         classes: the indices of the classes.
+        num_frames: the frames of the clip before padding, which is then masked; None for all.
     """
     model = nnx.merge(graphdef, params)
     layer_graphdef, stacked = nnx.split(model.ast.encoder.layers)
-    states = _hidden_states(model, input_values)
-    num_heads, num_tokens = model.config.num_attention_heads, states.shape[2]
+    states, num_tokens = _hidden_states(model, input_values, num_frames)
+    num_heads, tokens = model.config.num_attention_heads, states.shape[2]
 
     def class_logits(x: jax.Array) -> jax.Array:
         pooled = model.ast.layernorm(x[:, :NUM_PREFIX_TOKENS]).mean(axis=1)
@@ -85,11 +95,13 @@ def relevance(
 
         def run(x: jax.Array, offset: jax.Array) -> tuple[jax.Array, jax.Array]:
             layer_model = nnx.merge(layer_graphdef, layer_params)
-            y, weights = layer_model(x, output_attentions=True, weights_offset=offset)
+            y, weights = layer_model(
+                x, num_tokens=num_tokens, output_attentions=True, weights_offset=offset
+            )
             assert weights is not None
             return y, weights
 
-        zeros = jnp.zeros((1, num_heads, num_tokens, num_tokens), model.config.dtype)
+        zeros = jnp.zeros((1, num_heads, tokens, tokens), model.config.dtype)
         _, vjp, weights = jax.vjp(run, x, zeros, has_aux=True)
 
         def one_class(dy_and_row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -101,13 +113,17 @@ def relevance(
         return jax.lax.map(one_class, carry), None
 
     dlogits = jax.jacrev(class_logits)(states[-1])
-    rows = jnp.broadcast_to(_head_row(num_tokens), (len(classes), num_tokens))
-    return jax.lax.scan(step, (dlogits, rows), (states[:-1], stacked), reverse=True)[0][1]
+    rows = jnp.broadcast_to(_head_row(tokens), (len(classes), tokens))
+    (_, rows), _ = jax.lax.scan(step, (dlogits, rows), (states[:-1], stacked), reverse=True)
+    return _in_order(model, rows, num_frames)
 
 
 @partial(jax.jit, static_argnums=0)
 def prefix_attention(
-    graphdef: nnx.GraphDef, params: nnx.State, input_values: InputValues
+    graphdef: nnx.GraphDef,
+    params: nnx.State,
+    input_values: InputValues,
+    num_frames: NumFrames | None = None,
 ) -> Float32[Array, "layers heads prefix tokens"]:
     """Returns the attention weights of the class and the distillation token in each layer.
 
@@ -115,24 +131,38 @@ def prefix_attention(
         graphdef: of an `ASTForAudioClassification`.
         params: of the model.
         input_values: one normalized log-mel.
+        num_frames: the frames of the clip before padding, which is then masked; None for all.
     """
     model = nnx.merge(graphdef, params)
     layer_graphdef, stacked = nnx.split(model.ast.encoder.layers)
+    states, num_tokens = _hidden_states(model, input_values, num_frames)
 
     def step(_: None, layer: tuple[jax.Array, nnx.State]) -> tuple[None, jax.Array]:
         x, layer_params = layer
         layer_model = nnx.merge(layer_graphdef, layer_params)
-        return None, layer_model(x, NUM_PREFIX_TOKENS, output_attentions=True)[1][0]
+        _, weights = layer_model(x, NUM_PREFIX_TOKENS, num_tokens, output_attentions=True)
+        return None, weights[0]
 
-    states = _hidden_states(model, input_values)
-    return jax.lax.scan(step, None, (states[:-1], stacked))[1].astype(jnp.float32)
+    _, weights = jax.lax.scan(step, None, (states[:-1], stacked))
+    return _in_order(model, weights.astype(jnp.float32), num_frames)
 
 
 def _hidden_states(
-    model: ASTForAudioClassification, input_values: jax.Array
-) -> Float[Array, "states 1 tokens hidden"]:
-    """Returns the input of each layer, and the output of the last."""
-    return model.ast.encoder.intermediates(model.ast.embeddings(input_values), False)[0]
+    model: ASTForAudioClassification, input_values: jax.Array, num_frames: jax.Array | None
+) -> tuple[Float[Array, "states 1 tokens hidden"], NumTokens | None]:
+    """Returns the input of each layer and the output of the last, and the tokens attended to."""
+    if num_frames is None:
+        x, num_tokens = model.ast.embeddings(input_values), None
+    else:
+        x, num_tokens = model.ast.embeddings.with_padding_last(input_values, num_frames)
+    return model.ast.encoder.intermediates(x, False, num_tokens)[0], num_tokens
+
+
+def _in_order(
+    model: ASTForAudioClassification, x: jax.Array, num_frames: jax.Array | None
+) -> jax.Array:
+    """Returns values of tokens, on the last axis, with patches in frequency-major order."""
+    return x if num_frames is None else frequency_major(x, model.config.grid, x.ndim - 1)
 
 
 def _head_row(num_tokens: int) -> Float32[Array, " tokens"]:

@@ -81,7 +81,8 @@ class Explanation:
     def padding_share(self) -> Float[np.ndarray, "*maps"]:
         """The share of each map that is on patches of padding alone; 0 of a map of zeros."""
         total = self.maps.sum(axis=(-2, -1))
-        return self.maps[..., self.num_columns :].sum(axis=(-2, -1)) / np.where(total, total, 1)
+        padding = self.maps[..., self.num_columns :].sum(axis=(-2, -1))
+        return np.asarray(padding / np.where(total, total, 1))
 
     def upsample(self) -> Float32[np.ndarray, "*maps frames mel_bins"]:
         """Returns the maps at every frame and mel bin of the sound.
