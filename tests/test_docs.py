@@ -33,6 +33,7 @@ DOWNLOADS = "downloads from the network"
 BUCKET = "needs a bucket; tests/training/test_remote.py trains in one"
 ACCELERATORS = "needs AudioSet, accelerators and memory for 192 clips; parsed"
 CHECKS = ".ci/run runs it"
+HEAR = "needs hearvalidator; tests/interfaces/test_hear.py runs it"
 
 # The beginnings of the commands that are not run, and why.
 NOT_RUN = {
@@ -48,11 +49,18 @@ NOT_RUN = {
     "ast-jax train esc50 --data.dir gs://BUCKET/prepared": BUCKET,
     "ast-jax classify SOUND.wav --checkpoint gs://BUCKET": BUCKET,
     "ast-jax train audioset_full --data.dir prepared --batch-size 192": ACCELERATORS,
+    "hear-validator ast_jax.interfaces.hear": HEAR,
     "pytest": "runs the tests",
     "ruff check .": CHECKS,
     "ruff format --check .": CHECKS,
     "mypy": CHECKS,
     "JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= pytest tests/models": "runs the tests",
+}
+
+# Packages of which Python blocks are not run, and the tests that use them where they are installed.
+OPTIONAL = {
+    "mteb": "tests/interfaces/test_mteb.py",
+    "perch_hoplite": "tests/interfaces/test_hoplite.py",
 }
 
 SIZE = {
@@ -84,6 +92,11 @@ def reason_not_run(command):
     return next((key for key in NOT_RUN if str(command).startswith(key)), None)
 
 
+def needs_optional(code):
+    """Returns whether a Python block imports a package that the tests do not have."""
+    return re.search(rf"^(?:import|from) (?:{'|'.join(OPTIONAL)})\b", code, re.M)
+
+
 def run_command(command):
     """Runs a command of a shell block with changes that make it take seconds."""
     program, arguments = command.words[0], command.arguments()
@@ -108,7 +121,9 @@ def run_page(page):
     """Runs the blocks of a page; returns the namespace of its Python blocks."""
     namespace = {"__name__": "page"}
     for block in blocks(page_text(page)):
-        if block.language == "python":
+        if block.language == "python" and needs_optional(block.code):
+            compile(block.code, page.name, "exec")
+        elif block.language == "python":
             exec(compile(block.code, page.name, "exec"), namespace)
         else:
             for command in commands(block.code):
@@ -196,6 +211,7 @@ def test_every_command_that_is_not_run_is_in_a_page_and_parses(capsys):
     shell = [b for page in PAGES for b in blocks(page_text(page)) if b.language == "sh"]
     found = [command for block in shell for command in commands(block.code)]
     assert {reason_not_run(command) for command in found} - {None} == set(NOT_RUN)
+    assert all((ROOT / path).exists() for path in OPTIONAL.values())
     for command in filter(reason_not_run, found):
         if command.words[:2] == ["ast-jax", "train"]:
             parse_train(command.words[2:], capsys)
