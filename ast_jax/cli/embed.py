@@ -17,7 +17,7 @@ from ast_jax.urls import check_local
 if TYPE_CHECKING:
     import numpy as np
 
-    from ast_jax.cli.recordings import Recordings
+    from ast_jax.cli.recordings import Recordings, Row
     from ast_jax.inference.classifier import AudioClassifier
     from ast_jax.inference.embedding_files import Column
     from ast_jax.inference.embedding_parts import EmbeddingParts
@@ -76,10 +76,6 @@ def embed(
     check_local(output)
     check_free(Path(output))
     check_format(output)
-    if scale_loud and (window or hop):
-        raise InputError(
-            "--scale-loud needs whole files, and windows are read in blocks; leave one out"
-        )
     classifier = load_classifier(checkpoint, dtype)
     layer = check_embedding(classifier.config, pooling, layer)
     if window is not None or hop is not None:
@@ -123,9 +119,12 @@ def _compute(
     scale_loud: bool,
 ) -> None:
     """Computes the parts that are not finished, with a progress bar on a terminal."""
+    from functools import partial
+
     from rich.console import Console
     from rich.progress import Progress
 
+    from ast_jax.cli.reading_bar import ReadingBar
     from ast_jax.cli.recordings import read_rows, read_window_rows
     from ast_jax.inference.windows import WindowSlicer
 
@@ -134,8 +133,22 @@ def _compute(
         print_note(f"{done} of {total} recordings are finished in {parts.folder}; going on")
     for file in parts.unusable:
         complain(f"{recordings.names[file]}: could not be used, or not to its end")
-    if about["window"] is None:
-        found = read_rows(
+    if about["window"] is not None:
+        extractor, lengths = classifier.feature_extractor, (about["window"], about["hop"])
+        with ReadingBar(total, is_shown=True) as bar:
+            bar.index = done
+            windows = read_window_rows(
+                recordings,
+                done,
+                partial(WindowSlicer, extractor, *lengths),
+                parts.unusable,
+                bar,
+                scale_loud=scale_loud,
+            )
+            for _ in _add_rows(parts, windows, classifier, about, batch_size):
+                pass
+    else:
+        inputs = read_rows(
             recordings,
             done,
             classifier,
@@ -143,32 +156,35 @@ def _compute(
             batch_size=batch_size,
             scale_loud=scale_loud,
         )
-    else:
-        extractor, lengths = classifier.feature_extractor, (about["window"], about["hop"])
-        found = read_window_rows(
-            recordings,
-            done,
-            classifier,
-            parts.unusable,
-            lambda: WindowSlicer(extractor, *lengths),
-        )
-    rows: deque[tuple[int, tuple[float, float]]] = deque()  # without embeddings so far
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("embedding", total=total, completed=done)
+            for file in _add_rows(parts, inputs, classifier, about, batch_size):
+                progress.update(task, completed=file)
+    parts.finish(total)
+
+
+def _add_rows(
+    parts: "EmbeddingParts",
+    rows: "Iterator[Row]",
+    classifier: "AudioClassifier",
+    about: dict[str, Any],
+    batch_size: int,
+) -> Iterator[int]:
+    """Adds the embeddings of rows, and yields the index of the recording of each."""
+    waiting: deque[tuple[int, tuple[float, float]]] = deque()  # rows without embeddings so far
 
     def inputs() -> "Iterator[np.ndarray]":
-        for file, times, input_values in found:
-            rows.append((file, times))
+        for file, times, input_values in rows:
+            waiting.append((file, times))
             yield input_values
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("embedding", total=total, completed=done)
-        for embedding in classifier.embed_inputs(
-            inputs(), about["pooling"], about["layer"], batch_size
-        ):
-            file, times = rows.popleft()
-            parts.add(file, times, embedding)
-            progress.update(task, completed=file)
-    parts.finish(total)
+    for embedding in classifier.embed_inputs(
+        inputs(), about["pooling"], about["layer"], batch_size
+    ):
+        file, times = waiting.popleft()
+        parts.add(file, times, embedding)
+        yield file
 
 
 def _columns(

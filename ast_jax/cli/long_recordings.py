@@ -138,7 +138,7 @@ def classify_windows(
 
         def inputs() -> "Iterator[WindowInput]":
             for i, file in enumerate(files):
-                for each in _read_windows(file, new_slicer(), bar, unusable, scale_loud):
+                for each in read_windows(file, new_slicer(), bar, unusable, scale_loud):
                     indices.append(i)
                     yield each
 
@@ -211,10 +211,19 @@ def _keep(items: Iterable[T], kept: list[T]) -> Iterator[T]:
         yield item
 
 
-def _read_windows(
+def read_windows(
     file: str, slicer: "WindowSlicer", bar: ReadingBar, unusable: list[str], scale_loud: bool
 ) -> "Iterator[WindowInput]":
-    """Yields the windows of a file; prints its notes, and why it cannot be used."""
+    """Yields the windows of a file; prints its notes, and why it cannot be used.
+
+    Args:
+        file: path; "-" for a sound file on standard input.
+        slicer: a new one.
+        bar: shows how far this is.
+        unusable: receives the file if it cannot be used or not completely.
+        scale_loud: whether to divide the waveform by its peak if it goes beyond 1; reads the file
+            twice.
+    """
     from ast_jax.audio.decode import open_recording
     from ast_jax.audio.source import open_source
     from ast_jax.inference.windows import slice_recording

@@ -10,6 +10,8 @@ import numpy as np
 
 from ast_jax.cli.arguments import CORES
 from ast_jax.cli.command import complain
+from ast_jax.cli.long_recordings import read_windows
+from ast_jax.cli.reading_bar import ReadingBar
 from ast_jax.cli.sound_files import STDIN, expand_folders, read_ahead, read_inputs
 from ast_jax.errors import InputError, print_note
 
@@ -221,9 +223,11 @@ def read_rows(
 def read_window_rows(
     recordings: Recordings,
     first: int,
-    classifier: "AudioClassifier",
+    new_slicer: "Callable[[], WindowSlicer]",
     unusable: list[int],
-    new_slicer: Callable[[], "WindowSlicer"],
+    bar: ReadingBar,
+    *,
+    scale_loud: bool = False,
 ) -> Iterator[Row]:
     """Yields the model's input of each window of each recording, of any length.
 
@@ -232,33 +236,27 @@ def read_window_rows(
     Args:
         recordings: to read.
         first: the index of the first recording to read.
-        classifier: computes the inputs.
-        unusable: receives the indices of recordings that cannot be used, or not to their end.
         new_slicer: returns a slicer for a recording.
+        unusable: receives the indices of recordings that cannot be used, or not to their end.
+        bar: shows how far this is.
+        scale_loud: whether to divide waveforms of files that go beyond 1 by their peak.
     """
-    from ast_jax.audio.decode import open_recording
     from ast_jax.audio.pcm import to_float
     from ast_jax.inference.windows import slice_recording
 
-    rate = classifier.feature_extractor.sampling_rate
-
-    def windows(sound: Any) -> "Iterator[WindowInput]":
-        if not recordings.are_files:
-            yield from slice_recording([to_float(sound)], new_slicer())
-            return
-        with open_recording(sound, rate) as stream:
-            yield from slice_recording(stream, new_slicer())
-        for note in filter(None, (stream.note, stream.level_note)):
-            print_note(note)
+    def windows(file: int, failed: list[str]) -> "Iterator[WindowInput]":
+        sound, slicer = recordings.sounds[file], new_slicer()
+        if recordings.are_files:
+            return read_windows(sound, slicer, bar, failed, scale_loud)
+        return slice_recording([to_float(sound)], slicer)
 
     for file in range(first, len(recordings.sounds)):
-        name, count = recordings.names[file], 0
+        failed: list[str] = []
         try:
-            for start, end, values in windows(recordings.sounds[file]):
+            for start, end, values in windows(file, failed):
                 yield Row(file, (start, end), values)
-                count += 1
-        except (InputError, OSError) as error:
-            kept = f" (the {count} windows before are kept)" if count else ""
-            message = str(error) if isinstance(error, InputError) else error.strerror or str(error)
-            complain(f"{'' if name in message else f'{name}: '}{message}{kept}")
+        except InputError as error:  # of a damaged prepared set
+            complain(f"{recordings.names[file]}: {error}")
+            failed.append(recordings.names[file])
+        if failed:
             unusable.append(file)

@@ -180,7 +180,6 @@ def _interrupt(*_):
         (["{data}", "--split", "dev"], "{data}/folder/1.0.0: has no split 'dev'; it has train, "),
         (["a.wav", "--window", "9"], "window is 9 s and the model's input has "),
         (["a.wav", "--hop", "0"], "hop is 0.0: give a positive number of seconds"),
-        (["a.wav", "--window", "1", "--scale-loud"], "--scale-loud needs whole files, and windows"),
     ],
 )
 def test_unusable_input_is_refused_and_leaves_nothing(
