@@ -29,7 +29,7 @@ from ast_jax.io import atomic_write, hold_folder, read_json, write_json
 from ast_jax.npz import read_npz
 
 PART_SECONDS = 10  # of work in a part at most, which an interruption loses
-PART_BYTES = 64 << 20  # of embeddings in a part at most
+PART_BYTES = 16 << 20  # of embeddings in a part at most
 SETTINGS_FILE = "settings.json"
 
 
