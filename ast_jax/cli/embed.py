@@ -96,7 +96,9 @@ def embed(
             _compute(parts, recordings, classifier, about, batch_size, scale_loud)
             rows = sum(len(files) for files, _ in parts.index)
             if not rows:
-                raise InputError(f"none of the {len(recordings.names)} recordings can be used")
+                raise InputError(
+                    f"none of the {len(recordings.names)} recordings can be used; give others"
+                )
             columns = _columns(parts, recordings, embedding_shape(classifier.config, pooling))
             about["source"] = checkpoint
             write_table(Path(output), columns, rows, recordings.labels, about)
