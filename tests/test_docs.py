@@ -34,6 +34,7 @@ BUCKET = "needs a bucket; tests/training/test_remote.py trains in one"
 ACCELERATORS = "needs AudioSet, accelerators and memory for 192 clips; parsed"
 CHECKS = ".ci/run runs it"
 HEAR = "needs hearvalidator; tests/interfaces/test_hear.py runs it"
+LIVE = "reads a live stream; tests/cli/test_stream.py has streams"
 
 # The beginnings of the commands that are not run, and why.
 NOT_RUN = {
@@ -50,6 +51,11 @@ NOT_RUN = {
     "ast-jax classify SOUND.wav --checkpoint gs://BUCKET": BUCKET,
     "ast-jax train audioset_full --data.dir prepared --batch-size 192": ACCELERATORS,
     "hear-validator ast_jax.interfaces.hear": HEAR,
+    "arecord": LIVE,
+    "ffmpeg -i rtsp:": LIVE,
+    "sox -d": LIVE,
+    "ast-jax stream --checkpoint checkpoints/audioset --hop": LIVE,
+    "ast-jax stream --format": LIVE,
     "pytest": "runs the tests",
     "ruff check .": CHECKS,
     "ruff format --check .": CHECKS,
