@@ -36,6 +36,10 @@ ENCODINGS: dict[str, tuple[int, Callable[[bytes], np.ndarray]]] = {
     "f64": (8, lambda data: np.frombuffer(data, "<f8").astype(np.float32)),
 }
 
+# The start of a WAV, and one that is cut at the end of the bytes that have arrived.
+WAV_START = re.compile(rb"RIFF.{4}WAVEfmt ", re.DOTALL)
+WAV_START_CUT = re.compile(rb"R(I(F(F.{0,11})?)?)?\Z", re.DOTALL)
+
 # The encodings of a WAV by its format tag and the bits of a sample.
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 WAV_ENCODINGS = {
@@ -113,8 +117,8 @@ def read_wav(stream: ByteStream, name: str, note: Note) -> tuple[PcmFormat, Iter
     """Returns the format of a WAV, when its header has arrived, and its samples as they arrive.
 
     Programs that write to a pipe do not know the length: 0, or 2 GiB and more, stands for an
-    unknown one. Metadata behind the samples are skipped. Another WAV of the same format may
-    follow, as `arecord` starts one after 2 GiB.
+    unknown one. Metadata behind samples of a known length are skipped. Another WAV of the same
+    format may follow, as `arecord` starts one after 2 GiB.
 
     Args:
         stream: the bytes.
@@ -123,29 +127,25 @@ def read_wav(stream: ByteStream, name: str, note: Note) -> tuple[PcmFormat, Iter
 
     Raises:
         InputError: the header is missing, damaged or of an unknown format; or, as the samples are
-            read, they are fewer than it states, or what follows them is no WAV of this format.
+            read, they are fewer than it states, or what follows is no WAV of this format.
     """
     format, first_length = _read_header(stream, name)
 
     def blocks() -> Iterator[Block]:
         length = first_length
         while True:
-            is_known = 0 < length < UNKNOWN_SIZE
-            count, rest = yield from _read_frames(stream, format, length or ENDLESS)
-            if is_known and count < length:
-                raise InputError(
-                    f"{name} is truncated: it has {count} bytes of samples, and its header states "
-                    f"{length}"
-                )
-            if is_known:
+            if 0 < length < UNKNOWN_SIZE:
+                count, rest = yield from _read_frames(stream, format, length)
+                if count < length:
+                    raise InputError(
+                        f"{name} is truncated: it has {count} bytes of samples, and its header "
+                        f"states {length}"
+                    )
                 _skip_chunks(stream, length, name)
-            head = stream.peek(12)
-            if not is_known and head and not _is_wav(head):  # goes on beyond 2 GiB
-                stream.unread(rest)
-                length = 0
-                continue
+            else:
+                _, rest = yield from _read_frames(stream, format, ENDLESS, to_header=True)
             _note_rest(rest, name, note)
-            if not head:
+            if not stream.peek(1):
                 return
             other, length = _read_header(stream, name)
             if other != format:
@@ -157,15 +157,23 @@ def read_wav(stream: ByteStream, name: str, note: Note) -> tuple[PcmFormat, Iter
 
 
 def _read_frames(
-    stream: ByteStream, format: PcmFormat, length: int
+    stream: ByteStream, format: PcmFormat, length: int, *, to_header: bool = False
 ) -> Generator[Block, None, tuple[int, bytes]]:
     """Yields the samples of at most `length` bytes as they arrive.
+
+    Args:
+        stream: the bytes.
+        format: of the samples.
+        length: in bytes.
+        to_header: whether to stop before the header of another WAV.
 
     Returns:
         The number of bytes, and those at the end that are no whole sample.
     """
     count, rest = 0, b""
     while data := stream.read_available(min(BLOCK, length - count)):
+        if to_header and not (data := _until_header(stream, data)):
+            break
         count += len(data)
         data = rest + data
         end = len(data) - len(data) % format.frame_size
@@ -173,6 +181,27 @@ def _read_frames(
         if end:
             yield format.decode(data[:end])
     return count, rest
+
+
+def _until_header(stream: ByteStream, data: bytes) -> bytes:
+    """Returns what precedes the header of a WAV in the next bytes, b'' if they are one.
+
+    The rest is left to be read, also of bytes that are too few to tell.
+    """
+    while True:
+        if found := WAV_START.search(data):
+            break
+        found = WAV_START_CUT.search(data)
+        if not found or found.start():
+            break
+        more = stream.read_available(BLOCK)
+        if not more:
+            return data
+        data += more
+    if not found:
+        return data
+    stream.unread(data[found.start() :])
+    return data[: found.start()]
 
 
 def _note_rest(rest: bytes, name: str, note: Note) -> None:

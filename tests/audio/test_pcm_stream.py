@@ -91,14 +91,21 @@ def test_metadata_are_skipped_and_a_wav_of_the_same_format_may_follow():
         read(mono + wav(noise(10, 2), 8000, "PCM_U8"))
 
 
-def test_a_wav_that_follows_the_largest_length_is_no_noise(monkeypatch):
-    """As `arecord` starts a new one after 2 GiB; other programs go on."""
-    monkeypatch.setattr("ast_jax.audio.pcm_stream.UNKNOWN_SIZE", 500)
-    content = wav(noise(250))
-    once = read(content)[1]
-    np.testing.assert_array_equal(read(content * 3)[1], np.concatenate([once] * 3))
-    longer = with_size(wav(noise(400)), 500)
-    np.testing.assert_array_equal(read(longer)[1], read(wav(noise(400)))[1])
+@given(cuts=st.lists(st.integers(480, 640), max_size=30), size=st.sampled_from(UNKNOWN_SIZES))
+def test_a_wav_may_follow_one_of_unknown_length(cuts, size):
+    """As `arecord` starts a new one after 2 GiB, wherever the bytes are cut."""
+    content = with_size(wav(noise(250)), size)  # of 544 bytes
+    expected = np.concatenate([read(content)[1]] * 2)
+    np.testing.assert_array_equal(read(content * 2, cuts)[1], expected)
+    with pytest.raises(InputError, match=r"changes from 16000 Hz.* to 8000 Hz"):
+        read(content + with_size(wav(noise(250), 8000), size), cuts)
+
+
+def test_samples_that_look_like_a_header_are_samples():
+    for end in (b"RIFF1234WAVEfm", b"RIFF", b"R" * 100, b"RIFF1234WAVEfnt "):
+        content = with_size(wav(noise(250)), 0xFFFFFFFF) + end
+        for cuts in ([], range(544, 560)):
+            assert read(content, cuts)[1].size == 250 + len(end) // 2
 
 
 def test_raw_samples_are_read():
