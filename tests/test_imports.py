@@ -63,7 +63,7 @@ PERMITTED = {
     "inference": (
         *BASICS, "fields", "audio", "fonts", "figures", "models", "checkpoint",
     ),
-    "interfaces": ("errors", "audio", "inference"),
+    "interfaces": ("errors", "audio", "checkpoint", "inference"),
     "cli": (
         *BASICS, "ast_jax", "losses", "sharding", "audio", "models", "config", "fields",
         "config_files", "checkpoint", "data", "evaluation", "runs", "training", "inference",

@@ -7,10 +7,11 @@ HEAR's tools take the name of this module and the path of a checkpoint:
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Shaped
 
 from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.audio.waveform import to_array
+from ast_jax.checkpoint.torch_files import import_torch
 from ast_jax.errors import InputError
 from ast_jax.inference.classifier import AudioClassifier, load
 from ast_jax.interfaces.recordings import embed_recordings, reached_frames, slice_recordings
@@ -31,10 +32,10 @@ def load_model(model_file_path: str) -> Any:
         default device, whichever device the module is moved to.
 
     Raises:
-        InputError: the checkpoint cannot be used, or has a sampling rate that HEAR has not.
+        InputError: the checkpoint cannot be used, or has a sampling rate that HEAR has not; or
+            PyTorch is missing.
     """
-    import torch
-
+    torch = import_torch("HEAR")
     classifier = load(model_file_path)
     rate = classifier.feature_extractor.sampling_rate
     if rate not in SAMPLING_RATES:
@@ -103,26 +104,22 @@ def get_timestamp_embeddings(audio: Any, model: Any) -> tuple[Any, Any]:
     )
 
 
-def _waveforms(audio: Any) -> Float32[np.ndarray, "sounds samples"]:
+def _waveforms(audio: Any) -> Shaped[np.ndarray, "sounds samples"]:
     waveforms = to_array(audio)
     if waveforms.ndim != 2:
         raise InputError(f"the audio has shape {waveforms.shape}; give (sounds, samples)")
-    return waveforms.astype(np.float32)
+    return waveforms
 
 
 def embed_columns(
-    classifier: AudioClassifier, waveforms: Float32[np.ndarray, "sounds samples"]
+    classifier: AudioClassifier, waveforms: Shaped[np.ndarray, "sounds samples"]
 ) -> Float32[np.ndarray, "sounds columns hidden"]:
     """Computes the mean over frequency of the patches of each column."""
     config, extractor = classifier.config, classifier.feature_extractor
-    columns_a_window, stride = config.grid[1], config.time_stride
-    windows = slice_recordings(
-        waveforms,
-        extractor.sampling_rate,
-        extractor,
-        window=reached_frames(classifier),
-        hop=columns_a_window * stride,
-    )
+    stride, hop = config.time_stride, config.grid[1] * config.time_stride
+    # Patches may leave frames between them.
+    window = max(reached_frames(classifier), hop)
+    windows = slice_recordings(waveforms, extractor.sampling_rate, extractor, window, hop)
     inputs = (window.input_values for _, window in windows)
     patches = classifier.embed_inputs(inputs, "patches", batch_size=BATCH_SIZE)
     columns = np.array([each.mean(axis=0) for each in patches], np.float32)
@@ -130,7 +127,7 @@ def embed_columns(
     # Of the last window, the fewest columns that reach the last frame.
     size, shift = frame_sizes(extractor.sampling_rate)
     frames = 1 + (waveforms.shape[1] - size) // shift
-    return columns[:, : 1 + max(0, -(-(frames - config.patch_size) // stride))]
+    return columns[:, : 1 + max(0, -(-(frames - max(config.patch_size, stride)) // stride))]
 
 
 def column_times(classifier: AudioClassifier, columns: int) -> Float32[np.ndarray, " columns"]:

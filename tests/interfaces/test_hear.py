@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from ast_jax.errors import InputError
+from ast_jax.inference.classifier import load
 from ast_jax.interfaces import hear
 from tests.interfaces.clips import noise, samples_of
 
@@ -51,6 +52,15 @@ def test_timestamp_embeddings_of_windows_follow_each_other(model):
         windows = [waveform[i * 9 * 5 * 160 :] for i in range(3)]
         expected = np.concatenate([columns_of(model.classifier, window) for window in windows])
         np.testing.assert_allclose(found, expected[:19], rtol=1e-5, atol=1e-6)
+
+
+def test_columns_with_frames_between_them_follow_each_other(folder):
+    classifier = load(folder, time_stride=10)
+    audio = noise(1, samples_of(100))
+    columns = hear.embed_columns(classifier, audio)
+    expected = [columns_of(classifier, audio[0, start:]) for start in (0, 50 * 160)]
+    np.testing.assert_allclose(columns[0], np.concatenate(expected), rtol=1e-5, atol=1e-6)
+    assert hear.embed_columns(classifier, noise(1, samples_of(50))).shape[1] == 5
 
 
 def test_errors_say_what_to_give(model, save_small):
