@@ -76,11 +76,6 @@ def probe(
     for note in found.notes:
         print_note(note)
     trained = _count_trained(checkpoint, found)
-    if known := {group: clips for group, clips in (trained or {}).items() if clips}:
-        print_note(
-            f"{checkpoint}: trained on {sum(known.values())} of the {len(found.groups)} clips, in "
-            f"{', '.join(known)}; scores of these say little about new sounds"
-        )
     console = Console(stderr=True)
     embeddings = _embed(classifier, found, pooling, layer, batch_size, console)
     targets = found.clips.all_targets()
@@ -114,7 +109,10 @@ def probe(
 
 
 def _count_trained(checkpoint: str, found: "ProbeSet") -> dict[str, int] | None:
-    """Returns how many clips of each group a run was trained on; None if it is not recorded."""
+    """Returns how many clips of each group a run was trained on; None if it is not recorded.
+
+    Prints a note about them.
+    """
     import numpy as np
 
     from ast_jax.data.overlap import hash_clips, read_trained_clips
@@ -122,10 +120,19 @@ def _count_trained(checkpoint: str, found: "ProbeSet") -> dict[str, int] | None:
     trained = read_trained_clips(checkpoint)
     if trained is None:
         return None
-    is_known = hash_clips(found.clips).found_in(trained)
+    hashes = hash_clips(found.clips)
     counts = dict.fromkeys(found.groups, 0)
-    for i in np.flatnonzero(is_known):
+    for i in np.flatnonzero(hashes.found_in(trained)):
         counts[found.groups[i]] += 1
+    by_sound = hashes.sounds is not None and trained.sounds is not None
+    how = "" if by_sound else " (compared by name and length)"
+    if known := [group for group, clips in counts.items() if clips]:
+        print_note(
+            f"{checkpoint}: trained on {sum(counts.values())} of the {len(found.groups)} clips"
+            f"{how}, in {', '.join(known)}; scores of these say little about new sounds"
+        )
+    else:
+        print_note(f"{checkpoint}: trained on none of the {len(found.groups)} clips{how}")
     return counts
 
 

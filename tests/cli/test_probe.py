@@ -71,7 +71,9 @@ def test_splits_of_a_prepared_set_are_used_as_by_evaluate(checkpoint, prepared, 
         assert each["std"] is None
 
 
-def test_folds_that_the_checkpoint_was_trained_on_are_named(checkpoint, esc50, tmp_path, capsys):
+def test_folds_that_the_checkpoint_was_trained_on_are_named(
+    checkpoint, esc50, prepared, tmp_path, capsys
+):
     (tmp_path / "run.json").write_text('{"config": {"data": {"kind": "esc50"}}}')
     (tmp_path / "model").symlink_to(checkpoint / "ours")
     labels, splits, *_ = list_esc50(esc50)
@@ -85,6 +87,10 @@ def test_folds_that_the_checkpoint_was_trained_on_are_named(checkpoint, esc50, t
         f"little about new sounds\n"
     )
     results = json.loads(printed.out)
+    assert probe("--checkpoint", tmp_path, "--data", prepared) == 0
+    assert capsys.readouterr().err == (
+        f"note: {tmp_path}: trained on none of the 12 clips (compared by name and length)\n"
+    )
     counts = {"fold1": 0, "fold2": 2, "fold3": 0, "fold4": 2}
     assert results["clips_trained_on"] == counts
     assert [fold["held_out"] for fold in results["probes"][0]["folds"]] == ["fold1"]
