@@ -1,21 +1,22 @@
 """`ast-jax explain`: draws what the scores of sound files depend on."""
 
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from ast_jax.cli.arguments import Dtype, Positive, check_given
+from ast_jax.cli.arguments import CORES, Dtype, Positive, check_given
 from ast_jax.cli.load import load_classifier
-from ast_jax.cli.sound_files import STDIN, complain_about, note_length, read_file
-from ast_jax.errors import InputError, one_line, print_note, quoted
+from ast_jax.cli.sound_files import STDIN, expand_folders, read_inputs
+from ast_jax.errors import InputError, one_line, quoted
 from ast_jax.io import check_free
 from ast_jax.urls import check_local
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ast_jax.inference.classifier import AudioClassifier
     from ast_jax.inference.explain import Explanation
 
 SUFFIXES = (".png", ".npz")
@@ -35,7 +36,7 @@ def explain(
     """Draw what the scores of sound files depend on, over time and frequency.
 
     Args:
-        files: sound files, or - for a sound file on standard input
+        files: sound files, folders to read recursively, or - for a sound file on standard input
         checkpoint: a checkpoint or run folder, a Hugging Face folder, a .safetensors or a .pth
         labels: classes to explain (the most probable)
         top_k: number of most probable classes to explain (3)
@@ -47,37 +48,37 @@ def explain(
         scale_loud: divide sounds that go beyond 1 by their peak
     """
     if not files:
-        raise InputError("no sound files are given; name files or -")
+        raise InputError("no sound files are given; name files, folders or -")
     for file in files:
         check_given(FILE=file)
     if labels and top_k is not None:
         raise InputError("--labels and --top-k are both given; leave one of them out")
-    targets = _choose_targets(files, output, method)
-    from ast_jax.inference.explain import find_classes
-
+    sounds, status = expand_folders(files)
+    targets = _choose_targets(sounds, output, method)
     classifier = load_classifier(checkpoint, dtype)
-    if labels:
-        find_classes(classifier.config, labels)
-    status = 0
-    for file, paths in zip(files, targets, strict=True):
-        try:
-            waveform = _read(file, classifier, scale_loud)
-            explanation = classifier.explain(
-                waveform, labels or None, top_k, method, classifier.feature_extractor.sampling_rate
-            )
-        except (InputError, OSError) as error:
-            status = complain_about(file, error)
-            continue
+    unusable: list[str] = []
+    names: deque[str] = deque()  # of the inputs without explanations so far
+
+    def inputs() -> "Iterator[np.ndarray]":
+        for file, values in read_inputs(
+            sounds, classifier, CORES, unusable,
+            scale_loud=scale_loud, advice="cut the part to explain into a file of its own",
+        ):  # fmt: skip
+            names.append(file)
+            yield values
+
+    for explanation in classifier.explain_inputs(inputs(), labels or None, top_k, method):
+        file = names.popleft()
         print(one_line(file))
         for label, score in zip(explanation.labels, explanation.scores, strict=True):
             print(f"  {score:6.1%}  {label}")
-        for path in paths:
+        for path in targets[file]:
             _write(explanation, path, file)
             print(one_line(f"  wrote {path}"), flush=True)
-    return status
+    return 1 if unusable else status
 
 
-def _choose_targets(files: tuple[str, ...], output: str, method: str) -> list[list[Path]]:
+def _choose_targets(sounds: list[str], output: str, method: str) -> dict[str, list[Path]]:
     """Returns the files to write for each sound.
 
     Raises:
@@ -85,36 +86,26 @@ def _choose_targets(files: tuple[str, ...], output: str, method: str) -> list[li
     """
     check_local(output)
     if Path(output).suffix.lower() in SUFFIXES:
-        if len(files) > 1:
+        if len(sounds) > 1:
             raise InputError(
-                f"{output}: is one file and there are {len(files)} sounds; give a folder"
+                f"{output}: is one file and there are {len(sounds)} sounds; give a folder"
             )
-        targets = [[Path(output)]]
+        targets = {sound: [Path(output)] for sound in sounds}
     else:
-        names = ["standard_input" if file == STDIN else Path(file).stem for file in files]
-        for name in names:
-            if names.count(name) > 1:
+        targets = {}
+        for sound in sounds:
+            name = "standard_input" if sound == STDIN else Path(sound).stem
+            paths = [Path(output) / f"{name}.{method}{suffix}" for suffix in SUFFIXES]
+            if paths in targets.values():
                 raise InputError(
-                    f"two files are named {quoted(name)}, so their pictures would be, too; explain "
+                    f"two files are named {quoted(name)}, and so would be their pictures; explain "
                     f"them one by one, each with another --output"
                 )
-        targets = [
-            [Path(output) / f"{name}.{method}{suffix}" for suffix in SUFFIXES] for name in names
-        ]
-    for paths in targets:
+            targets[sound] = paths
+    for paths in targets.values():
         for path in paths:
             check_free(path)
     return targets
-
-
-def _read(file: str, classifier: "AudioClassifier", scale_loud: bool) -> "np.ndarray":
-    """Returns the waveform of a sound file; prints notes about one that is unusual or long."""
-    recording = read_file(file, classifier, scale_loud)
-    for note in filter(None, (recording.note, recording.level_note)):
-        print_note(note)
-    if recording.seconds is None or recording.seconds > 1.05 * classifier.seconds:
-        note_length(file, recording.seconds, classifier.seconds)
-    return recording.waveform
 
 
 def _write(explanation: "Explanation", path: Path, file: str) -> None:

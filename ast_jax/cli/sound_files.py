@@ -81,6 +81,7 @@ def read_inputs(
     unusable: list[str],
     *,
     scale_loud: bool = False,
+    advice: str = "--window {seconds:g} classifies all of it",
 ) -> "Iterator[tuple[str, np.ndarray]]":
     """Yields each file with the model's input from it.
 
@@ -93,6 +94,7 @@ def read_inputs(
         ahead: how many files threads are ahead.
         unusable: receives the files that cannot be used.
         scale_loud: whether to divide waveforms that go beyond 1 by their peak.
+        advice: about files that are longer than the `seconds` of the model's input.
     """
     extractor = classifier.feature_extractor
 
@@ -114,7 +116,7 @@ def read_inputs(
             print_note(note)
         if recording.seconds is None or recording.seconds > 1.05 * classifier.seconds:
             if not long:
-                note_length(file, recording.seconds, classifier.seconds)
+                note_length(file, recording.seconds, classifier.seconds, advice)
             long += 1
         yield file, inputs
     if long > 1:
@@ -149,10 +151,10 @@ def complain_about(file: str, error: Exception) -> int:
     return complain(str(error) if named else f"{file}: {error}")
 
 
-def note_length(file: str, seconds: float | None, used: float) -> None:
+def note_length(file: str, seconds: float | None, used: float, advice: str) -> None:
     """Prints a note about a file that is longer than the model's input, or may be if None."""
     length = "does not say how long it is" if seconds is None else f"lasts {seconds:.1f} s"
-    advice = f"--window {used:g} classifies all of it"
+    advice = advice.format(seconds=used)
     print_note(f"{file} {length}; the model uses the first {used:.1f} s: {advice}")
 
 

@@ -21,7 +21,7 @@ from ast_jax.checkpoint.load import read_checkpoint
 from ast_jax.errors import InputError
 from ast_jax.inference.batches import check_count, check_output, count_frames, padded_batches
 from ast_jax.inference.embeddings import Embedder, embedding_shape
-from ast_jax.inference.explain import Explanation, Method, choose_classes, explain_input
+from ast_jax.inference.explain import Explainer, Explanation, Method
 from ast_jax.inference.windows import Window, WindowSlicer, score_windows, slice_sound
 from ast_jax.models.ast import ASTForAudioClassification, round_kernels
 from ast_jax.thresholds import Calibration, Thresholds
@@ -67,6 +67,7 @@ class AudioClassifier:
         self._apply_model = apply_model
         self._apply_to_waveforms = apply_to_waveforms
         self._embedder = Embedder(self.model.ast, self.count_frames)
+        self._explainer = Explainer(self.model, self.feature_extractor, self.probabilities)
 
     def count_frames(self, input_values: jax.Array) -> jax.Array | None:
         """Returns the model's `num_frames` for model inputs; None if it does not mask padding."""
@@ -132,46 +133,6 @@ class AudioClassifier:
             )
             extractor.fill(inputs, waveform)
         return inputs
-
-    def explain(
-        self,
-        sound: Any,
-        labels: Sequence[str] | None = None,
-        top_k: int | None = None,
-        method: Method = "relevance",
-        sampling_rate: int | None = None,
-    ) -> Explanation:
-        """Returns maps of what the scores of one sound depend on, over time and frequency.
-
-        Args:
-            sound: as for a call, one sound.
-            labels: the classes to explain.
-            top_k: explains the most probable classes instead; 3 if `labels` is None, too.
-            method: "relevance", a map for each class: attention weighted by the gradient of the
-                class's logit (Chefer, Gur and Wolf 2021); "rollout", one map: attention
-                multiplied through the layers (Abnar and Zuidema 2020); or "heads": the attention
-                weights of the class and the distillation token in each head of each layer.
-            sampling_rate: of an array without its own, in Hz.
-
-        Raises:
-            InputError: the sound or an argument cannot be used, or the model has no such class.
-        """
-        if is_batch(sound):
-            raise InputError("explain takes one sound; call it for each of several")
-        extractor = self.feature_extractor
-        with naming_sound(sound):
-            waveform = read_sound(
-                sound, sampling_rate, extractor.sampling_rate, extractor.max_samples
-            )
-            inputs = extractor(waveform, extractor.sampling_rate)
-        size, shift = frame_sizes(extractor.sampling_rate)
-        num_frames = min(1 + (len(waveform) - size) // shift, extractor.max_length)
-        scores = np.asarray(self.probabilities(inputs))[0]
-        check_output(scores)
-        classes = choose_classes(self.config, scores, labels, top_k)
-        return explain_input(
-            self.model, extractor, inputs, num_frames, classes, scores[classes], method
-        )
 
     def _preprocess_each(
         self, sounds: Iterable[Any], sampling_rate: int | None
@@ -318,6 +279,50 @@ class AudioClassifier:
         Batches are those of `classify_inputs`.
         """
         return self._embedder(inputs, pooling, layer, batch_size)
+
+    def explain(
+        self,
+        audio: Any,
+        labels: Sequence[str] | None = None,
+        top_k: int | None = None,
+        method: Method = "relevance",
+        sampling_rate: int | None = None,
+    ) -> Any:
+        """Returns maps of what the scores of a sound depend on, over time and frequency.
+
+        Args:
+            audio: as for a call.
+            labels: the classes to explain.
+            top_k: explains the most probable classes instead; 3 if `labels` is None, too.
+            method: "relevance", a map for each class: attention weighted by the gradient of the
+                class's logit (Chefer, Gur and Wolf 2021); "rollout", one map: attention
+                multiplied through the layers (Abnar and Zuidema 2020); or "heads": the attention
+                weights of the class and the distillation token in each head of each layer.
+            sampling_rate: as for a call.
+
+        Returns:
+            An `Explanation`; for a list of sounds a list, for an iterator an iterator, which
+            reads it.
+
+        Raises:
+            InputError: as a call, or the model has no such class.
+        """
+        if not is_batch(audio):
+            inputs: Iterable[np.ndarray] = [self.preprocess(audio, sampling_rate)]
+            return next(self.explain_inputs(inputs, labels, top_k, method))
+        inputs = self._preprocess_each(audio, sampling_rate)
+        results = self.explain_inputs(inputs, labels, top_k, method)
+        return results if isinstance(audio, Iterator) else list(results)
+
+    def explain_inputs(
+        self,
+        inputs: Iterable[np.ndarray],
+        labels: Sequence[str] | None = None,
+        top_k: int | None = None,
+        method: Method = "relevance",
+    ) -> Iterator[Explanation]:
+        """Yields the explanation of each of several model inputs, see `explain`."""
+        return self._explainer(inputs, labels, top_k, method)
 
     def probabilities(
         self, input_values: npt.ArrayLike, calibration: Calibration | None = None

@@ -14,7 +14,7 @@ DECIBELS = 10 / np.log(10)  # of a natural logarithm of energy
 MAX_LETTERS = 80  # of a title
 DYNAMIC_RANGE = 80  # dB below the loudest value; digital silence is far lower
 LEAST_TOP = 2  # of a scale of colors, so that a nearly even map does not look uneven
-HEADS_RANGE = (1 / 30, 30)  # of attention as a multiple of uniform attention
+HEADS_TOPS = (2, 30)  # least and most of a logarithmic scale of multiples of uniform attention
 
 
 def draw_explanation(explanation: Explanation, file: Path, title: str = "") -> None:
@@ -100,20 +100,29 @@ def _draw_heads(explanation: Explanation, title: str) -> Any:
     figure.colorbar(picture, ax=spectrogram, label="log-mel (dB)", pad=0.01)
     _set_title(spectrogram, title or "log-mel")
     spectrogram.set_xlabel("time (s)")
+    multiples = np.maximum(maps * explanation.config.num_tokens, 1e-9)
+    top = np.clip(np.exp(np.percentile(np.abs(np.log(multiples)), 99)), *HEADS_TOPS)
     for i, row in enumerate(panels[1:]):
         for j, axes in enumerate(row):
             picture = axes.imshow(
-                maps[i, j] * explanation.config.num_tokens,
+                multiples[i, j],
                 origin="lower", aspect="auto", interpolation="nearest", cmap="RdBu_r",
-                norm=LogNorm(*HEADS_RANGE, clip=True), extent=_extent(explanation),
+                norm=LogNorm(1 / top, top, clip=True), extent=_grid_extent(explanation),
             )  # fmt: skip
+            axes.set(xlim=spectrogram.get_xlim(), ylim=spectrogram.get_ylim())
             axes.set_xticks([])
             axes.set_yticks([])
             if i == 0:
                 axes.set_title(f"head {j + 1}", fontsize=9)
         row[0].set_ylabel(f"layer {i + 1}", fontsize=9, rotation=0, ha="right", va="center")
     label = "attention of the class and\nthe distillation token (× uniform)"
-    figure.colorbar(picture, ax=panels[1:], label=label, pad=0.01, extend="both")
+    panels[-1, 0].set_xlabel("axes as above", fontsize=8)
+    ticks = top ** np.array([-1, -0.5, 0, 0.5, 1])
+    colorbar = figure.colorbar(
+        picture, ax=panels[1:], label=label, pad=0.01, extend="both", aspect=30, shrink=0.8
+    )
+    colorbar.set_ticks(ticks, labels=[f"{each:.2g}" for each in ticks], minor=False)
+    colorbar.minorticks_off()
     return figure
 
 
@@ -142,9 +151,22 @@ def _decibel_range(decibels: np.ndarray) -> tuple[float, float]:
 
 def _extent(explanation: Explanation) -> tuple[float, float, float, float]:
     """Returns the edges of a picture of the sound's frames, in seconds and mel bins."""
-    shift = frame_sizes(explanation.sampling_rate)[1] / explanation.sampling_rate
-    times = explanation.frame_times
-    return times[0] - shift / 2, times[-1] + shift / 2, 0, explanation.config.num_mel_bins
+    half, times = _frame_shift(explanation) / 2, explanation.frame_times
+    return times[0] - half, times[-1] + half, 0, explanation.config.num_mel_bins
+
+
+def _frame_shift(explanation: Explanation) -> float:
+    """Returns the seconds from one frame to the next."""
+    return frame_sizes(explanation.sampling_rate)[1] / explanation.sampling_rate
+
+
+def _grid_extent(explanation: Explanation) -> tuple[float, float, float, float]:
+    """Returns the edges of the sound's patches as cells that do not overlap, as `_extent`."""
+    config, columns = explanation.config, explanation.num_columns
+    half = config.time_stride * _frame_shift(explanation) / 2
+    low = (config.patch_size - config.frequency_stride) / 2
+    high = low + config.grid[0] * config.frequency_stride
+    return explanation.times[0] - half, explanation.times[columns - 1] + half, low, high
 
 
 def _set_title(axes: Any, title: str) -> None:

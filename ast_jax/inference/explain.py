@@ -1,10 +1,11 @@
 """Explains what a model heard: maps of the patches of a sound in seconds and Hz."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -14,7 +15,7 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.audio.kaldi import frame_sizes, mel_frequency
 from ast_jax.errors import InputError, nearest, quoted
 from ast_jax.inference.attribution import prefix_attention, relevance, rollout
-from ast_jax.inference.batches import check_count, check_output
+from ast_jax.inference.batches import check_count, check_output, count_frames
 from ast_jax.io import atomic_write
 from ast_jax.models.ast import ASTForAudioClassification
 from ast_jax.models.config import NUM_PREFIX_TOKENS, ASTConfig
@@ -144,69 +145,80 @@ class Explanation:
         return mel_frequency(mel_bins, self.config.num_mel_bins, self.sampling_rate)
 
 
-def explain_input(
-    model: ASTForAudioClassification,
-    extractor: ASTFeatureExtractor,
-    input_values: Float32[np.ndarray, "1 max_length mel_bins"],
-    num_frames: int,
-    classes: Int[np.ndarray, " classes"],
-    scores: Float32[np.ndarray, " classes"],
-    method: Method,
-) -> Explanation:
-    """Explains the scores of one model input.
+class Explainer:
+    """Explains model inputs, one at a time.
 
     Args:
-        model: that computed the scores.
-        extractor: that computed the input.
-        input_values: of the sound, padded.
-        num_frames: of the sound before padding.
-        classes: their indices.
-        scores: their probabilities.
-        method: "relevance", "rollout" or "heads".
-
-    Raises:
-        InputError: there is no such method, or a map is not finite.
+        model: its parameters are shared, not copied.
+        extractor: that computes the inputs.
+        probabilities: computes (batch, max_length, num_mel_bins) → (batch, num_labels).
     """
-    graphdef, params = nnx.split(model)
-    match method:
-        case "relevance":
-            tokens = relevance(graphdef, params, jnp.asarray(input_values), jnp.asarray(classes))
-        case "rollout":
-            tokens = rollout(graphdef, params, jnp.asarray(input_values))
-        case "heads":
-            tokens = prefix_attention(graphdef, params, jnp.asarray(input_values))
-        case _:
+
+    def __init__(
+        self,
+        model: ASTForAudioClassification,
+        extractor: ASTFeatureExtractor,
+        probabilities: Callable[[np.ndarray], jax.Array],
+    ):
+        self.config, self.extractor, self.probabilities = model.config, extractor, probabilities
+        self._graphdef, self._params = nnx.split(model)
+
+    def __call__(
+        self,
+        inputs: Iterable[np.ndarray],
+        labels: Sequence[str] | None,
+        top_k: int | None,
+        method: Method,
+    ) -> Iterator[Explanation]:
+        """Yields the explanation of each input; arguments and errors are those of `explain`."""
+        if method not in get_args(Method):
             raise InputError(f"method is {method!r}; give one of {', '.join(get_args(Method))}")
-    maps = np.asarray(tokens)[..., NUM_PREFIX_TOKENS:]
-    check_output(maps)
-    log_mel = input_values[0, :num_frames]
-    if extractor.do_normalize:
-        log_mel = (log_mel * (2 * extractor.std) + extractor.mean).astype(np.float32)
-    return Explanation(
-        method,
-        maps.reshape(*maps.shape[:-1], *model.config.grid),
-        [model.config.labels[i] for i in classes],
-        scores,
-        log_mel,
-        extractor.sampling_rate,
-        model.config,
-    )
+        if top_k is not None:
+            check_count("top_k", top_k)
+        if labels is None:
+            return (self._explain(each, None, top_k or TOP_K, method) for each in inputs)
+        if top_k is not None:
+            raise InputError("labels and top_k are both given; leave one of them out")
+        classes = find_classes(self.config, labels)
+        return (self._explain(each, classes, 0, method) for each in inputs)
 
-
-def choose_classes(
-    config: ASTConfig,
-    probabilities: Float32[np.ndarray, " labels"],
-    labels: Sequence[str] | None,
-    top_k: int | None,
-) -> Int[np.ndarray, " classes"]:
-    """Returns the indices of the named classes, or of the `top_k` most probable ones."""
-    if top_k is not None:
-        check_count("top_k", top_k)
-    if labels is None:
-        return np.argsort(-probabilities, kind="stable")[: TOP_K if top_k is None else top_k]
-    if top_k is not None:
-        raise InputError("labels and top_k are both given; leave one of them out")
-    return find_classes(config, labels)
+    def _explain(
+        self,
+        input_values: Float32[np.ndarray, "max_length mel_bins"],
+        classes: Int[np.ndarray, " classes"] | None,
+        top_k: int,
+        method: Method,
+    ) -> Explanation:
+        """Explains the classes, or the `top_k` most probable ones."""
+        scores = np.asarray(self.probabilities(input_values[None]))[0]
+        check_output(scores)
+        if classes is None:
+            classes = np.argsort(-scores, kind="stable")[:top_k]
+        clip = jnp.asarray(input_values[None])
+        num_frames = count_frames(clip, self.extractor)
+        masked = num_frames if self.config.mask_padding else None
+        match method:
+            case "relevance":
+                indices = jnp.asarray(classes)
+                tokens = relevance(self._graphdef, self._params, clip, indices, masked)
+            case "rollout":
+                tokens = rollout(self._graphdef, self._params, clip, masked)
+            case "heads":
+                tokens = prefix_attention(self._graphdef, self._params, clip, masked)
+        maps = np.asarray(tokens)[..., NUM_PREFIX_TOKENS:]
+        check_output(maps)
+        log_mel = input_values[: int(num_frames[0])]
+        if self.extractor.do_normalize:
+            log_mel = log_mel * (2 * self.extractor.std) + self.extractor.mean
+        return Explanation(
+            method,
+            maps.reshape(*maps.shape[:-1], *self.config.grid),
+            [self.config.labels[i] for i in classes],
+            scores[classes],
+            log_mel.astype(np.float32),
+            self.extractor.sampling_rate,
+            self.config,
+        )
 
 
 def find_classes(config: ASTConfig, labels: Sequence[str]) -> Int[np.ndarray, " classes"]:

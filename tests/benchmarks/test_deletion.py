@@ -18,7 +18,6 @@ from flax import nnx
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
 from ast_jax.inference.classifier import AudioClassifier
-from ast_jax.inference.explain import explain_input
 from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.config import ASTConfig
 
@@ -95,10 +94,7 @@ def both():
 @pytest.fixture(scope="module")
 def explain(classifier):
     def explain(inputs, method):
-        return explain_input(
-            classifier.model, classifier.feature_extractor, inputs[None], 64,
-            np.arange(2), np.ones(2, np.float32), method,
-        )  # fmt: skip
+        return next(classifier.explain_inputs([inputs], classifier.labels, method=method))
 
     return explain
 

@@ -74,20 +74,24 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_others(explain, capsys, so
 def test_a_long_file_gets_a_note(explain, capsys, tmp_path):
     soundfile.write(tmp_path / "long.wav", 0.1 * np.ones(48000), 16000)
     assert explain(tmp_path / "long.wav", "--method", "rollout", "--output", "x.npz") == 0
-    note = f"note: {tmp_path / 'long.wav'} lasts 3.0 s; the model uses the first 1.3 s\n"
-    assert capsys.readouterr().err == note
+    assert capsys.readouterr().err == (
+        f"note: {tmp_path / 'long.wav'} lasts 3.0 s; the model uses the first 1.3 s: cut the part "
+        f"to explain into a file of its own\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no sound files are given; name files or -"),
+        ([], "no sound files are given; name files, folders or -"),
         (["a.wav", "--labels", "ovl"], "the model has no class 'ovl'; did you mean owl?"),
         (
             ["a.wav", "--labels", "owl", "--top-k", "1"],
             "--labels and --top-k are both given; leave one of them out",
         ),
-        (["a.wav", "b/a.flac"], "two files are named 'a', so their pictures would be, too; "
+        (["a.wav", "a.wav"], "two files are named 'a', and so would be their pictures; "
+         "explain them one by one, each with another --output"),
+        (["a.wav", "b/a.flac"], "two files are named 'a', and so would be their pictures; "
          "explain them one by one, each with another --output"),
         (["a.wav", "b.wav", "--output", "x.png"],
          "x.png: is one file and there are 2 sounds; give a folder"),

@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from ast_jax.audio.fbank import fbank
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
@@ -143,9 +144,27 @@ def test_unusable_arguments_are_refused(classifier, options, message):
         classifier.explain(noise(0.5), sampling_rate=16000, **options)
 
 
-def test_a_list_and_a_missing_file_are_refused(classifier, tmp_path):
-    with pytest.raises(InputError, match="takes one sound"):
-        classifier.explain([noise(0.5)], sampling_rate=16000)
+def test_lists_and_iterators_are_explained_in_order(classifier):
+    sounds = [noise(0.5), noise(1)]
+    found = classifier.explain(sounds, method="rollout", sampling_rate=16000)
+    assert [len(each.log_mel) for each in found] == [48, 98]
+    one = classifier.explain(noise(1), method="rollout", sampling_rate=16000)
+    np.testing.assert_array_equal(found[1].maps, one.maps)
+    lazy = classifier.explain(iter(sounds), method="rollout", sampling_rate=16000)
+    np.testing.assert_array_equal(next(lazy).maps, found[0].maps)
+
+
+def test_a_model_that_masks_padding_sees_none(classifier):
+    config = CONFIG.replace(mask_padding=True)
+    params = nnx.to_pure_dict(nnx.state(classifier.model, nnx.Param))
+    masked = AudioClassifier(Checkpoint(config, classifier.feature_extractor, params))
+    sound = {"array": noise(0.5), "sampling_rate": 16000}
+    assert classifier.explain(sound, method="rollout").padding_share > 0.1
+    assert masked.explain(sound, method="rollout").padding_share == 0
+    assert not masked.explain(sound, top_k=2).padding_share.any()
+
+
+def test_unusable_sounds_are_refused(classifier, tmp_path):
     with pytest.raises(InputError, match=r"none\.wav does not exist"):
         classifier.explain(tmp_path / "none.wav")
     with pytest.raises(InputError, match="frame"):
