@@ -13,6 +13,7 @@ _HOMES = {
     "ASTConfig": "ast_jax.models.config",
     "ASTFeatureExtractor": "ast_jax.audio.feature_extractor",
     "ASTForAudioClassification": "ast_jax.models.ast",
+    "ASTForAudioFrameClassification": "ast_jax.models.frame_classification",
     "ASTModel": "ast_jax.models.ast",
     "Callback": "ast_jax.training.overrides",
     "FitResult": "ast_jax.training.overrides",
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from ast_jax.models.ast import ASTForAudioClassification as ASTForAudioClassification
     from ast_jax.models.ast import ASTModel as ASTModel
     from ast_jax.models.config import ASTConfig as ASTConfig
+    from ast_jax.models.frame_classification import (
+        ASTForAudioFrameClassification as ASTForAudioFrameClassification,
+    )
     from ast_jax.thresholds import Thresholds as Thresholds
     from ast_jax.training.loop import fit as fit
     from ast_jax.training.overrides import Callback as Callback

@@ -129,8 +129,32 @@ class PreparedData(Data):
     fold: Annotated[int, Range(0, 10)] = 1
 
 
+@dataclass(slots=True)
+class StrongData(Data):
+    """Recordings with the start and the end of each sound, held in memory: trains on frames.
+
+    Attributes:
+        train: CSV or TSV file with a row per event: filename, start (or onset) and end (or offset)
+            in seconds, and label.
+        evaluation: list of the events in held-out recordings; '' to hold recordings out.
+        dir: folder of the recordings, which may be in subfolders; '' for that of each list.
+        evaluation_dir: folder of the held-out recordings, if another.
+        holdout: share of the recordings that is held out without `evaluation`, by file name.
+        scale_loud: divide recordings that go beyond 1 by their peak, instead of clipping them.
+    """
+
+    kind: ClassVar[str] = "strong"
+
+    train: str = ""
+    evaluation: str = ""
+    dir: str = ""
+    evaluation_dir: str = ""
+    holdout: Annotated[float, Range(1e-6, BELOW_ONE)] = 0.2
+    scale_loud: bool = False
+
+
 DATA_KINDS: dict[str, type[Data]] = {
-    kind.kind: kind for kind in (SyntheticData, FolderData, ESC50Data, PreparedData)
+    kind.kind: kind for kind in (SyntheticData, FolderData, ESC50Data, PreparedData, StrongData)
 }
 
 
@@ -262,7 +286,9 @@ class TrainConfig:
     init_from: str = ""
     model: ASTConfig = field(default_factory=ASTConfig)
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
-    data: SyntheticData | FolderData | ESC50Data | PreparedData = field(default_factory=FolderData)
+    data: SyntheticData | FolderData | ESC50Data | PreparedData | StrongData = field(
+        default_factory=FolderData
+    )
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"

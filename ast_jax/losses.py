@@ -20,9 +20,9 @@ def cross_entropy(
 
 
 def binary_cross_entropy(
-    logits: Float[Array, "batch classes"], targets: Float[Array, "batch classes"]
+    logits: Float[Array, "*batch classes"], targets: Float[Array, "*batch classes"]
 ) -> Float[Array, ""]:
-    """Computes the mean sigmoid cross-entropy over clips and classes, as BCEWithLogitsLoss.
+    """Computes the mean sigmoid cross-entropy over all logits, as BCEWithLogitsLoss.
 
     Targets are the probability of each class.
     """

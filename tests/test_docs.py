@@ -175,6 +175,11 @@ def assumed(tmp_path_factory, original_tensors, deit_tensors, save_torch):
     splits = ["train", "train", "validation", "test"] * 4
     rows = [f"SOUNDS/{c}.wav,{c[:-2]},{s}" for c, s in zip(clips, splits, strict=True)]
     (folder / "clips.csv").write_text("\n".join(["path,labels,split", *rows]) + "\n")
+    write_clips(folder / "EVENTS", clips, rng)
+    rows = [f"{clip}.wav,0.1,0.2,{clip[:-2]}" for clip in clips]
+    for name, part in (("events", rows), ("test", rows[::4])):
+        text = "\n".join(["filename,start,end,label", *part])
+        (folder / "EVENTS" / f"{name}.csv").write_text(text + "\n")
     write_audioset(folder / "AUDIOSET", rng)
     write_speech_commands(folder / "SPEECH", rng)
     for name in ("ESC-50", "ESC-50-master"):
@@ -227,7 +232,7 @@ def test_every_command_that_is_not_run_is_in_a_page_and_parses(capsys):
 def options():
     """Returns the options of all commands."""
     found = {"--help", "--version", "--append"}  # the last is of scripts in benchmarks/
-    configs = ("train finetune", "train esc50", "show esc10")  # with fields of two kinds of data
+    configs = ("train finetune", "train esc50", "train sound_events", "show esc10")  # with fields of two kinds of data
     for command in (*configs, *(commands_of_main([]).keys() - {"train", "show"})):
         screen = io.StringIO()
         with contextlib.redirect_stdout(screen), pytest.raises(SystemExit):

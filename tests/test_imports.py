@@ -44,12 +44,13 @@ PERMITTED = {
     "fonts": (),
     "figures": ("io", "audio"),
     "models": ("errors", "fields", "io", "urls"),
+    "columns": ("audio", "models.config"),
     "config": ("errors", "fields", "models.config"),
     "config_files": ("errors", "fields", "io", "config"),
     "checkpoint": (*BASICS, "storage", "audio", "models"),
-    "data": (*BASICS, "storage", "audio", "config"),
+    "data": (*BASICS, "storage", "audio", "columns", "config"),
     "evaluation": (
-        *BASICS, "losses", "sharding", "storage", "audio", "figures", "models", "config",
+        *BASICS, "losses", "sharding", "storage", "audio", "figures", "models", "columns", "config",
         "config_files", "checkpoint", "data",
     ),
     "runs": (
@@ -61,11 +62,11 @@ PERMITTED = {
         "checkpoint", "data", "evaluation", "runs",
     ),
     "inference": (
-        *BASICS, "fields", "audio", "fonts", "figures", "models", "checkpoint",
+        *BASICS, "fields", "audio", "fonts", "figures", "models", "columns", "checkpoint",
     ),
     "interfaces": ("errors", "audio", "checkpoint", "inference"),
     "cli": (
-        *BASICS, "ast_jax", "losses", "sharding", "audio", "models", "config", "fields",
+        *BASICS, "ast_jax", "losses", "sharding", "audio", "models", "columns", "config", "fields",
         "config_files", "checkpoint", "data", "evaluation", "runs", "training", "inference",
     ),
     "__main__": ("cli",),
@@ -78,6 +79,7 @@ EXCEPTIONS = {
     ("models.config", "from_pretrained", "checkpoint"),
     ("models.ast", "from_pretrained", "checkpoint"),
     ("models.ast", "save_pretrained", "checkpoint"),
+    ("models.frame_classification", "from_pretrained", "checkpoint"),
 }
 
 

@@ -9,8 +9,9 @@ from flax import nnx, traverse_util
 from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.errors import InputError
 from ast_jax.labels import label_fields
-from ast_jax.models.ast import Classifier, param_shapes
+from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig
+from ast_jax.models.head import Classifier
 from ast_jax.models.positions import resize_position_embeddings
 
 
@@ -55,7 +56,8 @@ def adapt_params(
 
     A different grid of patches (strides, `max_length`, `num_mel_bins`) resizes the positional
     embedding as the original does. Different classes (another number, or other names if `old` had
-    names), or parameters without a head, get a head initialized from `seed`.
+    names), a head for another task (`frame_level`), or parameters without a head, get a head
+    initialized from `seed`.
 
     Raises:
         InputError: another parameter changes its shape; the message names the first.
@@ -68,7 +70,8 @@ def adapt_params(
         )
         params["ast"] = params["ast"] | {"embeddings": embeddings}
     renamed = old.id2label is not None and old.id2label != new.id2label
-    if "classifier" not in params or renamed or old.num_labels != new.num_labels:
+    other_task = old.frame_level != new.frame_level
+    if "classifier" not in params or renamed or other_task or old.num_labels != new.num_labels:
         head = Classifier(new, rngs=nnx.Rngs(seed))
         params["classifier"] = nnx.to_pure_dict(nnx.split(head)[1])
     expected = traverse_util.flatten_dict(param_shapes(new), sep="/")

@@ -61,6 +61,9 @@ def read_checkpoint(
         checkpoint, _, found = read_torch_checkpoint(local, target_fields=dict(changes))
     source = checkpoint.config
     checkpoint = adapt_checkpoint(checkpoint, changes, head_seed)
+    if source.frame_level != checkpoint.config.frame_level and not headless:
+        old, new = ("frame", "clip") if source.frame_level else ("clip", "frame")
+        found.append(f"is {old}-level; its encoder is kept, and the {new}-level head is untrained")
     if guesses is not None:
         if folder and folder != local and folder.parent.name == "checkpoints":
             found.append(f"the run is not finished, and its step {folder.name} is used")

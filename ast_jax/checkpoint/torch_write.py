@@ -37,6 +37,7 @@ def write_original(path: str | Path, checkpoint: Checkpoint) -> None:
     Raises:
         InputError: `path` exists or cannot be written, or PyTorch is not installed.
     """
+    _check_task(checkpoint.config, checkpoint.params, str(path))
     torch = import_torch(f"writing {path}")
     tensors = tensors_from_params(checkpoint.params, "original")
     content = {f"module.{k}": torch.from_numpy(v.copy()) for k, v in tensors.items()}
@@ -99,6 +100,7 @@ def write_huggingface(path: str | Path, checkpoint: Checkpoint) -> None:
         InputError: `path` exists or cannot be written.
     """
     config, extractor, params = checkpoint
+    _check_task(config, params, str(path))
     _write_folder(Path(path), _huggingface_files(config, params, extractor))
 
 
@@ -122,6 +124,7 @@ def save_huggingface(
     """
     check_local(path)
     path = Path(path)
+    _check_task(config, params, str(path))
     _check_shapes(config, params, str(path))
     if extractor is not None:
         if not isinstance(extractor, ASTFeatureExtractor):
@@ -158,6 +161,15 @@ def _write_folder(path: Path, files: dict[str, bytes]) -> None:
             (folder / name).write_bytes(content)
 
 
+def _check_task(config: ASTConfig, params: dict[str, Any], target: str) -> None:
+    """Raises `InputError` for a frame-level head, which would be read as that of clips."""
+    if config.frame_level and "classifier" in params:
+        raise InputError(
+            f"{target}: not written, as PyTorch's classes have no frame-level head; write the "
+            f"encoder alone with ASTModel.from_pretrained and save_pretrained"
+        )
+
+
 def _check_shapes(config: ASTConfig, params: dict[str, Any], source: str) -> None:
     """Raises `InputError` if parameters are not those of the configuration."""
     expected = {part: arrays for part, arrays in param_shapes(config).items() if part in params}
@@ -188,6 +200,7 @@ def _huggingface_files(
     fields = config.to_dict() | {"dtype": "float32"}
     if "classifier" not in params:
         fields["architectures"] = ["ASTModel"]
+        fields.pop("frame_level", None)
     files = {
         WEIGHTS_FILE: save(tensors, metadata={"format": "pt"}),
         CONFIG_FILE: _json_bytes(fields),

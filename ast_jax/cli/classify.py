@@ -69,6 +69,11 @@ def classify(
     classifier = load_classifier(checkpoint, dtype)
     sounds, status = expand_folders(files)
     windows.check_number(len(sounds), output)
+    if classifier.config.frame_level and not windows.are_set:
+        print_note(
+            f"{checkpoint}: is frame-level; a label's score is the highest over time, and --events "
+            f"finds when"
+        )
     unusable: list[str] = []
 
     def find(sounds: list[str]) -> Results:

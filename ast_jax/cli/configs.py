@@ -13,7 +13,7 @@ from ast_jax.errors import InputError, nearest, quoted
 
 # An option beside the fields, as `data` is another dataclass for each kind.
 DataKind = Annotated[
-    Literal["synthetic", "folder", "esc50", "prepared"] | None,
+    Literal["synthetic", "folder", "esc50", "prepared", "strong"] | None,
     tyro.conf.arg(name="data.kind", help_behavior_hint="(default: the configuration's)"),
 ]
 

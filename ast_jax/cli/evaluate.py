@@ -31,12 +31,14 @@ def evaluate(
     calibration: Literal["temperature", "platt"] | None = None,
     output: str = "",
     json: bool = False,
+    recordings: str = "",
 ) -> int:
     """Score checkpoints, and their ensemble, on labeled sounds.
 
     Args:
         checkpoints: as for classify; several are scored as an ensemble too
-        data: a prepared set, the --output of prepare, or a folder with one folder per class
+        data: a prepared set, the --output of prepare, or a folder with one folder per class; for a
+            frame-level checkpoint a CSV or TSV of events: filename, start, end, label
         name: the kind of source, if DATA holds several sets
         split: such as eval or validation+test; the held-out split if empty
         batch_size: clips per batch
@@ -49,10 +51,13 @@ def evaluate(
         calibration: fit the probabilities to frequencies before; platt is for multi-label models
         output: a new folder for scores, per-class scores and predictions
         json: print JSON
+        recordings: the folder of the recordings that a list of events names; the list's if empty
     """
     from rich.console import Console
 
     from ast_jax.cli.compilation_cache import enable_compilation_cache
+    from ast_jax.cli.evaluate_events import evaluate_list
+    from ast_jax.data.sources.event_list import is_event_list
     from ast_jax.evaluation.checkpoints import evaluate_checkpoints
     from ast_jax.evaluation.report import results_json, results_table, write_results
     from ast_jax.evaluation.tuning import TuningOptions, tune
@@ -63,6 +68,17 @@ def evaluate(
     for path in filter(None, (output, thresholds)):
         check_local(path)
         check_free(Path(path))
+    if is_event_list(Path(data)):
+        if len(checkpoints) != 1 or thresholds or split or name:
+            raise InputError(
+                f"{data}: is a list of events, which goes with one checkpoint and without --split, "
+                f"--name and --thresholds"
+            )
+        settings = {"batch_size": batch_size, "workers": workers, "on_device": on_device}
+        enable_compilation_cache()
+        return evaluate_list(
+            checkpoints[0], data, recordings, output, json, **settings, **dtype_change(dtype)
+        )
     options = TuningOptions(min_precision, calibration)
     if thresholds:
         if len(checkpoints) != 1:

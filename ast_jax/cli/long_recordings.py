@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -125,6 +125,8 @@ def classify_windows(
     Raises:
         InputError: an option cannot be used.
     """
+    from ast_jax.columns import Columns
+    from ast_jax.inference.frames import check_no_window, column_slicer, score_columns
     from ast_jax.inference.windows import WindowSlicer, score_windows
 
     new_slicer = partial(WindowSlicer, classifier.feature_extractor, options.window, options.hop)
@@ -132,6 +134,22 @@ def classify_windows(
     thresholds = options.read_thresholds()
     calibration = thresholds.calibration_for(classifier.labels) if thresholds else None
     answer = _answer(classifier, options, thresholds, top_k)
+    score = partial(classifier.probabilities, calibration=calibration)
+
+    def results_by_column() -> Results:
+        with ReadingBar(len(files), is_shown=show_bar) as bar:
+            for file in files:
+                columns = Columns.of(classifier.config, classifier.feature_extractor.sampling_rate)
+                slicer = column_slicer(classifier.feature_extractor, columns)
+                inputs = _read_windows(file, slicer, bar, unusable, scale_loud)
+                windows = score_columns(inputs, slicer, columns, score, batch_size)
+                first = next(windows, None)
+                if first is not None:  # as of a file that cannot be used
+                    yield file, answer(file, chain([first], windows))
+
+    if classifier.config.frame_level:
+        check_no_window(options.window, options.hop)
+        return results_by_column()
 
     def results() -> Results:
         indices: deque[int] = deque()  # of the files of the windows without scores so far
@@ -142,7 +160,6 @@ def classify_windows(
                     indices.append(i)
                     yield each
 
-        score = partial(classifier.probabilities, calibration=calibration)
         with ReadingBar(len(files), is_shown=show_bar) as bar:
             windows = score_windows(inputs(), score, batch_size)
             of_files = ((indices.popleft(), window) for window in windows)

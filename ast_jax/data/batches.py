@@ -88,7 +88,7 @@ def trim(batch: Batch) -> Batch:
 
 @dataclass
 class TrainBatches:
-    """Makes the batch of each training step: inputs, and `targets` float32 (batch, classes).
+    """Makes the batch of each training step: inputs, and `targets` float32 (batch, *target_shape).
 
     With buckets all batches have the arrays of the longest input and `input_length`, int32 (1,),
     for `trim`: of the model input in frames, or of waveforms in samples. So batches of all steps
@@ -204,7 +204,7 @@ class TrainBatches:
 
     def _example(
         self, index: int, position: int
-    ) -> tuple[Waveform, Float32[np.ndarray, " classes"]]:
+    ) -> tuple[Waveform, Float32[np.ndarray, "*target"]]:
         clips = self.clips
         waveform, target = clips.waveforms[index], clips.target(index)
         partner, lam = sample_mixup(self.seed, position, self.mixup, len(clips.waveforms))
@@ -212,7 +212,7 @@ class TrainBatches:
             return waveform, target
         mix = mixup_to_longer if self.input_builder.mask_padding else mixup
         mixed = mix(waveform, clips.waveforms[partner], lam)
-        return mixed, lam * target + (1 - lam) * clips.target(partner)
+        return mixed, lam * target + (1 - lam) * clips.target(partner, len(mixed))
 
     def _order(self, epoch: int) -> np.ndarray:
         # Threads may make batches of two epochs at once: the dict is read once, and replaced
@@ -269,5 +269,5 @@ class EvaluationBatches:
 def _empty(input_builder: InputBuilder, clips: Clips, part: slice) -> Batch:
     """Returns uninitialized arrays for the rows `part` of a batch."""
     rows = part.stop - part.start
-    targets = np.empty((rows, clips.targets.shape[1]), np.float32)
+    targets = np.empty((rows, *clips.target_shape), np.float32)
     return input_builder.empty(rows) | {"targets": targets}

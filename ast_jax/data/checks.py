@@ -1,6 +1,7 @@
 """Checks data against a configuration before training, so that no hours are lost."""
 
 import math
+from operator import attrgetter
 
 import numpy as np
 
@@ -20,8 +21,15 @@ def check_targets(config: TrainConfig, data: DataSet) -> None:
     """Raises `InputError` if the clips' classes do not fit the loss or the sampling.
 
     With cross-entropy a clip may have neither several classes nor none, and of one class alone
-    there is nothing to learn.
+    there is nothing to learn. For strong labels see `check_strong`.
     """
+    if data.train.strong is not None:
+        check_strong(config)
+    elif config.model.frame_level:
+        raise InputError(
+            "model.frame_level is True and the data has no times; give a list of events, "
+            "data.kind=strong, or set model.frame_level=False"
+        )
     if config.data.balanced and not data.train.targets.sum():
         raise InputError(
             "data.balanced is True and no clip to train on has a class; set it to False"
@@ -52,6 +60,24 @@ def check_targets(config: TrainConfig, data: DataSet) -> None:
                 f"{len(sums)} clips have several, while loss is cross_entropy, which is for one "
                 f"class per clip; set loss=binary_cross_entropy"
             )
+
+
+def check_strong(config: TrainConfig) -> None:
+    """Raises `InputError` for what a frame-level model cannot be trained with."""
+    if config.loss != "binary_cross_entropy":
+        raise InputError(
+            "loss is cross_entropy, and sounds with times may overlap or be absent; set "
+            "loss=binary_cross_entropy"
+        )
+    patches = "a frame-level model classifies every patch"
+    for name, reason in (
+        ("augment.roll", "it moves sounds and not their times"),
+        ("augment.patchout_frequency", patches),
+        ("augment.patchout_time", patches),
+        ("model.mask_padding", patches),
+    ):
+        if value := attrgetter(name)(config):
+            raise InputError(f"{name} is {value}, and {reason}; set {name}={type(value)(0)}")
 
 
 def data_notes(config: TrainConfig, data: DataSet, train_hashes: ClipHashes) -> list[str]:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float, Float32, Int
 from rich.progress import track
 from scipy.sparse import csr_array
 
@@ -14,6 +14,7 @@ from ast_jax.audio.decode import LOUD, Recording, read_recording
 from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.audio.pcm import clip_waveform
 from ast_jax.data.sources.manifest import Example
+from ast_jax.data.strong_labels import StrongLabels
 from ast_jax.errors import InputError, quoted
 
 T = TypeVar("T")
@@ -29,15 +30,24 @@ class Clips(NamedTuple):
         targets: float32 (clips, classes), 1 for each class of a clip; sparse in large sets.
         names: the file name or id of each clip, for messages.
         samples: the length of each clip if the waveforms are not in memory, else None.
+        strong: the events in the clips, which are then inputs of a frame-level model, else None.
     """
 
     waveforms: Sequence[np.ndarray]
     targets: np.ndarray | csr_array
     names: Sequence[str] | np.ndarray
     samples: np.ndarray | None = None
+    strong: StrongLabels | None = None
 
-    def target(self, index: int) -> Float32[np.ndarray, " classes"]:
-        """Returns the target of one clip."""
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        """The shape of a clip's target: (classes,), or (columns, classes) with strong labels."""
+        return self.targets.shape[1:] if self.strong is None else self.strong.shape
+
+    def target(self, index: int, samples: int | None = None) -> Float32[np.ndarray, "*target"]:
+        """Returns the target of one clip; of events, of those within so many samples if given."""
+        if self.strong is not None:
+            return self.strong.target(index, samples)
         if isinstance(self.targets, np.ndarray):
             return self.targets[index]
         start, end = self.targets.indptr[index : index + 2]
@@ -45,8 +55,14 @@ class Clips(NamedTuple):
         target[self.targets.indices[start:end]] = 1
         return target
 
-    def all_targets(self) -> Float32[np.ndarray, "clips classes"]:
-        """Returns the targets of all clips."""
+    def scored(self, outputs: np.ndarray) -> Float[np.ndarray, "rows classes"]:
+        """Returns the rows of a model's outputs that metrics count: clips, or columns of sound."""
+        return outputs if self.strong is None else self.strong.scored(outputs)
+
+    def all_targets(self) -> Float32[np.ndarray, "rows classes"]:
+        """Returns the targets of all clips, or of their columns in the order of `scored`."""
+        if self.strong is not None:
+            return self.strong.scored(map(self.target, range(len(self.names))))
         return self.targets if isinstance(self.targets, np.ndarray) else self.targets.toarray()
 
     def class_counts(self) -> Int[np.ndarray, " classes"]:
@@ -125,20 +141,40 @@ def read_clips(
     *,
     scale_loud: bool = False,
 ) -> tuple[Clips, list[str]]:
-    """Decodes recordings of one class each into memory, on all cores, with a progress bar.
+    """Decodes recordings of one class each into memory.
+
+    Args:
+        examples: the recordings.
+        num_labels: the number of classes.
+        sampling_rate: as for `read_waveforms`, as are the rest and the errors.
+        what: a word for the recordings.
+        scale_loud: whether to scale loud clips.
+
+    Returns:
+        The clips, and sentences about what is unusual in them.
+    """
+    paths = [example.path for example in examples]
+    waveforms, notes = read_waveforms(paths, sampling_rate, what, scale_loud=scale_loud)
+    targets = np.eye(num_labels, dtype=np.float32)[[example.labels[0] for example in examples]]
+    return Clips(waveforms, targets, paths), notes
+
+
+def read_waveforms(
+    paths: Sequence[str], sampling_rate: int, what: str, *, scale_loud: bool = False
+) -> tuple[list[np.ndarray], list[str]]:
+    """Decodes recordings into memory, on all cores, with a progress bar.
 
     Takes 4 bytes per sample, 640 kB for 10 s at 16 kHz. Samples beyond [-1, 1] are clipped, as in
     prepared sets.
 
     Args:
-        examples: the recordings.
-        num_labels: the number of classes.
+        paths: of the recordings.
         sampling_rate: the sampling rate to resample to, in Hz.
         what: a word for the recordings, for the progress bar.
         scale_loud: whether to divide clips that go beyond 1 by their peak instead.
 
     Returns:
-        The clips, and sentences about what is unusual in them.
+        The waveforms, and sentences about what is unusual in them.
 
     Raises:
         InputError: files cannot be used, or are shorter than one frame; the message names the first
@@ -155,8 +191,6 @@ def read_clips(
             clip_waveform(recording.waveform)
         return recording
 
-    targets = np.eye(num_labels, dtype=np.float32)[[example.labels[0] for example in examples]]
-    paths = [example.path for example in examples]
     with ThreadPoolExecutor() as pool:
         decoded = pool.map(read, paths)
         results = list(show_progress(decoded, f"reading {what}", len(paths)))
@@ -172,4 +206,4 @@ def read_clips(
     if not scale_loud:
         peaks = [(path, r.peak) for path, r in zip(paths, recordings, strict=True) if r.peak > 1]
         notes += clipping_notes(peaks, len(paths))
-    return Clips([recording.waveform for recording in recordings], targets, paths), notes
+    return [recording.waveform for recording in recordings], notes

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
-from ast_jax.config import ESC50Data, FolderData, PreparedData, TrainConfig
+from ast_jax.columns import Columns
+from ast_jax.config import ESC50Data, FolderData, PreparedData, StrongData, TrainConfig
 from ast_jax.data.clips import DataSet, read_clips
 from ast_jax.data.prepared import open_prepared, read_prepared
 from ast_jax.data.sources.folder import list_folder
 from ast_jax.data.sources.folds import ESC50, list_esc50
 from ast_jax.data.sources.manifest import Example
+from ast_jax.data.strong_recordings import read_strong
 from ast_jax.data.synthetic import SAMPLING_RATE, make_synthetic
 from ast_jax.errors import InputError
 from ast_jax.storage import fetch
@@ -35,6 +37,8 @@ def load_data(config: TrainConfig) -> DataSet:
                 f"{data.digest}; give the set with that digest, or clear data.digest"
             )
         return read_prepared(prepared, rate, data.train, data.evaluation, data.fold, data.test)
+    if isinstance(data, StrongData):
+        return read_strong(data, Columns.of(config.model, rate))
     if rate != SAMPLING_RATE:
         raise InputError(f"frontend.sampling_rate is {rate}; set it to 16000 for synthetic clips")
     return make_synthetic(data.train_clips, data.evaluation_clips, config.seed)

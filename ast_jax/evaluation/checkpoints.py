@@ -115,6 +115,12 @@ def evaluate_checkpoints(
     described = {
         path: read_checkpoint(path, changes, guesses=found)[:2] for path, found in guesses.items()
     }
+    for path, (config, _) in described.items():
+        if config.frame_level:
+            raise InputError(
+                f"{path}: is frame-level; evaluate it on a list of events, a .csv or .tsv of "
+                f"filename, start, end and label"
+            )
     kinds = {config.problem_type: path for path, (config, _) in described.items()}
     if len(kinds) > 1:
         (one, first), (another, second) = kinds.items()

@@ -18,10 +18,12 @@ from ast_jax.audio.sounds import is_batch, naming_sound, read_sound
 from ast_jax.audio.waveform import check_peak, to_array
 from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.checkpoint.load import read_checkpoint
+from ast_jax.columns import Columns
 from ast_jax.errors import InputError
 from ast_jax.inference.batches import check_count, check_output, count_frames, padded_batches
 from ast_jax.inference.embeddings import Embedder, embedding_shape
 from ast_jax.inference.explain import Explainer, Explanation, Method
+from ast_jax.inference.frames import check_no_window, column_slicer, highest_scores, score_columns
 from ast_jax.inference.windows import Window, WindowSlicer, score_windows, slice_sound
 from ast_jax.models.ast import ASTForAudioClassification, round_kernels
 from ast_jax.thresholds import Calibration, Thresholds
@@ -90,6 +92,8 @@ class AudioClassifier:
         batch_size: int = 1,
     ) -> Any:
         """Returns the most probable labels of a sound or of several, best first.
+
+        Of a frame-level model a label's score is the highest over time.
 
         Args:
             audio: a sound or a list of sounds of any kinds and lengths. A sound is a sound file:
@@ -179,7 +183,10 @@ class AudioClassifier:
         self, inputs: Iterator[np.ndarray], top_k: int | None, function: str, batch_size: int
     ) -> Iterator[Labels]:
         for batch, count in padded_batches(inputs, batch_size):
-            for scores in np.asarray(self._apply_model(self._params, batch, function))[:count]:
+            computed = np.asarray(self._apply_model(self._params, batch, function))
+            if self.config.frame_level:
+                computed = highest_scores(computed, batch, self.config, self.feature_extractor)
+            for scores in computed[:count]:
                 yield self.best_labels(scores, top_k)
 
     def best_labels(self, scores: Float32[np.ndarray, " classes"], top_k: int | None) -> Labels:
@@ -208,7 +215,8 @@ class AudioClassifier:
             window: the length of a window in seconds; None for the model's input.
             hop: from the start of one window to the next, in seconds, rounded to whole frames
                 (10 ms at most rates); None for the window's length. The last window is shorter
-                if frames are left that no other window has.
+                if frames are left that no other window has. A frame-level model takes neither:
+                its windows are the columns of patches, 100 ms with a stride of 10 frames.
             sampling_rate: of an array without its own, in Hz.
             batch_size: the number of windows that the device computes at once.
             thresholds: of this model; the scores are calibrated by their calibration, if any.
@@ -222,9 +230,15 @@ class AudioClassifier:
             ...     print(start, end, classifier.labels[scores.argmax()])
         """
         check_count("batch_size", batch_size)
-        slicer = WindowSlicer(self.feature_extractor, window, hop)
         calibration = thresholds.calibration_for(self.labels) if thresholds else None
         score = partial(self.probabilities, calibration=calibration)
+        if self.config.frame_level:
+            check_no_window(window, hop)
+            columns = Columns.of(self.config, self.feature_extractor.sampling_rate)
+            slicer = column_slicer(self.feature_extractor, columns)
+            inputs = slice_sound(sound, sampling_rate, slicer)
+            return score_columns(inputs, slicer, columns, score, batch_size)
+        slicer = WindowSlicer(self.feature_extractor, window, hop)
         return score_windows(slice_sound(sound, sampling_rate, slicer), score, batch_size)
 
     def embed(
@@ -328,6 +342,8 @@ class AudioClassifier:
         self, input_values: npt.ArrayLike, calibration: Calibration | None = None
     ) -> jax.Array:
         """Computes (batch, max_length, num_mel_bins) → (batch, num_labels) on the device.
+
+        A frame-level model's are (batch, columns, num_labels), those of padding included.
 
         Returns before the computation ends; `np.asarray` of the result waits for it. The scores
         of an input on the device that is not finite are NaN.

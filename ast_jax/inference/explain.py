@@ -171,6 +171,8 @@ class Explainer:
         method: Method,
     ) -> Iterator[Explanation]:
         """Yields the explanation of each input; arguments and errors are those of `explain`."""
+        if self.config.frame_level:
+            raise InputError("explain takes a clip-level model, and this one is frame-level")
         if method not in get_args(Method):
             raise InputError(f"method is {method!r}; give one of {', '.join(get_args(Method))}")
         if top_k is not None:

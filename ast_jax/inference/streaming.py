@@ -63,6 +63,11 @@ class StreamingClassifier:
         Raises:
             InputError: an argument cannot be used.
         """
+        if classifier.config.frame_level:
+            raise InputError(
+                "a frame-level model scores whole inputs: give a clip-level model to stream, or "
+                "take the windows of a recording"
+            )
         extractor = classifier.feature_extractor
         calibration = thresholds.calibration_for(classifier.labels) if thresholds else None
         self._scores = partial(classifier.probabilities, calibration=calibration)

@@ -118,6 +118,11 @@ class WindowSlicer:
         self._start = 0  # of the next window, in frames
         self._samples = 0  # so far
 
+    @property
+    def seconds(self) -> float:
+        """The length of what was pushed so far."""
+        return self._samples / self.rate
+
     def push(self, waveform: Float32[np.ndarray, " samples"]) -> list[WindowInput]:
         """Returns the windows that a chunk of any length completes.
 

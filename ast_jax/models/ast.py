@@ -2,24 +2,26 @@
 
 Section 2 of the paper, in order: overlapping patches become tokens with positions (`Embeddings`),
 a ViT encoder of pre-norm layers (`Encoder`), both in encoder.py, and a linear head on the mean of
-the class and the distillation token (`ASTForAudioClassification`).
+the class and the distillation token (`ASTForAudioClassification`), in head.py.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ast_jax.errors import InputError
 from ast_jax.models.attention import check_attn_implementation, resolve_attn_implementation
 from ast_jax.models.config import NUM_PREFIX_TOKENS, ASTConfig
 from ast_jax.models.encoder import Embeddings, Encoder, InputValues, KeepIndices, NumFrames
-from ast_jax.models.layers import LayerNorm, torch_uniform
+from ast_jax.models.head import Classifier
+from ast_jax.models.layers import LayerNorm
 from ast_jax.models.padding import frequency_major
 
 Params = dict[str, Any]  # nested, of arrays
@@ -126,6 +128,17 @@ class ASTModel(nnx.Module):
         x = self.encoder(x, NUM_PREFIX_TOKENS, remat, map_layer_params, unroll, num_tokens)
         return self.layernorm(x).mean(axis=1)
 
+    def columns(
+        self, input_values: InputValues, **options: Any
+    ) -> Float[Array, "batch columns hidden"]:
+        """Computes the mean over frequency of each column of patches.
+
+        `options` are those of `pooled`, without those that leave patches out.
+        """
+        x = self.encoder(self.embeddings(input_values), **options)
+        patches = self.layernorm(x)[:, NUM_PREFIX_TOKENS:]  # frequency-major
+        return patches.reshape(len(x), *self.config.grid, -1).mean(axis=1)
+
     @classmethod
     def from_pretrained(
         cls, path: str | Path, attn_implementation: str | None = None, **changes: Any
@@ -154,22 +167,6 @@ class ASTModel(nnx.Module):
 
         params = {"ast": nnx.to_pure_dict(nnx.state(self, nnx.Param))}
         save_huggingface(path, self.config, params, feature_extractor)
-
-
-class Classifier(nnx.Module):
-    """Layer norm and linear, in float32 whatever the encoder computes in."""
-
-    def __init__(self, config: ASTConfig, *, rngs: nnx.Rngs):
-        width = config.hidden_size
-        init = torch_uniform(fan_in=width)
-        self.layernorm = LayerNorm(width, config.head_layer_norm_eps, "float32", rngs=rngs)
-        self.dense = nnx.Linear(
-            width, config.num_labels, kernel_init=init, bias_init=init, rngs=rngs
-        )
-
-    def __call__(self, pooled: Float[Array, "batch hidden"]) -> Float[Array, "batch labels"]:
-        """Computes logits."""
-        return self.dense(self.layernorm(pooled))
 
 
 class ASTForAudioClassification(nnx.Module):
@@ -202,10 +199,22 @@ class ASTForAudioClassification(nnx.Module):
         map_layer_params: Callable[[Any], Any] = lambda params: params,
         unroll: bool = False,
         num_frames: NumFrames | None = None,
-    ) -> Float[Array, "batch labels"]:
-        """Computes float32 logits; arguments are those of `ASTModel.pooled`."""
+    ) -> Float[Array, "batch *columns labels"]:
+        """Computes float32 logits; arguments are those of `ASTModel.pooled`.
+
+        With `config.frame_level` they are those of each column of patches.
+        """
+        options: dict[str, Any] = {
+            "remat": remat,
+            "map_layer_params": map_layer_params,
+            "unroll": unroll,
+        }
+        if self.config.frame_level:
+            if keep_indices is not None or num_frames is not None:
+                raise InputError("a frame-level model takes neither keep_indices nor num_frames")
+            return self.classifier(self.ast.columns(input_values, **options))
         return self.classifier(
-            self.ast.pooled(input_values, keep_indices, remat, map_layer_params, unroll, num_frames)
+            self.ast.pooled(input_values, keep_indices, num_frames=num_frames, **options)
         )
 
     @classmethod
@@ -227,12 +236,17 @@ class ASTForAudioClassification(nnx.Module):
         from ast_jax.checkpoint.load import read_checkpoint
 
         checkpoint = read_checkpoint(path, changes)
+        if checkpoint.config.frame_level:
+            raise InputError(
+                f"{path}: is a frame-level model; load it with ASTForAudioFrameClassification or "
+                f"ast_jax.load, or give frame_level=False for an untrained clip-level head"
+            )
         return cls.from_params(checkpoint.config, checkpoint.params, attn_implementation)
 
     @classmethod
     def from_params(
         cls, config: ASTConfig, params: Params, attn_implementation: str | None = None
-    ) -> "ASTForAudioClassification":
+    ) -> Self:
         """Returns the model of a configuration with a nested dict of parameters.
 
         NumPy arrays are put on the default device, once and not at every call. With

@@ -64,6 +64,8 @@ class ASTConfig:
             (softmax): how logits become probabilities.
         mask_padding: whether clips shorter than the input are masked: training, evaluation and the
             classifier give the model `num_frames`. Hugging Face's model has no mask.
+        frame_level: whether the head classifies each column of patches, for sound event
+            detection, instead of the clip. In training the data sets it.
         dtype: dtype the encoder computes in, 'float32' or 'bfloat16', or a dtype object of that
             name, which becomes the name. Parameters and logits are float32 in both.
     """
@@ -86,6 +88,7 @@ class ASTConfig:
     problem_type: Literal["single_label_classification", "multi_label_classification"] = (
         "single_label_classification"
     )
+    frame_level: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
     mask_padding: bool = False
 
@@ -122,6 +125,11 @@ class ASTConfig:
         """Tokens the encoder sees: class, distillation, then the patches."""
         frequency, time = self.grid
         return NUM_PREFIX_TOKENS + frequency * time
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of an input's logits: (classes,), or (columns, classes) of a frame-level model."""
+        return (self.grid[1], self.num_labels) if self.frame_level else (self.num_labels,)
 
     @property
     def labels(self) -> list[str]:
@@ -175,6 +183,8 @@ class ASTConfig:
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
                 f"{self.num_attention_heads}; set both"
             )
+        if self.frame_level and self.mask_padding:
+            raise InputError("frame_level and mask_padding exclude each other; set one to False")
         for field_name in ("num_mel_bins", "max_length"):
             if getattr(self, field_name) < self.patch_size:
                 raise InputError(
@@ -197,11 +207,14 @@ class ASTConfig:
         """Returns the fields of Hugging Face's config.json."""
         fields = dataclasses.asdict(self)
         fields.pop("num_labels")  # Hugging Face counts id2label
+        task = "AudioFrame" if fields["frame_level"] else "Audio"
+        if not fields["frame_level"]:
+            del fields["frame_level"]  # a field that Hugging Face does not have
         fields["id2label"] = {str(i): label for i, label in enumerate(self.labels)}
         fields["label2id"] = {label: i for i, label in enumerate(self.labels)}
         return fields | {
             "model_type": MODEL_TYPE,
-            "architectures": ["ASTForAudioClassification"],
+            "architectures": [f"ASTFor{task}Classification"],
             "hidden_act": "gelu",
             "hidden_dropout_prob": 0.0,
             "attention_probs_dropout_prob": 0.0,

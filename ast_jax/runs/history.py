@@ -12,6 +12,12 @@ from ast_jax.runs.plots import draw_loss
 
 HISTORY_FILE = "history.json"
 
+EVENT_METRICS = {
+    "event_f1": "event F1",
+    "segment_f1": "segment F1",
+    "psds1": "PSDS1",
+    "psds2": "PSDS2",
+}
 SHORT_NAMES = {"mean_average_precision": "mAP"}  # of metrics
 
 History = list[dict[str, Any]]
@@ -162,6 +168,10 @@ def _join(first: str, values: list[str], num_epochs: int) -> str:
 
 
 def describe_metrics(row: Mapping[str, Any]) -> str:
-    """Returns the loss, the accuracy and the mAP of an evaluation."""
+    """Returns the loss, the accuracy and the mAP of an evaluation, and those of its events."""
     precision = format_number(row["mean_average_precision"], ".3f")
-    return f"loss {row['loss']:.4f}, accuracy {row['accuracy']:.1%}, mAP {precision}"
+    words = f"loss {row['loss']:.4f}, accuracy {row['accuracy']:.1%}, mAP {precision}"
+    for name, title in EVENT_METRICS.items():
+        if name in row:
+            words += f", {title} {format_number(row[name], '.3f')}"
+    return words

@@ -318,8 +318,10 @@ def describe_data(data: DataSet) -> dict[str, Any]:
     for side, clips in sides.items():
         targets = clips.targets
         digest = hashlib.sha256()
+        events = [] if clips.strong is None else clips.strong.events
         for array in (
-            [targets] if isinstance(targets, np.ndarray) else [targets.indices, targets.indptr]
+            *([targets] if isinstance(targets, np.ndarray) else [targets.indices, targets.indptr]),
+            *events,
         ):
             digest.update(array.tobytes())
         for name, length in zip(clips.names, clips.lengths(), strict=True):

@@ -6,8 +6,10 @@ import numpy as np
 from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
 from ast_jax.config import SyntheticData
 from ast_jax.data.synthetic import write_unseen
+from ast_jax.evaluation.event_report import event_results, events_json, write_event_results
 from ast_jax.evaluation.metrics import Metrics
 from ast_jax.runs.history import History, describe_metrics, kept_epochs
+from ast_jax.runs.plots import draw_class_precisions
 from ast_jax.runs.results import write_run_results
 from ast_jax.training.held_out import predict_clips, score
 from ast_jax.training.setup import Run
@@ -38,11 +40,19 @@ def finalize(run: Run, params: Params, history: History, logits: np.ndarray | No
         logits = predict_clips(run, params, clips) if known_logits is None else known_logits
         metrics = score(run, logits, clips)
         if first:
-            problem_type = run.initial.config.problem_type
-            write_run_results(
-                run.workdir / folder, run.data.labels, metrics, logits, clips, problem_type, kept
-            )
-            lines.append(f"{name}, {kept}: {describe_metrics(metrics._asdict())}")
+            target, labels = run.workdir / folder, run.data.labels
+            row = metrics._asdict()
+            if clips.strong is not None:
+                results = event_results(logits, clips)
+                row = events_json(labels, metrics, results, kept.to_dict())
+                write_event_results(target, labels, row, results)
+                draw_class_precisions(
+                    results.per_class.average_precision, labels, target / "per_class_ap.png"
+                )
+            else:
+                problem_type = run.initial.config.problem_type
+                write_run_results(target, labels, metrics, logits, clips, problem_type, kept)
+            lines.append(f"{name}, {kept}: {describe_metrics(row)}")
     if first:
         if not (run.workdir / "model").exists():
             params = jax.tree.map(np.asarray, params)

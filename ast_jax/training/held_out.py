@@ -12,6 +12,8 @@ from ast_jax.data.batches import Batch
 from ast_jax.data.clips import Clips
 from ast_jax.data.loader import stream
 from ast_jax.errors import InputError, first_line
+from ast_jax.evaluation.event_metrics import frame_metrics
+from ast_jax.evaluation.event_report import event_results
 from ast_jax.evaluation.metrics import Metrics, compute_metrics, ranking_scores
 from ast_jax.evaluation.predict import predict_batches
 from ast_jax.io import atomic_write
@@ -58,6 +60,8 @@ def evaluate_epoch(
         "seconds": round(log.running_loss.seconds, 3),
         **metrics._asdict(),
     }
+    if run.data.evaluation.strong is not None:
+        row |= event_results(logits, run.data.evaluation).summary()
     if run.config.cumulative:
         row |= score_cumulative(run, epoch, history, logits)
     history.append(row)
@@ -101,7 +105,9 @@ def predict_clips(
 
 
 def score(run: Run, logits: np.ndarray, clips: Clips) -> Metrics:
-    """Computes the metrics of (clips, classes) logits, with the training criterion as the loss.
+    """Computes the metrics of the clips' logits, with the training criterion as the loss.
+
+    Those of a frame-level model count its columns: its loss is that of the sounds, without padding.
 
     Raises:
         InputError: the logits are not finite.
@@ -111,9 +117,11 @@ def score(run: Run, logits: np.ndarray, clips: Clips) -> Metrics:
             "the model's output is not finite: training diverged; lower "
             "optimizer.learning_rate, and give another workdir"
         )
-    targets = clips.all_targets()
+    logits, targets = clips.scored(logits), clips.all_targets()
     criterion = run.overrides.loss or LOSSES[run.config.loss]
     loss = float(criterion(jnp.asarray(logits), jnp.asarray(targets)))
+    if clips.strong is not None:
+        return frame_metrics(logits, targets, loss)
     return compute_metrics(ranking_scores(run.initial.config.problem_type, logits), targets, loss)
 
 
@@ -128,14 +136,15 @@ def score_cumulative(
     if jax.process_index():
         return {}
     folder = run.workdir / "predictions"
-    predictions = probabilities(run.initial.config.problem_type, logits)
+    clips = run.data.evaluation
+    predictions = probabilities(run.initial.config.problem_type, clips.scored(logits))
     file = folder / f"epoch-{epoch}.npy"
     with atomic_write(file, replace=True) as temporary, temporary.open("wb") as out:
         np.save(out, predictions)
     total = predictions.astype(np.float64)
     for row in history:
         total += _read_predictions(folder / f"epoch-{row['epoch']}.npy", total.shape)
-    metrics = compute_metrics(total, run.data.evaluation.all_targets(), loss=0.0)
+    metrics = compute_metrics(total, clips.all_targets(), loss=0.0)
     return {
         f"cumulative_{name}": getattr(metrics, name)
         for name in ("mean_average_precision", "mean_auc", "accuracy")

@@ -69,6 +69,7 @@ def initial_checkpoint(
         "id2label": dict(enumerate(data.labels)),
         "num_labels": len(data.labels),
         "problem_type": f"{kind}_label_classification",
+        "frame_level": data.train.strong is not None,
     }
     if not config.init_from:
         model = config.model.replace(**changes)
@@ -83,8 +84,13 @@ def initial_checkpoint(
             console.print(f"note: {config.init_from}: {guess}")
     found = {name: getattr(source.config, name) for name in SIZE}
     found = {name: value for name, value in found.items() if value != getattr(config.model, name)}
-    # The defaults are base384's: another value was set on purpose.
-    if any(getattr(config.model, name) != getattr(ASTConfig, name) for name in found):
+    # The defaults are base384's: another value was set on purpose. The columns of strong labels are
+    # those of the configuration's patch size.
+    if any(
+        getattr(config.model, name) != getattr(ASTConfig, name)
+        or (name == "patch_size" and data.train.strong is not None)
+        for name in found
+    ):
         raise InputError(
             f"{config.init_from}: has "
             + " and ".join(

@@ -95,7 +95,7 @@ class Overrides(NamedTuple):
 
     def check_shapes(self, model: ASTConfig) -> None:
         """Raises `InputError` if a part fails on the model, or returns a wrong shape or type."""
-        logits = jax.ShapeDtypeStruct((2, model.num_labels), "float32")
+        logits = jax.ShapeDtypeStruct((2, *model.output_shape), "float32")
         clip = jax.ShapeDtypeStruct((model.max_length, model.num_mel_bins), "float32")
         key = jax.eval_shape(lambda: jax.random.key(0))
         if self.loss is not None:

@@ -54,7 +54,11 @@ def plot_batch(config: TrainConfig, file: Path, step: int = 0) -> None:
 
 
 def describe_target(target: np.ndarray, labels: list[str]) -> str:
-    """Returns the classes of a clip, with their shares if mixed: '0.62 dog, 0.38 rain'."""
+    """Returns the classes of a clip, with their shares if mixed: '0.62 dog, 0.38 rain'.
+
+    Of a target by time (columns, classes) they are those of any column.
+    """
+    target = target.max(axis=0) if target.ndim > 1 else target
     present = np.flatnonzero(target)
     order = present[np.argsort(-target[present], kind="stable")]
     shares = ["" if target[i] == 1 else f"{target[i]:.2f} " for i in order]
