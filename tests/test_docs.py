@@ -232,7 +232,8 @@ def test_every_command_that_is_not_run_is_in_a_page_and_parses(capsys):
 def options():
     """Returns the options of all commands."""
     found = {"--help", "--version", "--append"}  # the last is of scripts in benchmarks/
-    configs = ("train finetune", "train esc50", "train sound_events", "show esc10")  # with fields of two kinds of data
+    # With the fields of each kind of data.
+    configs = ("train finetune", "train esc50", "train sound_events", "show esc10")
     for command in (*configs, *(commands_of_main([]).keys() - {"train", "show"})):
         screen = io.StringIO()
         with contextlib.redirect_stdout(screen), pytest.raises(SystemExit):

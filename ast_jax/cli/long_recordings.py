@@ -141,7 +141,7 @@ def classify_windows(
             for file in files:
                 columns = Columns.of(classifier.config, classifier.feature_extractor.sampling_rate)
                 slicer = column_slicer(classifier.feature_extractor, columns)
-                inputs = _read_windows(file, slicer, bar, unusable, scale_loud)
+                inputs = read_windows(file, slicer, bar, unusable, scale_loud)
                 windows = score_columns(inputs, slicer, columns, score, batch_size)
                 first = next(windows, None)
                 if first is not None:  # as of a file that cannot be used
