@@ -6,29 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from flax import nnx
 from jaxtyping import Float32
 
-from ast_jax.audio import fbank_jax
-from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.audio.sounds import is_batch, naming_sound, read_sound
-from ast_jax.audio.waveform import check_peak, to_array
 from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.checkpoint.load import read_checkpoint
 from ast_jax.columns import Columns
 from ast_jax.errors import InputError
-from ast_jax.inference.batches import check_count, check_output, count_frames, padded_batches
+from ast_jax.inference.batches import check_count, check_output, padded_batches
 from ast_jax.inference.embeddings import Embedder, embedding_shape
 from ast_jax.inference.explain import Explainer, Explanation, Method
 from ast_jax.inference.frames import check_no_window, column_slicer, highest_scores, score_columns
+from ast_jax.inference.scorer import FUNCTIONS, Scorer
 from ast_jax.inference.windows import Window, WindowSlicer, score_windows, slice_sound
 from ast_jax.models.ast import ASTForAudioClassification, round_kernels
 from ast_jax.thresholds import Calibration, Thresholds
-
-FUNCTIONS = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid, "none": lambda logits: logits}
 
 Labels = list[dict[str, Any]]  # of one sound: {"label": name, "score": number}, best first
 
@@ -49,33 +43,9 @@ class AudioClassifier:
         self.labels = checkpoint.config.labels
         params = round_kernels(checkpoint.config, checkpoint.params)
         self.model = ASTForAudioClassification.from_params(checkpoint.config, params)
-        graphdef, self._params = nnx.split(self.model)
-        multi_label = self.config.problem_type == "multi_label_classification"
-        self._default_function = "sigmoid" if multi_label else "softmax"
-
-        @partial(jax.jit, static_argnames="function")
-        def apply_model(params: nnx.State, input_values: jax.Array, function: str) -> jax.Array:
-            num_frames = self.count_frames(input_values)
-            logits = nnx.merge(graphdef, params)(input_values, num_frames=num_frames)
-            return FUNCTIONS[function](logits)
-
-        @jax.jit
-        def apply_to_waveforms(
-            params: nnx.State, waveforms: jax.Array, lengths: jax.Array
-        ) -> jax.Array:
-            log_mels = fbank_jax.input_values(waveforms, lengths, self.feature_extractor)
-            return apply_model(params, log_mels, self._default_function)
-
-        self._apply_model = apply_model
-        self._apply_to_waveforms = apply_to_waveforms
-        self._embedder = Embedder(self.model.ast, self.count_frames)
+        self._scorer = Scorer(self.model, self.feature_extractor)
+        self._embedder = Embedder(self.model.ast, self._scorer.count_frames)
         self._explainer = Explainer(self.model, self.feature_extractor, self.probabilities)
-
-    def count_frames(self, input_values: jax.Array) -> jax.Array | None:
-        """Returns the model's `num_frames` for model inputs; None if it does not mask padding."""
-        if not self.config.mask_padding:
-            return None
-        return count_frames(input_values, self.feature_extractor)
 
     @property
     def seconds(self) -> float:
@@ -172,7 +142,7 @@ class AudioClassifier:
         check_count("batch_size", batch_size)
         if top_k is not None:
             check_count("top_k", top_k)
-        function = self._default_function if function_to_apply is None else function_to_apply
+        function = self._scorer.function if function_to_apply is None else function_to_apply
         if not isinstance(function, str) or function not in FUNCTIONS:
             raise InputError(
                 f"function_to_apply is {function!r}; give one of {', '.join(FUNCTIONS)}"
@@ -183,7 +153,7 @@ class AudioClassifier:
         self, inputs: Iterator[np.ndarray], top_k: int | None, function: str, batch_size: int
     ) -> Iterator[Labels]:
         for batch, count in padded_batches(inputs, batch_size):
-            computed = np.asarray(self._apply_model(self._params, batch, function))
+            computed = np.asarray(self._scorer(batch, function))
             if self.config.frame_level:
                 computed = highest_scores(computed, batch, self.config, self.feature_extractor)
             for scores in computed[:count]:
@@ -356,19 +326,7 @@ class AudioClassifier:
             InputError: the inputs have another shape, or those in the host's memory NaN or
                 infinite values.
         """
-        expected = (self.feature_extractor.max_length, self.feature_extractor.num_mel_bins)
-        if np.shape(input_values)[1:] != expected or np.ndim(input_values) != 3:
-            raise InputError(
-                f"the inputs have shape {np.shape(input_values)}; give (batch, {expected[0]}, "
-                f"{expected[1]})"
-            )
-        if not isinstance(input_values, jax.Array) and not np.isfinite(input_values).all():
-            raise InputError("the inputs hold NaN or infinite values; repair or leave them out")
-        function = self._default_function
-        if calibration is None:
-            return self._apply_model(self._params, jnp.asarray(input_values), function)
-        logits = self._apply_model(self._params, jnp.asarray(input_values), "none")
-        return FUNCTIONS[function](calibration.rescale(logits))
+        return self._scorer.probabilities(input_values, calibration)
 
     def probabilities_of_waveforms(
         self, waveforms: npt.ArrayLike, lengths: npt.ArrayLike | None = None
@@ -388,16 +346,7 @@ class AudioClassifier:
             InputError: the waveforms or lengths have a wrong shape or type, a length is under a
                 frame or over the samples, or waveforms in the host's memory are not finite.
         """
-        if not isinstance(waveforms, jax.Array):
-            waveforms = to_array(waveforms)
-            _check_finite(waveforms)
-        waveforms = jnp.asarray(waveforms)
-        fbank_jax.check_waveforms(waveforms)
-        size, _ = frame_sizes(self.feature_extractor.sampling_rate)
-        if lengths is None:
-            lengths = np.full(len(waveforms), waveforms.shape[1])
-        fbank_jax.check_lengths(lengths, waveforms, size)
-        return self._apply_to_waveforms(self._params, waveforms, jnp.asarray(lengths))
+        return self._scorer.probabilities_of_waveforms(waveforms, lengths)
 
 
 def load(path: str | Path, **changes: Any) -> AudioClassifier:
@@ -418,11 +367,3 @@ def load(path: str | Path, **changes: Any) -> AudioClassifier:
         [[{'label': 'Dog', 'score': 0.87}], [{'label': 'Rain', 'score': 0.64}]]
     """
     return AudioClassifier(read_checkpoint(path, changes))
-
-
-def _check_finite(waveforms: np.ndarray) -> None:
-    """Raises InputError for the first of several waveforms that cannot be computed with."""
-    if not np.issubdtype(waveforms.dtype, np.floating) or waveforms.ndim != 2:
-        return
-    for i, waveform in enumerate(waveforms):
-        check_peak(waveform, f"waveform {i} of {len(waveforms)} (from 0)")

@@ -218,7 +218,7 @@ def test_a_sound_gives_the_same_result_in_any_batch(classifier, lengths, batch_s
 def test_one_shape_is_compiled_for_all_batches_of_a_list():
     classifier = AudioClassifier(checkpoint_of(CONFIG))
     assert len(classifier([noise()] * 7, sampling_rate=16000, batch_size=3)) == 7
-    assert classifier._apply_model._cache_size() == 1
+    assert classifier._scorer._apply_model._cache_size() == 1
 
 
 def test_a_generator_is_read_as_its_results_are(classifier):

@@ -122,10 +122,10 @@ def test_a_stream_that_is_finished_starts_over(classifier):
 def test_the_model_is_compiled_before_the_first_chunk():
     classifier = AudioClassifier(checkpoint_of(CONFIG))
     streaming = StreamingClassifier(classifier, 0.1)
-    compiled = classifier._apply_model._cache_size()
+    compiled = classifier._scorer._apply_model._cache_size()
     assert compiled
     stream(streaming, [noise(5000)])
-    assert classifier._apply_model._cache_size() == compiled
+    assert classifier._scorer._apply_model._cache_size() == compiled
 
 
 def test_memory_does_not_grow_with_the_stream(classifier):

@@ -149,7 +149,7 @@ def test_one_shape_is_compiled_and_windows_come_as_they_are_computed():
     next(windows)
     assert len(pushed) == 3 - 1 + 2 * 4  # the next batch is read while the device computes
     assert len(list(windows)) == 97
-    assert classifier._apply_model._cache_size() == 1
+    assert classifier._scorer._apply_model._cache_size() == 1
 
 
 def test_the_windows_before_damage_are_kept(classifier, tmp_path):
