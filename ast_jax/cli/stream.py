@@ -2,7 +2,6 @@
 
 import math
 import os
-import queue
 import sys
 import threading
 import time
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 NAME = "standard input"
 READ = 2**16  # bytes at once, at most
-AHEAD = 1024  # reads: at most 64 MiB, then the sender waits
+AHEAD = 2**26  # bytes that are kept; with more the sender waits
 BEHIND = 5.0  # seconds of delay that are told
 NO_OPTIONS = EventOptions()
 
@@ -123,29 +122,44 @@ def _stdin() -> int:
 
 
 def read_ahead(descriptor: int) -> Iterator[bytes]:
-    """Reads a file or pipe in a thread from now on, up to 64 MiB ahead of the iterator returned.
+    """Reads standard input in a thread from now on, up to `AHEAD` of the iterator that it returns.
 
     Raises:
-        OSError: in the iterator, if the file cannot be read.
+        InputError: in the iterator, if it cannot be read.
     """
-    chunks: queue.Queue[bytes | OSError] = queue.Queue(AHEAD)
+    arrived, changed = bytearray(), threading.Condition()
+    end: list[OSError | None] = []  # of the input: an error or None, when it is reached
 
     def read() -> None:
+        error = None
         try:
             while chunk := os.read(descriptor, READ):
-                chunks.put(chunk)
-            chunks.put(b"")
-        except OSError as error:
-            chunks.put(error)
+                with changed:
+                    changed.wait_for(lambda: len(arrived) < AHEAD)
+                    arrived.extend(chunk)
+                    changed.notify_all()
+        except OSError as found:
+            error = found
+        with changed:
+            end.append(error)
+            changed.notify_all()
 
     # Not joined: it may wait for the sender forever.
     threading.Thread(target=read, daemon=True).start()
 
     def iterate() -> Iterator[bytes]:
-        while chunk := chunks.get():
-            if isinstance(chunk, OSError):
-                raise chunk
-            yield chunk
+        while True:
+            with changed:
+                changed.wait_for(lambda: arrived or end)
+                chunk = bytes(arrived[:READ])
+                del arrived[:READ]
+                changed.notify_all()
+            if chunk:
+                yield chunk
+            elif end[0]:
+                raise InputError(f"{NAME} cannot be read ({end[0].strerror}); pipe sound into it")
+            else:
+                return
 
     return iterate()
 
