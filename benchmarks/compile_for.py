@@ -2,7 +2,7 @@
 
     python benchmarks/compile_for.py v5e:1x1 [--clips 12] [--program train] [--size base384]
         [--stride 10] [--remat norms_and_activations] [--shard-optimizer] [--patchout 0 0]
-        [--on-device] [--largest] [--ops 12] [--append benchmarks/RESULTS.md]
+        [--on-device] [--mask-padding] [--largest] [--ops 12] [--append benchmarks/RESULTS.md]
 
 Targets are slices of TPU v4, v5e, v5p and v6e, such as v5e:16x16, and H100s, such as h100:64. The
 programs are those that `train.py` and `ast-jax evaluate` run, in bfloat16. Prints the peak memory
@@ -108,6 +108,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--patchout", type=int, nargs=2, default=(0, 0), metavar=("ROWS", "COLUMNS")
     )
     parser.add_argument("--on-device", action="store_true", help="compute log-mels there")
+    parser.add_argument("--mask-padding", action="store_true", help="of clips of many lengths")
     parser.add_argument("--largest", action="store_true", help="find the largest batch that fits")
     parser.add_argument("--ops", type=int, default=12, help="the largest ops to list")
     parser.add_argument("--append", type=Path, help="a Markdown file")
@@ -165,7 +166,9 @@ def make_config(arguments: argparse.Namespace, devices: int) -> TrainConfig:
         fields["num_hidden_layers"] = arguments.layers
     strides = {"frequency_stride": arguments.stride, "time_stride": arguments.stride}
     config = load_config(CONFIG)
-    config.model = ASTConfig(**fields, **strides, dtype="bfloat16")
+    config.model = ASTConfig(
+        **fields, **strides, dtype="bfloat16", mask_padding=arguments.mask_padding
+    )
     config.remat = arguments.remat
     config.shard_optimizer = arguments.shard_optimizer and devices > 1
     config.augment.patchout_frequency, config.augment.patchout_time = arguments.patchout
@@ -191,6 +194,8 @@ def compile_program(config: TrainConfig, parallel: DataParallel, program: str, c
     else:
         inputs = (rows, model.max_length, model.num_mel_bins)
         batch = {"input_values": (inputs, jnp.float32)}
+    if model.mask_padding:
+        batch["num_frames"] = ((rows,), jnp.int32)
     if program == "train":
         batch["targets"] = ((rows, model.num_labels), jnp.float32)
         function = functions.train_step

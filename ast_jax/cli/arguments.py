@@ -9,6 +9,7 @@ from ast_jax.errors import InputError
 
 CORES = os.cpu_count() or 1
 Dtype = Literal["float32", "bfloat16"] | None
+MaskPadding = bool | None
 
 
 def _at_least(low: int) -> Any:
@@ -34,6 +35,11 @@ Positive = Annotated[int, _at_least(1)]
 def dtype_change(dtype: Dtype) -> dict[str, Any]:
     """Returns the change of a checkpoint's configuration that `--dtype` asks for."""
     return {"dtype": dtype} if dtype else {}
+
+
+def mask_change(mask_padding: MaskPadding) -> dict[str, Any]:
+    """Returns the change of a checkpoint's configuration that `--mask-padding` asks for."""
+    return {} if mask_padding is None else {"mask_padding": mask_padding}
 
 
 def check_given(**paths: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ast_jax.cli.arguments import CORES, Dtype, Positive, check_given
+from ast_jax.cli.arguments import CORES, Dtype, MaskPadding, Positive, check_given
 from ast_jax.cli.command import naming
 from ast_jax.cli.load import load_classifier
 from ast_jax.cli.long_recordings import WindowOptions, classify_windows
@@ -33,6 +33,7 @@ def classify(
     top_k: Positive | None = None,
     batch_size: Positive | None = None,
     dtype: Dtype = None,
+    mask_padding: MaskPadding = None,
     scale_loud: bool = False,
     output: str = "",
     json: bool = False,
@@ -46,6 +47,7 @@ def classify(
         top_k: number of labels per file (5) or window (1)
         batch_size: files (1) or windows (8) that the device computes at once
         dtype: precision of the encoder; bfloat16 is faster on GPUs and TPUs (the checkpoint's)
+        mask_padding: mask the padding of short sounds (as the checkpoint was trained)
         scale_loud: divide sounds that go beyond 1 by their peak
         output: a new .csv, .jsonl or, of events, .txt (Audacity) or .rttm to write results to
         json: print JSON
@@ -61,12 +63,12 @@ def classify(
     form = windows.form() if windows.are_set else LABELS
     suffix = Path(output).suffix.lower()
     given = {"--checkpoint": checkpoint, "--top-k": top_k, "--dtype": dtype}
-    given |= {"--scale-loud": scale_loud} | windows.resumed()
+    given |= {"--mask-padding": mask_padding, "--scale-loud": scale_loud} | windows.resumed()
     if output:
         if json:
             raise InputError(f"--json prints what --output writes to {output}; leave one out")
         check_output(output, form.formats, given)
-    classifier = load_classifier(checkpoint, dtype)
+    classifier = load_classifier(checkpoint, dtype, mask_padding)
     sounds, status = expand_folders(files)
     windows.check_number(len(sounds), output)
     if classifier.config.frame_level and not windows.are_set:

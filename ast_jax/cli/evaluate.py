@@ -6,7 +6,15 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ast_jax.cli.arguments import Dtype, NonNegative, Positive, check_given, dtype_change
+from ast_jax.cli.arguments import (
+    Dtype,
+    MaskPadding,
+    NonNegative,
+    Positive,
+    check_given,
+    dtype_change,
+    mask_change,
+)
 from ast_jax.cli.command import naming
 from ast_jax.errors import InputError, print_note
 from ast_jax.io import check_free
@@ -24,6 +32,7 @@ def evaluate(
     batch_size: Positive = 32,
     workers: NonNegative = 0,
     dtype: Dtype = None,
+    mask_padding: MaskPadding = None,
     on_device: bool = False,
     thresholds: str = "",
     tuning_split: str = "",
@@ -44,6 +53,7 @@ def evaluate(
         batch_size: clips per batch
         workers: processes for batches
         dtype: precision of the encoder; bfloat16 is faster on GPUs and TPUs (the checkpoint's)
+        mask_padding: mask the padding of short clips (as the checkpoint was trained)
         on_device: compute log-mels on the accelerator
         thresholds: a new .json for a threshold per class, of one checkpoint
         tuning_split: the split to choose them on; if empty SPLIT, by five-fold cross-fitting
@@ -99,6 +109,7 @@ def evaluate(
         workers=workers,
         on_device=on_device,
         **dtype_change(dtype),
+        **mask_change(mask_padding),
     )
     tuned = tune(results, options) if thresholds else None
     if output:  # before printing, as the reader of a pipe may close it

@@ -27,6 +27,7 @@ from ast_jax.evaluation.evaluation_set import (
     check_disjoint,
     read_evaluation_set,
 )
+from ast_jax.inference.classifier import AudioClassifier
 from ast_jax.models.ast import ASTForAudioClassification, param_shapes
 from ast_jax.models.config import ASTConfig
 
@@ -442,3 +443,15 @@ def test_all_checkpoints_are_checked_before_any_is_evaluated(
     paths = [saved[name][0] if name in saved else str(tmp_path / name) for name in names]
     with pytest.raises(InputError, match=message):
         evaluate_checkpoints(paths, sounds)
+
+
+def test_short_clips_are_evaluated_as_the_checkpoint_was_trained(tmp_path):
+    clips, logits = make_clips(), {}
+    for masked in (False, True):
+        checkpoint = make_checkpoint(0, max_length=64, mask_padding=masked)
+        logits[masked] = evaluate(checkpoint, clips, LABELS, RATE).probabilities
+        classifier = AudioClassifier(checkpoint)
+        for clip, row in zip(clips.waveforms, logits[masked], strict=True):
+            found = {x["label"]: x["score"] for x in classifier(clip, None, RATE)}
+            np.testing.assert_allclose([found[label] for label in LABELS], row, atol=1e-5)
+    assert np.abs(logits[True] - logits[False]).max() > 1e-3

@@ -416,3 +416,29 @@ def test_classifying_imports_neither_torch_nor_tensorflow_nor_librosa():
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
     assert run.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_length": 32},
+        {"max_length": 77, "time_stride": 6},
+        {"num_mel_bins": 24, "frequency_stride": 8},
+    ],
+)
+def test_a_checkpoint_is_adapted_to_another_input(classifier, tmp_path, changes):
+    save_checkpoint(tmp_path / "x", checkpoint_of(CONFIG))
+    adapted = ast_jax.load(tmp_path / "x", **changes)
+    for name, value in changes.items():
+        assert getattr(adapted.config, name) == value
+    extractor = adapted.feature_extractor
+    assert extractor.max_length == adapted.config.max_length
+    assert extractor.num_mel_bins == adapted.config.num_mel_bins
+    assert adapted.seconds == extractor.max_length / 100
+    sound = noise(20000)
+    model = ASTForAudioClassification.from_pretrained(tmp_path / "x", **changes)
+    expected = model(extractor(sound, 16000))[0]
+    found = adapted(sound, None, 16000, function_to_apply="none")
+    np.testing.assert_allclose(scores_by_label(found), expected, atol=1e-5)
+    others = classifier(sound, None, 16000, function_to_apply="none")
+    assert np.abs(np.subtract(scores_by_label(others), expected)).max() > 1e-3
