@@ -96,6 +96,13 @@ def test_embeddings_are_of_the_patches_without_padding(classifier):
     np.testing.assert_allclose(found["mean"], patches[:, :2].mean((0, 1)), atol=1e-5)
 
 
+def test_no_attention_on_padding_explains_a_score(classifier):
+    for method in ("rollout", "heads"):
+        explanation = classifier.explain(SHORT, method=method, sampling_rate=16000)
+        np.testing.assert_allclose(explanation.padding_share, 0, atol=1e-6)
+        assert explanation.maps[..., : explanation.num_columns].max() > 0
+
+
 def test_a_checkpoint_keeps_its_setting_unless_asked_otherwise(checkpoint, classifier, tmp_path):
     save_checkpoint(tmp_path / "masked", checkpoint)
     masked = ast_jax.load(tmp_path / "masked")
