@@ -80,17 +80,14 @@ class Embeddings(nnx.Module):
         """
         shape = tuple(getattr(input_values, "shape", ()))
         longest, mel_bins = self.input_shape
-        if len(shape) != 3 or not shape[0] or shape[2] != mel_bins:
-            fits = False
-        else:
-            fits = self.patch_size <= shape[1] <= longest
-        if not fits:
+        frames = shape[1] if len(shape) == 3 and shape[0] and shape[2] == mel_bins else 0
+        if not self.patch_size <= frames <= longest:
             raise InputError(
                 f"input_values, a {type(input_values).__name__}, has shape {shape}; give an array "
                 f"(batch, frames, {mel_bins}) with {self.patch_size} to {longest} frames"
             )
         check_num_frames(num_frames, shape[0])
-        rows, columns = self.grid[0], (shape[1] - self.patch_size) // self.time_stride + 1
+        rows, columns = self.grid[0], (frames - self.patch_size) // self.time_stride + 1
         real = real_columns(jnp.asarray(num_frames), self.time_stride, columns)
         positions = self._first_positions(columns)
         if keep_indices is None:

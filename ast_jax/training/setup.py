@@ -26,8 +26,9 @@ from ast_jax.models.attention import TPU_MAX_TOKENS, resolve_attn_implementation
 from ast_jax.runs.workdir import is_extended
 from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
 from ast_jax.training.optimizer import make_optimizer, make_schedule, state_specs
-from ast_jax.training.overrides import NO_OVERRIDES, Overrides
+from ast_jax.training.overrides import NO_OVERRIDES, AugmentClip, Overrides
 from ast_jax.training.step import (
+    Augment,
     Params,
     StepSpec,
     TrainState,
@@ -167,8 +168,7 @@ def map_step_functions(
         schedule = optax.constant_schedule(1.0)
     augment = make_augment(config.augment, extractor)
     if overrides.augment is not None:
-        augment_clips = jax.vmap(overrides.augment)
-        augment = lambda keys, clips, _: augment_clips(keys, clips)  # noqa: E731
+        augment = map_augment(overrides.augment)
     spec = StepSpec(
         graphdef=graph,
         extractor=extractor,
@@ -205,6 +205,12 @@ def map_step_functions(
         init_state=initialize,
         state_specs=specs,
     )
+
+
+def map_augment(augment_clip: AugmentClip) -> Augment:
+    """Returns an augmentation of batches from one's own of a clip, which does not know padding."""
+    augment_clips = jax.vmap(augment_clip)
+    return lambda keys, clips, num_frames: augment_clips(keys, clips)
 
 
 def should_exchange_by_layer(config: TrainConfig, parallel: DataParallel) -> bool:

@@ -76,6 +76,21 @@ def test_a_step_for_tpus_lowers_on_any_host(dtype):
         assert scores not in text
 
 
+@pytest.mark.parametrize(
+    ("implementation", "platform", "kernels"),
+    [("tpu", "tpu", {"tpu_custom_call"}), ("cudnn", "cuda", {FORWARD, BACKWARD})],
+)
+def test_a_step_with_masks_uses_the_same_kernels(implementation, platform, kernels):
+    def masked(params, x):
+        num_frames = jnp.full(2, 40)
+        model = nnx.merge(graphdef(CONFIG, implementation), params)
+        return jnp.sin(model(x, num_frames=num_frames, remat="norms_and_activations")).sum()
+
+    text = lowered(jax.value_and_grad(masked), platform)
+    assert set(calls(text)) == kernels
+    assert f"{CONFIG.num_tokens}x{CONFIG.num_tokens}x" not in text
+
+
 def test_attention_to_more_tokens_than_the_tpu_kernel_holds_runs_in_xla():
     config = CONFIG.replace(max_length=16 * 800)
     assert config.num_tokens == 1602
