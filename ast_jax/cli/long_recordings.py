@@ -137,10 +137,11 @@ def classify_windows(
     score = partial(classifier.probabilities, calibration=calibration)
 
     def results_by_column() -> Results:
+        extractor = classifier.feature_extractor
+        columns = Columns.of(classifier.config, extractor.sampling_rate)
         with ReadingBar(len(files), is_shown=show_bar) as bar:
             for file in files:
-                columns = Columns.of(classifier.config, classifier.feature_extractor.sampling_rate)
-                slicer = column_slicer(classifier.feature_extractor, columns)
+                slicer = column_slicer(extractor, columns)
                 inputs = read_windows(file, slicer, bar, unusable, scale_loud)
                 windows = score_columns(inputs, slicer, columns, score, batch_size)
                 first = next(windows, None)
