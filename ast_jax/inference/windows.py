@@ -134,8 +134,8 @@ class WindowSlicer:
         """
         self._samples += len(waveform)
         log_mel = self._stream.push(waveform)
-        windows = []
-        while len(log_mel):
+        windows: list[WindowInput] = []
+        while True:
             if self._filled < 0:
                 skipped = min(-self._filled, len(log_mel))
                 self._filled += skipped
@@ -146,14 +146,15 @@ class WindowSlicer:
             log_mel = log_mel[taken:]
             self._filled += taken
             self._unheard += taken
-            if taken == len(free):
-                start = self._start * self._shift
-                windows.append(self._input(start, start + self._num_samples))
-                self._frames[: -self._hop] = self._frames[self._hop :]
-                self._filled -= self._hop
-                self._start += self._hop
-                self._unheard = 0
-        return windows
+            start = self._start * self._shift
+            end = start + self._num_samples  # may be after the last frame
+            if taken < len(free) or self._samples < end:
+                return windows
+            windows.append(self._input(start, end))
+            self._frames[: -self._hop] = self._frames[self._hop :]
+            self._filled -= self._hop
+            self._start += self._hop
+            self._unheard = 0
 
     def finish(self) -> list[WindowInput]:
         """Returns the last window, of the frames that no other has; none if there are no such.

@@ -65,7 +65,7 @@ def test_single_samples_may_be_pushed(classifier):
 def test_a_window_is_returned_with_its_last_sample(classifier):
     streaming = StreamingClassifier(classifier, 0.1, 0.05)
     # The eighth and last frame of a window of 1,600 samples ends 80 samples before it.
-    cuts = [1519, 1520, 2319, 2320, 3920]
+    cuts = [1599, 1600, 2399, 2400, 4000]
     counts = [len(streaming.push(chunk, RATE)) for chunk in np.split(noise(4100), cuts)]
     assert counts == [0, 1, 0, 1, 2, 0]
     assert [window[:2] for window in streaming.finish()] == [(0.2, 0.25625)]

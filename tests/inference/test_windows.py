@@ -47,6 +47,7 @@ def test_windows_have_the_inputs_of_clips_and_leave_no_frame_out(samples, window
         first, last = round(start * RATE), round(end * RATE)
         assert (first, start) == (i * slicer.hop_samples, first / RATE)
         assert last - first == round(window * RATE) or (last, i) == (samples, len(found) - 1)
+        assert last <= samples
         np.testing.assert_array_equal(input_values, EXTRACTOR(waveform[first:last], RATE)[0])
         heard[first:last] = True
     # What is left is shorter than a frame, or a last part of a frame.
