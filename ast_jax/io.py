@@ -9,7 +9,7 @@ import shutil
 import socket
 import stat
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -91,13 +91,19 @@ def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
     Bytes of file names that are not UTF-8 are escaped.
     """
-    text = io.StringIO()
     fields = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(text, list(fields), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    lines = [csv_line(fields), *(csv_line(map(row.get, fields)) for row in rows)]
     with atomic_write(file, replace=True) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace")
+        text = "".join(f"{line}\n" for line in lines)
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def csv_line(values: Iterable[Any]) -> str:
+    """Returns a row of a CSV file, without the line break at its end; empty for None."""
+    text = io.StringIO()
+    # Before Python 3.13, only the characters of the line break at the end are quoted within values.
+    csv.writer(text, lineterminator="\r\n").writerow(values)
+    return text.getvalue().removesuffix("\r\n")
 
 
 @contextmanager

@@ -1,3 +1,4 @@
+import csv
 import os
 import subprocess
 import sys
@@ -131,6 +132,13 @@ def test_a_byte_order_mark_in_json_is_skipped(tmp_path):
 def test_a_csv_file_has_a_column_per_field(tmp_path):
     write_csv(tmp_path / "x.csv", [{"a": 1, "b": None}, {"a": 'x, "y"', "c": 0.5}])
     assert (tmp_path / "x.csv").read_text() == 'a,b,c\n1,,\n"x, ""y""",,0.5\n'
+
+
+def test_a_csv_file_keeps_line_breaks_in_values(tmp_path):
+    row = {"clip": "a\nb\rc\r\nd.wav", "e": "f"}
+    write_csv(tmp_path / "x.csv", [row])
+    with (tmp_path / "x.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == [row]
 
 
 def test_a_csv_file_escapes_names_that_are_not_utf8(tmp_path):

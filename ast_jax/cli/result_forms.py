@@ -1,13 +1,12 @@
 """How the results of `classify` look: as text, as JSON, and as lines of files."""
 
-import csv
-import io
 import json
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ast_jax.errors import one_line
+from ast_jax.io import csv_line
 
 if TYPE_CHECKING:
     from ast_jax.cli.output_file import OutputFile
@@ -56,9 +55,7 @@ def percent(label: dict[str, Any]) -> str:
 
 def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
     """Returns rows as CSV, without the last line break."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().removesuffix("\n")
+    return "\n".join(map(csv_line, rows))
 
 
 def json_line(to_json: Callable[[str, Any], dict[str, Any]]) -> Callable[[str, Any], str]:

@@ -1,7 +1,5 @@
 """Files of events, written line by line: CSV, JSON Lines, Audacity labels and RTTM."""
 
-import csv
-import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -10,7 +8,7 @@ from pathlib import Path
 
 from ast_jax.errors import InputError, one_line
 from ast_jax.inference.events import Event
-from ast_jax.io import check_free
+from ast_jax.io import check_free, csv_line
 from ast_jax.urls import check_local
 
 Write = Callable[[str, Event], None]
@@ -25,11 +23,9 @@ def event_fields(recording: str, event: Event) -> dict[str, str | float]:
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def csv_line(recording: str, event: Event) -> str:
+def event_row(recording: str, event: Event) -> str:
     """Returns a row of `COLUMNS`."""
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(event_fields(recording, event).values())
-    return line.getvalue()
+    return csv_line(event_fields(recording, event).values())
 
 
 def json_line(recording: str, event: Event) -> str:
@@ -57,7 +53,7 @@ def rttm_line(recording: str, event: Event) -> str:
 
 
 FORMATS: dict[str, Callable[[str, Event], str]] = {
-    ".csv": csv_line,
+    ".csv": event_row,
     ".jsonl": json_line,
     ".txt": audacity_line,
     ".rttm": rttm_line,

@@ -17,7 +17,7 @@ def written(path, events=EVENTS):
     with open_event_file(path, len({recording for recording, _ in events})) as write:
         for recording, event in events:
             write(recording, event)
-    return path.read_text(encoding="utf-8")
+    return path.read_bytes().decode()
 
 
 def test_csv_has_a_row_an_event(tmp_path):
@@ -29,6 +29,12 @@ def test_csv_has_a_row_an_event(tmp_path):
         ["a b.wav", "0.3", "12.5", 'Child speech, "kid"', "0.876543", "0.5"],
         ["café.wav", "3600.0", "3610.0", "dog", "1.0", "0.333333"],
     ]
+
+
+def test_csv_keeps_line_breaks_in_names(tmp_path):
+    event = Event(0.0, 1.0, "a\rb", 0.5, 0.5)
+    text = written(tmp_path / "x.csv", [("c\nd.wav", event)])
+    assert text.endswith('\n"c\nd.wav",0.0,1.0,"a\rb",0.5,0.5\n')
 
 
 def test_json_lines_have_an_object_an_event(tmp_path):
