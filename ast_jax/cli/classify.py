@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ast_jax.cli.arguments import CORES, Dtype, MaskPadding, Positive, check_given
-from ast_jax.cli.command import naming
+from ast_jax.cli.command import complain, naming
 from ast_jax.cli.load import load_classifier
 from ast_jax.cli.long_recordings import WindowOptions, classify_windows
 from ast_jax.cli.output_file import check_output, open_output
@@ -97,7 +97,11 @@ def classify(
         header = f"{','.join(form.columns)}\n" if suffix == ".csv" else ""
         with naming(output), open_output(output, header, given) as target:
             left = _not_finished(sounds, target.finished, output)
-            write_results(find(left), form, suffix, target)
+            for file in target.damaged:
+                status = complain(f"{file}: could not be read to its end; what precedes is kept")
+            write_results(find(left), form, suffix, unusable, target)
+            if not target.finished:
+                raise InputError(f"{output}: is not written, as none of the files can be used")
         print(f"wrote the {form.name} of {len(left) - len(unusable)} files to {output}", flush=True)
     elif json:
         print_json(find(sounds), form)

@@ -3,10 +3,10 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
 from ast_jax.errors import InputError, quoted
 from ast_jax.io import check_free
@@ -15,15 +15,31 @@ from ast_jax.urls import check_local
 PROGRESS = ".progress"  # is added to the name of the output
 
 
+class Entry(NamedTuple):
+    """A sound file that is finished, as an array in a line of `PATH.progress`.
+
+    Attributes:
+        file: its name.
+        size: of the output then, in bytes.
+        is_damaged: whether it could be read only in part.
+    """
+
+    file: str
+    size: int
+    is_damaged: bool = False
+
+
 class OutputFile:
     """Lines about sound files, in the order of the sound files.
 
     Attributes:
         finished: the sound files of which all lines are there, and how often each.
+        damaged: those of them that could be read only in part.
     """
 
-    def __init__(self, target: TextIO, log: BinaryIO, finished: Counter[str]):
-        self.finished = finished
+    def __init__(self, target: TextIO, log: BinaryIO, entries: "Sequence[Entry]"):
+        self.finished = Counter(entry.file for entry in entries)
+        self.damaged = [entry.file for entry in entries if entry.is_damaged]
         self._target, self._log = target, log
 
     def write(self, text: str) -> None:
@@ -31,11 +47,12 @@ class OutputFile:
         self._target.write(text)
         self._target.flush()
 
-    def finish(self, file: str) -> None:
-        """Records that all lines of a sound file are there."""
-        entry = (file, os.fstat(self._target.fileno()).st_size)
+    def finish(self, file: str, *, is_damaged: bool = False) -> None:
+        """Records that all lines of a sound file are there; or of its part that can be read."""
+        entry = Entry(file, os.fstat(self._target.fileno()).st_size, is_damaged)
         self._log.write(json.dumps(entry).encode() + b"\n")
         self._log.flush()
+        self.finished[file] += 1
 
 
 def check_output(path: str, suffixes: Collection[str], options: Mapping[str, Any]) -> None:
@@ -89,12 +106,12 @@ def open_output(path: str, header: str, options: Mapping[str, Any]) -> Iterator[
         log.seek(0)
         size = os.fstat(target.fileno()).st_size
         entries, end = _read_progress(log, path, options, size)
-        finished_size = entries[-1][1] if entries else 0
+        finished_size = entries[-1].size if entries else 0
+        output = OutputFile(target, log, entries)
         try:
             log.truncate(end)
             if size > finished_size:
                 target.truncate(finished_size)
-            output = OutputFile(target, log, Counter(file for file, _ in entries))
             if not end:
                 log.write(json.dumps({"options": dict(options)}).encode() + b"\n")
                 log.flush()
@@ -102,7 +119,8 @@ def open_output(path: str, header: str, options: Mapping[str, Any]) -> Iterator[
                 output.write(header)
             yield output
         except BaseException:
-            if os.fstat(target.fileno()).st_size <= len(header.encode()):  # nothing to continue
+            is_empty = os.fstat(target.fileno()).st_size <= len(header.encode())
+            if is_empty and not output.finished:  # nothing to continue
                 progress.unlink(missing_ok=True)
                 Path(path).unlink(missing_ok=True)
             raise
@@ -111,7 +129,7 @@ def open_output(path: str, header: str, options: Mapping[str, Any]) -> Iterator[
 
 def _read_progress(
     log: BinaryIO, path: str, options: Mapping[str, Any], size: int | None = None
-) -> tuple[list[tuple[str, int]], int]:
+) -> tuple[list[Entry], int]:
     """Returns the finished sound files with the sizes of the output then, and where these end.
 
     A last line that was not written to its end is left out, and so are sound files of which the
@@ -120,7 +138,9 @@ def _read_progress(
     lines = log.read().split(b"\n")[:-1]
     try:
         stated = json.loads(lines[0])["options"] if lines else dict(options)
-        entries = [(str(file), int(end)) for file, end in map(json.loads, lines[1:])]
+        entries = [Entry(*json.loads(line)) for line in lines[1:]]
+        if not all(isinstance(entry.size, int) for entry in entries):
+            raise TypeError
         changed = [name for name in {**stated, **options} if stated.get(name) != options.get(name)]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}{PROGRESS}: is damaged; remove it and {path}") from None
@@ -131,7 +151,7 @@ def _read_progress(
             f"choose another output, or remove {path} and {path}{PROGRESS}"
         )
     if size is not None:
-        entries = [entry for entry in entries if entry[1] <= size]
+        entries = [entry for entry in entries if entry.size <= size]
     return entries, sum(len(line) + 1 for line in lines[: 1 + len(entries)])
 
 

@@ -2,7 +2,7 @@
 
 import json
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ast_jax.errors import one_line
@@ -72,12 +72,17 @@ LABELS = Form(
 )
 
 
-def write_results(results: Results, form: Form, suffix: str, output: "OutputFile") -> None:
-    """Writes results as they are found, in the format of a suffix."""
+def write_results(
+    results: Results, form: Form, suffix: str, unusable: Sequence[str], output: "OutputFile"
+) -> None:
+    """Writes results as they are found, in the format of a suffix.
+
+    `unusable` has the files that cannot be used, or not completely, when their results are found.
+    """
     for file, found in results:
         for result in found:
             output.write(f"{form.formats[suffix](file, result)}\n")
-        output.finish(file)
+        output.finish(file, is_damaged=file in unusable)
 
 
 def print_results(results: Results, form: Form) -> None:

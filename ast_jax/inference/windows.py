@@ -86,15 +86,16 @@ class WindowSlicer:
         self._extractor, self._size, self._shift = extractor, size, shift
         if window is None:
             window = extractor.max_length * shift / rate
-        self._num_samples = round(_seconds("window", window) * rate)
-        if self._num_samples < size:
-            raise InputError(
-                f"window is {window:g} s and a frame takes {size / rate:g} s: give a longer window"
-            )
-        if self._num_samples > extractor.max_samples:
+        num_samples = _seconds("window", window) * rate  # may be infinite
+        if num_samples > extractor.max_samples + 0.5:
             raise InputError(
                 f"window is {window:g} s and the model's input has "
                 f"{extractor.max_samples / rate:g} s: give a shorter window"
+            )
+        self._num_samples = round(num_samples)
+        if self._num_samples < size:
+            raise InputError(
+                f"window is {window:g} s and a frame takes {size / rate:g} s: give a longer window"
             )
         self.window = self._num_samples / rate
         hop = self.window if hop is None else _seconds("hop", hop)

@@ -273,6 +273,38 @@ def test_an_interrupted_command_continues_with_the_file_that_was_not_finished(
     assert "exists already" in capsys.readouterr().err
 
 
+def test_a_continued_command_fails_if_a_finished_file_was_damaged(
+    capsys, files, options, tmp_path, monkeypatch
+):
+    damaged, output = tmp_path / "damaged.wav", tmp_path / "x.csv"
+    soundfile.write(damaged, np.append(recording(5), np.float32("nan")), 16000, "FLOAT")
+    arguments = (damaged, *files, *options, "--output", output)
+    with monkeypatch.context() as patch:
+        finish = OutputFile.finish
+
+        def interrupt(self, file, **changes):
+            finish(self, file, **changes)
+            raise KeyboardInterrupt
+
+        patch.setattr(OutputFile, "finish", interrupt)
+        assert classify(*arguments) == 130
+    capsys.readouterr()
+    assert classify(*arguments) == 1
+    printed = capsys.readouterr()
+    assert f"ast-jax: {damaged}: could not be read to its end" in printed.err
+    assert printed.out == f"wrote the windows of 2 files to {output}\n"
+
+
+def test_nothing_is_written_if_no_file_can_be_used(capsys, options, tmp_path):
+    output = tmp_path / "new" / "x.csv"
+    assert classify(tmp_path / "none.wav", *options, "--output", output) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"ast-jax: {tmp_path}/none.wav does not exist: give the path of a sound file",
+        f"ast-jax: {output}: is not written, as none of the files can be used",
+    ]
+    assert not output.exists()
+
+
 # ---- options
 
 

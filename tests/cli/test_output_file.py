@@ -74,6 +74,21 @@ def test_a_deleted_output_starts_again_and_one_without_progress_is_complete(tmp_
         check_output(str(path), [".csv"], OPTIONS)
 
 
+def test_finished_files_without_lines_are_kept_and_damaged_ones_are_known(tmp_path):
+    path = str(tmp_path / "x.csv")
+
+    def finish_two():
+        with open_output(path, "header\n", OPTIONS) as output:
+            output.finish("silent")
+            output.finish("damaged", is_damaged=True)
+            raise Killed
+
+    with pytest.raises(Killed):
+        finish_two()
+    with open_output(path, "header\n", OPTIONS) as output:
+        assert (list(output.finished), output.damaged) == (["silent", "damaged"], ["damaged"])
+
+
 def test_other_options_are_refused(tmp_path):
     path, progress = interrupted(tmp_path)
     before = path.read_text()
@@ -89,9 +104,10 @@ def test_other_options_are_refused(tmp_path):
                 action(OPTIONS | changes)
     assert path.read_text() == before
     check_output(str(path), [".csv"], OPTIONS)
-    progress.write_text("no JSON\n")
-    with pytest.raises(InputError, match=r"x.csv.progress: is damaged; remove it and .*x.csv$"):
-        check_output(str(path), [".csv"], OPTIONS)
+    for lines in ("no JSON", '{"options": {}}\n["a", 1e400]'):
+        progress.write_text(f"{lines}\n")
+        with pytest.raises(InputError, match=r"x.csv.progress: is damaged; remove it and .*x.csv$"):
+            check_output(str(path), [".csv"], OPTIONS)
 
 
 def test_two_commands_cannot_write_one_file(tmp_path):

@@ -73,6 +73,7 @@ def test_hops_are_rounded_to_whole_frames():
     [
         (0.024, None, "window is 0.024 s and a frame takes 0.025 s: give a longer window"),
         (0.6, None, "window is 0.6 s and the model's input has 0.495 s: give a shorter window"),
+        (1e308, None, "window is 1e+308 s and the model's input has 0.495 s: give a shorter"),
         (0.4, 0.004, "hop is 0.004 s and frames are 0.01 s apart: give at least that"),
         (0.2, 0.3, "hop is 0.3 s and window 0.2 s, which leaves out what is between windows: "),
         (0, None, "window is 0: give a positive number of seconds"),
