@@ -79,16 +79,19 @@ def evaluate(
         check_local(path)
         check_free(Path(path))
     if is_event_list(Path(data)):
-        if len(checkpoints) != 1 or thresholds or split or name:
+        others = (name, split, thresholds, tuning_split, min_precision, calibration)
+        if len(checkpoints) != 1 or any(others):
             raise InputError(
                 f"{data}: is a list of events, which goes with one checkpoint and without --split, "
-                f"--name and --thresholds"
+                f"--name, --thresholds and their options"
             )
         settings = {"batch_size": batch_size, "workers": workers, "on_device": on_device}
         enable_compilation_cache()
         return evaluate_list(
             checkpoints[0], data, recordings, output, json, **settings, **dtype_change(dtype)
         )
+    if recordings:
+        raise InputError(f"--recordings is for a list of events, and {data} is none; leave it out")
     options = TuningOptions(min_precision, calibration)
     if thresholds:
         if len(checkpoints) != 1:

@@ -24,7 +24,7 @@ from ast_jax.io import write_csv, write_json
 from ast_jax.losses import probabilities
 
 COLUMNS = {  # of a table
-    "mean_average_precision": "mAP of frames",
+    "mean_average_precision": "mAP",
     "event_f1": "event F1",
     "segment_f1": "segment F1",
     "psds1": "PSDS1",

@@ -137,6 +137,8 @@ def test_evaluate_scores_a_list_of_events(finished, events, tmp_path, capsys):
         evaluate((run,), data=str(events.parent))
     with pytest.raises(InputError, match="which goes with one checkpoint"):
         evaluate((run, run), data=str(events))
+    with pytest.raises(InputError, match="--recordings is for a list of events"):
+        evaluate((run,), data=str(events.parent), recordings="x")
 
 
 def test_other_times_are_other_recordings_for_a_run_that_resumes(events, tmp_path):
