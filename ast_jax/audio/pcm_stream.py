@@ -26,6 +26,11 @@ def _from_int24(data: bytes) -> np.ndarray:
     return padded.reshape(-1).view("<i4").astype(np.float32) / np.float32(2**31)
 
 
+def _from_float64(data: bytes) -> np.ndarray:
+    with np.errstate(over="ignore"):  # infinite samples are refused later
+        return np.frombuffer(data, "<f8").astype(np.float32)
+
+
 # Bytes of a sample, and what decodes samples to float32, as libsndfile does.
 ENCODINGS: dict[str, tuple[int, Callable[[bytes], np.ndarray]]] = {
     "u8": (1, lambda data: (np.frombuffer(data, np.uint8) - np.float32(128)) / np.float32(128)),
@@ -33,7 +38,7 @@ ENCODINGS: dict[str, tuple[int, Callable[[bytes], np.ndarray]]] = {
     "s24": (3, _from_int24),
     "s32": (4, lambda data: np.frombuffer(data, "<i4").astype(np.float32) / np.float32(2**31)),
     "f32": (4, lambda data: np.frombuffer(data, "<f4")),
-    "f64": (8, lambda data: np.frombuffer(data, "<f8").astype(np.float32)),
+    "f64": (8, _from_float64),
 }
 
 # The start of a WAV, and one that is cut at the end of the bytes that have arrived.

@@ -14,7 +14,7 @@ from ast_jax.cli.reading_bar import ReadingBar
 from ast_jax.cli.result_forms import LABELS, Form, Results
 from ast_jax.cli.sound_files import STDIN, complain_about, read_stdin
 from ast_jax.errors import InputError, print_note
-from ast_jax.io import check_free
+from ast_jax.io import check_free, json_checksum, read_json
 from ast_jax.urls import check_local
 
 if TYPE_CHECKING:
@@ -90,8 +90,14 @@ class WindowOptions(EventOptions):
         return EVENTS if self.events else WINDOWS
 
     def resumed(self) -> dict[str, Any]:
-        """Returns the options that determine an output file, by name."""
+        """Returns the options that determine an output file, by name.
+
+        Raises:
+            InputError: the file of thresholds cannot be read.
+        """
         names = {f"--{name.replace('_', '-')}": value for name, value in asdict(self).items()}
+        if self.thresholds:
+            names["a --thresholds file of checksum"] = json_checksum(read_json(self.thresholds))
         return names | {"--timeline": ""}
 
 

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -196,7 +197,9 @@ def _windows(
                     f"level, or correct --format"
                 )
             start = time.perf_counter()
-            windows = streaming.push(block, format.rate)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of what the note is about
+                windows = streaming.push(block, format.rate)
             pace.add(time.perf_counter() - start, len(block) / format.rate)
             yield from windows
     except InputError:

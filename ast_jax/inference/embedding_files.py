@@ -119,7 +119,8 @@ def _write_parquet(
     ]
     fields = [pa.field(name, array.type) for name, array in zip(names, empty, strict=True)]
     schema = pa.schema(fields, {"ast_jax": about})
-    with pq.ParquetWriter(path, schema) as writer:
+    # pyarrow takes paths of UTF-8 only.
+    with path.open("wb") as file, pq.ParquetWriter(file, schema) as writer:
         for blocks in zip(*(column.blocks() for column in columns.values()), strict=True):
             arrays = [array_of(*each) for each in zip(columns, blocks, strict=True)]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))

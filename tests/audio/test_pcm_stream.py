@@ -79,6 +79,10 @@ def test_samples_are_returned_as_they_arrive():
     assert [len(next(blocks)) for _ in range(2)] == [50, 1]
 
 
+def test_doubles_beyond_float32_are_infinite():
+    assert read(wav(np.full((3, 1), 1e300), subtype="DOUBLE"))[1].tolist() == [[np.inf]] * 3
+
+
 def test_metadata_are_skipped_and_a_wav_of_the_same_format_may_follow():
     samples = noise(251)[:, 0]
     mono = wav(samples, subtype="PCM_U8")  # 251 bytes, and one of padding

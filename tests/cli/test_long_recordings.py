@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 import ast_jax
+from ast_jax.cli.long_recordings import WindowOptions
 from ast_jax.cli.main import main
 from ast_jax.cli.output_file import OutputFile
 from ast_jax.inference.events import EventTracker, find_events
@@ -193,6 +194,9 @@ def test_thresholds_of_a_file_are_used_with_its_calibration(capsys, classifier, 
     found = json.loads(capsys.readouterr().out)
     assert [(i["start"], i["label"]) for i in found] == [(e.start, e.label) for e in expected]
     assert [i["peak"] for i in found] == pytest.approx([e.peak for e in expected], abs=2e-6)
+    before = WindowOptions(events=True, thresholds=path).resumed()
+    Thresholds(labels, thresholds.values).write(path)
+    assert before != WindowOptions(events=True, thresholds=path).resumed()
 
 
 def test_a_recording_without_events_says_so_and_a_timeline_is_drawn(

@@ -256,11 +256,11 @@ def test_a_slow_device_is_told_once(capsys):
 
 
 def test_loud_samples_and_odd_bytes_are_told_once(stream, capsys):
-    samples = np.float32(200) * sound() / np.float32(2**15)
+    samples = np.float32(2000) * sound() / np.float32(2**15)
     assert stream(samples.tobytes() + b"12", "--format", "f32", "--rate", RATE) == 0
     notes = capsys.readouterr().err.splitlines()[1:]
     assert len(notes) == 2
-    assert notes[0].startswith("note: standard input reaches 14.")
+    assert notes[0].startswith("note: standard input reaches 14")
     assert notes[1] == "note: standard input ends within a sample; bytes that are left out: 2"
 
 
