@@ -1,8 +1,8 @@
 """`ast-jax classify`: labels sound files."""
 
 import sys
-from collections import Counter, deque
-from collections.abc import Iterator
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,8 +18,6 @@ from ast_jax.cli.sound_files import expand_folders, read_inputs
 from ast_jax.errors import InputError, print_note
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ast_jax.inference.classifier import AudioClassifier
 
 
@@ -119,17 +117,13 @@ def _classify_files(
     scale_loud: bool,
 ) -> Results:
     """Yields the labels of each file; arguments are those of `classify_windows`."""
-    names: deque[str] = deque()  # of the inputs without labels so far
+    from ast_jax.inference.batching import map_values
 
-    def inputs() -> "Iterator[np.ndarray]":
-        for file, values in read_inputs(
-            sounds, classifier, CORES + batch_size, unusable, scale_loud=scale_loud
-        ):
-            names.append(file)
-            yield values
-
-    for labels in classifier.classify_inputs(inputs(), top_k, batch_size=batch_size):
-        yield names.popleft(), [labels]
+    ahead = CORES + batch_size
+    inputs = read_inputs(sounds, classifier, ahead, unusable, scale_loud=scale_loud)
+    compute = partial(classifier.classify_inputs, top_k=top_k, batch_size=batch_size)
+    for file, labels in map_values(compute, inputs):
+        yield file, [labels]
 
 
 def _not_finished(sounds: list[str], finished: Counter[str], output: str) -> list[str]:

@@ -1,7 +1,7 @@
 """`ast-jax embed`: writes the embeddings of recordings to a file."""
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,8 +15,6 @@ from ast_jax.io import check_free, json_checksum
 from ast_jax.urls import check_local
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ast_jax.cli.recordings import Recordings, Row
     from ast_jax.inference.classifier import AudioClassifier
     from ast_jax.inference.embedding_files import Column
@@ -121,8 +119,6 @@ def _compute(
     scale_loud: bool,
 ) -> None:
     """Computes the parts that are not finished, with a progress bar on a terminal."""
-    from functools import partial
-
     from rich.console import Console
     from rich.progress import Progress
 
@@ -174,17 +170,16 @@ def _add_rows(
     batch_size: int,
 ) -> Iterator[int]:
     """Adds the embeddings of rows, and yields the index of the recording of each."""
-    waiting: deque[tuple[int, tuple[float, float]]] = deque()  # rows without embeddings so far
+    from ast_jax.inference.batching import map_values
 
-    def inputs() -> "Iterator[np.ndarray]":
-        for file, times, input_values in rows:
-            waiting.append((file, times))
-            yield input_values
-
-    for embedding in classifier.embed_inputs(
-        inputs(), about["pooling"], about["layer"], batch_size
-    ):
-        file, times = waiting.popleft()
+    items = (((file, times), input_values) for file, times, input_values in rows)
+    compute = partial(
+        classifier.embed_inputs,
+        pooling=about["pooling"],
+        layer=about["layer"],
+        batch_size=batch_size,
+    )
+    for (file, times), embedding in map_values(compute, items):
         parts.add(file, times, embedding)
         yield file
 

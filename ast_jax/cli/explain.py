@@ -1,7 +1,6 @@
 """`ast-jax explain`: draws what the scores of sound files depend on."""
 
-from collections import deque
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,8 +14,6 @@ from ast_jax.io import check_free
 from ast_jax.urls import check_local
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ast_jax.inference.explain import Explanation
 
 SUFFIXES = (".png", ".npz")
@@ -56,19 +53,15 @@ def explain(
     sounds, status = expand_folders(files)
     targets = _choose_targets(sounds, output, method)
     classifier = load_classifier(checkpoint, dtype)
+    from ast_jax.inference.batching import map_values
+
     unusable: list[str] = []
-    names: deque[str] = deque()  # of the inputs without explanations so far
-
-    def inputs() -> "Iterator[np.ndarray]":
-        for file, values in read_inputs(
-            sounds, classifier, CORES, unusable,
-            scale_loud=scale_loud, advice="cut the part to explain into a file of its own",
-        ):  # fmt: skip
-            names.append(file)
-            yield values
-
-    for explanation in classifier.explain_inputs(inputs(), labels or None, top_k, method):
-        file = names.popleft()
+    inputs = read_inputs(
+        sounds, classifier, CORES, unusable,
+        scale_loud=scale_loud, advice="cut the part to explain into a file of its own",
+    )  # fmt: skip
+    compute = partial(classifier.explain_inputs, labels=labels or None, top_k=top_k, method=method)
+    for file, explanation in map_values(compute, inputs):
         print(one_line(file))
         for label, score in zip(explanation.labels, explanation.scores, strict=True):
             print(f"  {score:6.1%}  {label}")

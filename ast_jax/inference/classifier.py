@@ -15,7 +15,7 @@ from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.checkpoint.load import read_checkpoint
 from ast_jax.columns import Columns
 from ast_jax.errors import InputError
-from ast_jax.inference.batches import check_count, check_output, padded_batches
+from ast_jax.inference.batching import check_count, check_output, padded_batches
 from ast_jax.inference.embeddings import Embedder, embedding_shape
 from ast_jax.inference.explain import Explainer, Explanation, Method
 from ast_jax.inference.frames import check_no_window, column_slicer, highest_scores, score_columns

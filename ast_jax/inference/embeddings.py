@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ast_jax.errors import InputError
-from ast_jax.inference.batches import check_count, check_output, padded_batches
+from ast_jax.inference.batching import check_count, map_batches
 from ast_jax.models.ast import ASTModel
 from ast_jax.models.config import NUM_PREFIX_TOKENS, ASTConfig
 from ast_jax.models.encoder import InputValues, NumFrames
@@ -58,27 +58,9 @@ class Embedder:
     ) -> Iterator[np.ndarray]:
         """Yields the embedding of each input; arguments and errors are those of `embed_inputs`."""
         check_count("batch_size", batch_size)
-        return self._embed(
-            iter(inputs), pooling, check_embedding(self.config, pooling, layer), batch_size
-        )
-
-    def _embed(
-        self, inputs: Iterator[np.ndarray], pooling: str, layer: int | None, batch_size: int
-    ) -> Iterator[np.ndarray]:
-        computing: tuple[jax.Array, int] | None = None
-        for batch, count in padded_batches(inputs, batch_size):
-            started = self._apply_model(self._params, batch, pooling, layer)
-            if computing:  # the device computes a batch while the last is used and the next is read
-                yield from _checked_rows(*computing)
-            computing = started, count
-        if computing:
-            yield from _checked_rows(*computing)
-
-
-def _checked_rows(embeddings: jax.Array, count: int) -> Iterator[np.ndarray]:
-    for embedding in np.asarray(embeddings)[:count]:
-        check_output(embedding)
-        yield embedding
+        layer = check_embedding(self.config, pooling, layer)
+        compute = partial(self._apply_model, self._params, pooling=pooling, layer=layer)
+        return map_batches(compute, iter(inputs), batch_size)
 
 
 def check_embedding(config: ASTConfig, pooling: Any, layer: Any) -> int | None:

@@ -15,7 +15,7 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.audio.kaldi import frame_sizes, mel_frequency
 from ast_jax.errors import InputError, nearest, quoted
 from ast_jax.inference.attribution import prefix_attention, relevance, rollout
-from ast_jax.inference.batches import check_count, check_output, count_frames
+from ast_jax.inference.batching import check_count, check_output, count_frames
 from ast_jax.io import atomic_write
 from ast_jax.models.ast import ASTForAudioClassification
 from ast_jax.models.config import NUM_PREFIX_TOKENS, ASTConfig

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.columns import Columns
 from ast_jax.errors import InputError
-from ast_jax.inference.batches import count_frames
+from ast_jax.inference.batching import count_frames
 from ast_jax.inference.windows import Window, WindowInput, WindowSlicer, score_windows
 from ast_jax.models.config import ASTConfig
 

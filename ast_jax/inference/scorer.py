@@ -13,7 +13,7 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.audio.waveform import check_peak, to_array
 from ast_jax.errors import InputError
-from ast_jax.inference.batches import count_frames
+from ast_jax.inference.batching import count_frames
 from ast_jax.models.ast import ASTForAudioClassification
 from ast_jax.thresholds import Calibration
 

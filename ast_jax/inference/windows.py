@@ -1,8 +1,8 @@
 """Windows of long recordings: their model inputs, scores and aggregates."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.audio.log_mel_stream import LogMelStream
 from ast_jax.audio.sounds import naming_sound, read_sound_blocks
 from ast_jax.errors import InputError
-from ast_jax.inference.batches import check_output, padded_batches
+from ast_jax.inference.batching import map_batches, map_values
 
 AGGREGATES = ("mean", "max", "noisy-or")
 
@@ -239,30 +239,18 @@ def score_windows(
     Raises:
         InputError: the model's output is not finite, or as `inputs` raise.
     """
-    times: deque[tuple[float, float]] = deque()  # of the windows without scores so far
     failures: list[InputError] = []
 
-    def input_values() -> Iterator[np.ndarray]:
+    def timed_values() -> Iterator[tuple[tuple[float, float], np.ndarray]]:
         try:
             for start, end, values in inputs:
-                times.append((start, end))
-                yield values
+                yield (start, end), values
         except InputError as error:
             failures.append(error)
 
-    def wait_for(scores: jax.Array, count: int) -> Iterator[Window]:
-        for row in np.asarray(scores)[:count]:
-            check_output(row)
-            yield Window(*times.popleft(), row)
-
-    computing: list[tuple[jax.Array, int]] = []  # one batch at most
-    for batch, count in padded_batches(input_values(), batch_size):
-        scores = score(batch)
-        for each in computing:
-            yield from wait_for(*each)
-        computing = [(scores, count)]
-    for each in computing:
-        yield from wait_for(*each)
+    compute = partial(map_batches, score, batch_size=batch_size)
+    for (start, end), scores in map_values(compute, timed_values()):
+        yield Window(start, end, scores)
     if failures:
         raise failures[0]
 

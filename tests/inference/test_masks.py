@@ -10,7 +10,7 @@ import pytest
 import ast_jax
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
-from ast_jax.inference.batches import count_frames
+from ast_jax.inference.batching import count_frames
 from ast_jax.inference.classifier import AudioClassifier
 from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig

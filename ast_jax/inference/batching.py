@@ -1,9 +1,11 @@
 """Batches of model inputs, and checks of what the model makes of them."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -11,6 +13,10 @@ from jaxtyping import Array, Float, Int
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.errors import InputError
 from ast_jax.fields import Range, check_value
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+Result = TypeVar("Result")
 
 
 def padded_batches(
@@ -26,6 +32,52 @@ def padded_batches(
         padded = np.zeros((size, *batch[0].shape), np.float32)
         padded[: len(batch)] = batch
         yield padded, len(batch)
+
+
+def map_batches(
+    compute: Callable[[np.ndarray], jax.Array], inputs: Iterator[np.ndarray], batch_size: int
+) -> Iterator[np.ndarray]:
+    """Yields the model's output for each input, computed in the batches of `padded_batches`.
+
+    The next batch is read while the device computes.
+
+    Raises:
+        InputError: an output is not finite.
+    """
+    computing: tuple[jax.Array, int] | None = None
+    for batch, count in padded_batches(inputs, batch_size):
+        started = compute(batch), count
+        if computing:
+            yield from _checked_rows(*computing)
+        computing = started
+    if computing:
+        yield from _checked_rows(*computing)
+
+
+def _checked_rows(outputs: jax.Array, count: int) -> Iterator[np.ndarray]:
+    for output in np.asarray(outputs)[:count]:
+        check_output(output)
+        yield output
+
+
+def map_values(
+    function: Callable[[Iterator[Value]], Iterable[Result]], items: Iterable[tuple[Key, Value]]
+) -> Iterator[tuple[Key, Result]]:
+    """Yields the key of each item with the result of its value.
+
+    Args:
+        function: returns the results of several values in order; may read values ahead.
+        items: (key, value) each.
+    """
+    keys: deque[Key] = deque()  # of the values without results so far
+
+    def values() -> Iterator[Value]:
+        for key, value in items:
+            keys.append(key)
+            yield value
+
+    for result in function(values()):
+        yield keys.popleft(), result
 
 
 def count_frames(
