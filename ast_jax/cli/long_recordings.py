@@ -1,6 +1,5 @@
 """`ast-jax classify` of long recordings: windows, events, and answers for the whole."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -18,6 +17,9 @@ from ast_jax.io import check_free, json_checksum, read_json
 from ast_jax.urls import check_local
 
 if TYPE_CHECKING:
+    import jax
+    import numpy as np
+
     from ast_jax.audio.source import SoundFile
     from ast_jax.inference.classifier import AudioClassifier
     from ast_jax.inference.events import Event, EventTracker
@@ -131,49 +133,66 @@ def classify_windows(
     Raises:
         InputError: an option cannot be used.
     """
-    from ast_jax.columns import Columns
-    from ast_jax.inference.frames import check_no_window, column_slicer, score_columns
-    from ast_jax.inference.windows import WindowSlicer, score_windows
-
-    new_slicer = partial(WindowSlicer, classifier.feature_extractor, options.window, options.hop)
-    new_slicer()  # raises the errors of options
-    thresholds = options.read_thresholds()
-    calibration = thresholds.calibration_for(classifier.labels) if thresholds else None
-    answer = _answer(classifier, options, thresholds, top_k)
-    score = partial(classifier.probabilities, calibration=calibration)
-
-    def results_by_column() -> Results:
-        extractor = classifier.feature_extractor
-        columns = Columns.of(classifier.config, extractor.sampling_rate)
-        with ReadingBar(len(files), is_shown=show_bar) as bar:
-            for file in files:
-                slicer = column_slicer(extractor, columns)
-                inputs = read_windows(file, slicer, bar, unusable, scale_loud)
-                windows = score_columns(inputs, slicer, columns, score, batch_size)
-                first = next(windows, None)
-                if first is not None:  # as of a file that cannot be used
-                    yield file, answer(file, chain([first], windows))
+    from ast_jax.inference.frames import check_no_window
+    from ast_jax.inference.windows import WindowSlicer
 
     if classifier.config.frame_level:
         check_no_window(options.window, options.hop)
-        return results_by_column()
+        score_files = partial(_score_columns, classifier=classifier)
+    else:
+        slicer_args = classifier.feature_extractor, options.window, options.hop
+        WindowSlicer(*slicer_args)  # raises the errors of options
+        score_files = partial(_score_windows, new_slicer=partial(WindowSlicer, *slicer_args))
+    thresholds = options.read_thresholds()
+    calibration = thresholds.calibration_for(classifier.labels) if thresholds else None
+    score = partial(classifier.probabilities, calibration=calibration)
+    answer = _answer(classifier, options, thresholds, top_k)
 
     def results() -> Results:
-        indices: deque[int] = deque()  # of the files of the windows without scores so far
-
-        def inputs() -> "Iterator[WindowInput]":
-            for i, file in enumerate(files):
-                for each in read_windows(file, new_slicer(), bar, unusable, scale_loud):
-                    indices.append(i)
-                    yield each
-
         with ReadingBar(len(files), is_shown=show_bar) as bar:
-            windows = score_windows(inputs(), score, batch_size)
-            of_files = ((indices.popleft(), window) for window in windows)
-            for i, windows_of_file in groupby(of_files, key=itemgetter(0)):
-                yield files[i], answer(files[i], (window for _, window in windows_of_file))
+            read = partial(read_windows, bar=bar, unusable=unusable, scale_loud=scale_loud)
+            for file, windows in score_files(files, read, score, batch_size):
+                yield file, answer(file, windows)
 
     return results()
+
+
+def _score_windows(
+    files: list[str],
+    read: "Callable[[str, WindowSlicer], Iterator[WindowInput]]",
+    score: "Callable[[np.ndarray], jax.Array]",
+    batch_size: int,
+    new_slicer: "Callable[[], WindowSlicer]",
+) -> "Iterator[tuple[str, Iterator[Window]]]":
+    """Yields each file that can be used, with its windows; those of several share batches."""
+    from ast_jax.inference.batching import map_values
+    from ast_jax.inference.windows import score_windows
+
+    inputs = ((i, each) for i, file in enumerate(files) for each in read(file, new_slicer()))
+    windows = map_values(partial(score_windows, score=score, batch_size=batch_size), inputs)
+    for i, windows_of_file in groupby(windows, key=itemgetter(0)):
+        yield files[i], map(itemgetter(1), windows_of_file)
+
+
+def _score_columns(
+    files: list[str],
+    read: "Callable[[str, WindowSlicer], Iterator[WindowInput]]",
+    score: "Callable[[np.ndarray], jax.Array]",
+    batch_size: int,
+    classifier: "AudioClassifier",
+) -> "Iterator[tuple[str, Iterator[Window]]]":
+    """Yields each file that can be used, with the columns that a frame-level model scores."""
+    from ast_jax.columns import Columns
+    from ast_jax.inference.frames import column_slicer, score_columns
+
+    extractor = classifier.feature_extractor
+    columns = Columns.of(classifier.config, extractor.sampling_rate)
+    for file in files:
+        slicer = column_slicer(extractor, columns)
+        windows = score_columns(read(file, slicer), slicer, columns, score, batch_size)
+        first = next(windows, None)
+        if first is not None:  # as of a file that cannot be used
+            yield file, chain([first], windows)
 
 
 def _answer(
