@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float32
 
-from ast_jax.audio.sounds import is_batch, naming_sound, read_sound
 from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.checkpoint.load import read_checkpoint
 from ast_jax.columns import Columns
@@ -19,6 +18,7 @@ from ast_jax.inference.batching import check_count, check_output, padded_batches
 from ast_jax.inference.embeddings import Embedder, embedding_shape
 from ast_jax.inference.explain import Explainer, Explanation, Method
 from ast_jax.inference.frames import check_no_window, column_slicer, highest_scores, score_columns
+from ast_jax.inference.model_inputs import map_sounds, model_input
 from ast_jax.inference.scorer import FUNCTIONS, Scorer
 from ast_jax.inference.windows import Window, WindowSlicer, score_windows, slice_sound
 from ast_jax.models.ast import ASTForAudioClassification, round_kernels
@@ -88,35 +88,19 @@ class AudioClassifier:
             InputError: a sound or an argument cannot be used; the message names the sound's index
                 in a list, and its path.
         """
-        if not is_batch(audio):
-            inputs: Iterable[np.ndarray] = [self.preprocess(audio, sampling_rate)]
-            return next(self.classify_inputs(inputs, top_k, function_to_apply, batch_size))
-        inputs = self._preprocess_each(audio, sampling_rate)
-        results = self.classify_inputs(inputs, top_k, function_to_apply, batch_size)
-        return results if isinstance(audio, Iterator) else list(results)
+        compute = partial(
+            self.classify_inputs,
+            top_k=top_k,
+            function_to_apply=function_to_apply,
+            batch_size=batch_size,
+        )
+        return map_sounds(compute, audio, sampling_rate, self.feature_extractor)
 
     def preprocess(
         self, sound: Any, sampling_rate: int | None = None
     ) -> Float32[np.ndarray, "max_length mel_bins"]:
         """Returns the model's input for one sound; arguments and errors are those of a call."""
-        extractor = self.feature_extractor
-        inputs = np.empty((extractor.max_length, extractor.num_mel_bins), np.float32)
-        with naming_sound(sound):
-            waveform = read_sound(
-                sound, sampling_rate, extractor.sampling_rate, extractor.max_samples
-            )
-            extractor.fill(inputs, waveform)
-        return inputs
-
-    def _preprocess_each(
-        self, sounds: Iterable[Any], sampling_rate: int | None
-    ) -> Iterator[np.ndarray]:
-        for i, sound in enumerate(sounds):
-            try:
-                inputs = self.preprocess(sound, sampling_rate)
-            except InputError as error:
-                raise InputError(f"input {i} (from 0): {error}") from error
-            yield inputs
+        return model_input(sound, sampling_rate, self.feature_extractor)
 
     def classify_inputs(
         self,
@@ -241,15 +225,11 @@ class AudioClassifier:
         Raises:
             InputError: as a call.
         """
-        if not is_batch(audio):
-            inputs: Iterable[np.ndarray] = [self.preprocess(audio, sampling_rate)]
-            return next(self.embed_inputs(inputs, pooling, layer, batch_size))
-        inputs = self._preprocess_each(audio, sampling_rate)
-        results = self.embed_inputs(inputs, pooling, layer, batch_size)
-        if isinstance(audio, Iterator):
-            return results
-        shape = embedding_shape(self.config, pooling)
-        return np.array(list(results), np.float32).reshape(-1, *shape)
+        compute = partial(self.embed_inputs, pooling=pooling, layer=layer, batch_size=batch_size)
+        result = map_sounds(compute, audio, sampling_rate, self.feature_extractor)
+        if not isinstance(result, list):
+            return result
+        return np.array(result, np.float32).reshape(-1, *embedding_shape(self.config, pooling))
 
     def embed_inputs(
         self,
@@ -291,12 +271,8 @@ class AudioClassifier:
         Raises:
             InputError: as a call, or the model has no such class.
         """
-        if not is_batch(audio):
-            inputs: Iterable[np.ndarray] = [self.preprocess(audio, sampling_rate)]
-            return next(self.explain_inputs(inputs, labels, top_k, method))
-        inputs = self._preprocess_each(audio, sampling_rate)
-        results = self.explain_inputs(inputs, labels, top_k, method)
-        return results if isinstance(audio, Iterator) else list(results)
+        compute = partial(self.explain_inputs, labels=labels, top_k=top_k, method=method)
+        return map_sounds(compute, audio, sampling_rate, self.feature_extractor)
 
     def explain_inputs(
         self,
