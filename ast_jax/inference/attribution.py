@@ -151,10 +151,7 @@ def _hidden_states(
     model: ASTForAudioClassification, input_values: jax.Array, num_frames: jax.Array | None
 ) -> tuple[Float[Array, "states 1 tokens hidden"], NumTokens | None]:
     """Returns the input of each layer and the output of the last, and the tokens attended to."""
-    if num_frames is None:
-        x, num_tokens = model.ast.embeddings(input_values), None
-    else:
-        x, num_tokens = model.ast.embeddings.with_padding_last(input_values, num_frames)
+    x, num_tokens = model.ast.embeddings.encoder_input(input_values, num_frames=num_frames)
     return model.ast.encoder.intermediates(x, False, num_tokens)[0], num_tokens
 
 

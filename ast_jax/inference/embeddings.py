@@ -116,11 +116,7 @@ def compute_embeddings(
     """
     # The last layer that is run need not compute the patches if they are not used.
     num_output_tokens = None if pooling in ("mean", "patches") else NUM_PREFIX_TOKENS
-    num_tokens = None
-    if num_frames is None:
-        x = model.embeddings(input_values)
-    else:
-        x, num_tokens = model.embeddings.with_padding_last(input_values, num_frames)
+    x, num_tokens = model.embeddings.encoder_input(input_values, num_frames=num_frames)
     if layer is None:
         x = model.layernorm(model.encoder(x, num_output_tokens, num_tokens=num_tokens))
     elif layer > 0:

@@ -73,11 +73,7 @@ class ASTModel(nnx.Module):
 
         With `num_frames`, see `pooled`, tokens of padding are there and have no meaning.
         """
-        num_tokens = None
-        if num_frames is None:
-            x = self.embeddings(input_values)
-        else:
-            x, num_tokens = self.embeddings.with_padding_last(input_values, num_frames)
+        x, num_tokens = self.embeddings.encoder_input(input_values, num_frames=num_frames)
         hidden_states = attentions = None
         if output_hidden_states or output_attentions:
             hidden_states, attentions = self.encoder.intermediates(x, output_attentions, num_tokens)
@@ -118,13 +114,7 @@ class ASTModel(nnx.Module):
             num_frames: the frames of each clip before padding. Patches of padding alone take no
                 part in attention. None: they do, as in the original.
         """
-        num_tokens = None
-        if num_frames is None:
-            x = self.embeddings(input_values, keep_indices)
-        else:
-            x, num_tokens = self.embeddings.with_padding_last(
-                input_values, num_frames, keep_indices
-            )
+        x, num_tokens = self.embeddings.encoder_input(input_values, keep_indices, num_frames)
         x = self.encoder(x, NUM_PREFIX_TOKENS, remat, map_layer_params, unroll, num_tokens)
         return self.layernorm(x).mean(axis=1)
 

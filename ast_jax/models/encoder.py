@@ -61,6 +61,20 @@ class Embeddings(nnx.Module):
             )
         return self._embed(input_values, self.position_embeddings[...], keep_indices)
 
+    def encoder_input(
+        self,
+        input_values: InputValues,
+        keep_indices: KeepIndices | None = None,
+        num_frames: NumFrames | None = None,
+    ) -> tuple[Tokens, NumTokens | None]:
+        """Returns the tokens, and how many of the first to attend to; None for all.
+
+        With `num_frames` as `with_padding_last`, without it as a call.
+        """
+        if num_frames is None:
+            return self(input_values, keep_indices), None
+        return self.with_padding_last(input_values, num_frames, keep_indices)
+
     def with_padding_last(
         self,
         input_values: InputValues,
