@@ -66,7 +66,7 @@ class Embeddings(nnx.Module):
         input_values: InputValues,
         keep_indices: KeepIndices | None = None,
         num_frames: NumFrames | None = None,
-    ) -> tuple[Tokens, NumTokens | None]:
+    ) -> tuple[Tokens, Int[Array, " batch"] | None]:
         """Returns the tokens, and how many of the first to attend to; None for all.
 
         With `num_frames` as `with_padding_last`, without it as a call.
