@@ -10,10 +10,10 @@ import tyro
 
 from ast_jax.cli.arguments import CORES, Dtype, MaskPadding, Positive, check_given
 from ast_jax.cli.command import complain, naming
-from ast_jax.cli.load import load_classifier
+from ast_jax.cli.load_classifier import load_classifier
 from ast_jax.cli.long_recordings import WindowOptions, classify_windows
 from ast_jax.cli.output_file import check_output, open_output
-from ast_jax.cli.result_forms import LABELS, Results, print_json, print_results, write_results
+from ast_jax.cli.result_formats import LABELS, Results, print_json, print_results, write_results
 from ast_jax.cli.sound_files import expand_folders, read_inputs
 from ast_jax.errors import InputError, print_note
 
@@ -58,14 +58,14 @@ def classify(
     windows.check()
     if windows.events and top_k:
         raise InputError("--top-k is for labels, and --events finds all events; leave one out")
-    form = windows.form() if windows.are_set else LABELS
+    format = windows.result_format() if windows.are_set else LABELS
     suffix = Path(output).suffix.lower()
     given = {"--checkpoint": checkpoint, "--top-k": top_k, "--dtype": dtype}
     given |= {"--mask-padding": mask_padding, "--scale-loud": scale_loud} | windows.resumed()
     if output:
         if json:
             raise InputError(f"--json prints what --output writes to {output}; leave one out")
-        check_output(output, form.formats, given)
+        check_output(output, format.to_lines, given)
     classifier = load_classifier(checkpoint, dtype, mask_padding)
     sounds, status = expand_folders(files)
     windows.check_number(len(sounds), output)
@@ -92,19 +92,21 @@ def classify(
         )
 
     if output:
-        header = f"{','.join(form.columns)}\n" if suffix == ".csv" else ""
+        header = f"{','.join(format.columns)}\n" if suffix == ".csv" else ""
         with naming(output), open_output(output, header, given) as target:
             left = _not_finished(sounds, target.finished, output)
             for file in target.damaged:
                 status = complain(f"{file}: could not be read to its end; what precedes is kept")
-            write_results(find(left), form, suffix, unusable, target)
+            write_results(find(left), format, suffix, unusable, target)
             if not target.finished:
                 raise InputError(f"{output}: is not written, as none of the files can be used")
-        print(f"wrote the {form.name} of {len(left) - len(unusable)} files to {output}", flush=True)
+        print(
+            f"wrote the {format.name} of {len(left) - len(unusable)} files to {output}", flush=True
+        )
     elif json:
-        print_json(find(sounds), form)
+        print_json(find(sounds), format)
     else:
-        print_results(find(sounds), form)
+        print_results(find(sounds), format)
     return 1 if unusable else status
 
 

@@ -9,13 +9,13 @@ import tyro
 
 from ast_jax.cli.arguments import Dtype, Positive, check_given
 from ast_jax.cli.command import complain, naming
-from ast_jax.cli.load import load_classifier
+from ast_jax.cli.load_classifier import load_classifier
 from ast_jax.errors import InputError, print_note
 from ast_jax.io import check_free, json_checksum
 from ast_jax.urls import check_local
 
 if TYPE_CHECKING:
-    from ast_jax.cli.recordings import Recordings, Row
+    from ast_jax.cli.embedding_inputs import Recordings, Row
     from ast_jax.inference.classifier import AudioClassifier
     from ast_jax.inference.embedding_files import Column
     from ast_jax.inference.embedding_parts import EmbeddingParts
@@ -62,7 +62,7 @@ def embed(
         dtype: precision of the encoder; bfloat16 is faster on GPUs and TPUs (the checkpoint's)
         scale_loud: divide files that go beyond 1 by their peak
     """
-    from ast_jax.cli.recordings import find_recordings
+    from ast_jax.cli.embedding_inputs import find_recordings
     from ast_jax.inference.embedding_files import check_format, write_table
     from ast_jax.inference.embedding_parts import open_parts
     from ast_jax.inference.embeddings import check_embedding, embedding_shape
@@ -122,8 +122,8 @@ def _compute(
     from rich.console import Console
     from rich.progress import Progress
 
+    from ast_jax.cli.embedding_inputs import read_rows, read_window_rows
     from ast_jax.cli.reading_bar import ReadingBar
-    from ast_jax.cli.recordings import read_rows, read_window_rows
     from ast_jax.inference.windows import WindowSlicer
 
     total, done = len(recordings.names), parts.files_done

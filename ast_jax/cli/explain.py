@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from ast_jax.cli.arguments import CORES, Dtype, Positive, check_given
-from ast_jax.cli.load import load_classifier
+from ast_jax.cli.load_classifier import load_classifier
 from ast_jax.cli.sound_files import STDIN, expand_folders, read_inputs
 from ast_jax.errors import InputError, one_line, quoted
 from ast_jax.io import check_free

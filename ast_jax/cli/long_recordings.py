@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ast_jax.cli.event_options import EventOptions
 from ast_jax.cli.reading_bar import ReadingBar
-from ast_jax.cli.result_forms import LABELS, Form, Results
+from ast_jax.cli.result_formats import LABELS, ResultFormat, Results
 from ast_jax.cli.sound_files import STDIN, complain_about, read_stdin
 from ast_jax.errors import InputError, print_note
 from ast_jax.io import check_free, json_checksum, read_json
@@ -83,11 +83,11 @@ class WindowOptions(EventOptions):
 
             check_names_fit(output, num_recordings)
 
-    def form(self) -> Form:
-        """Returns the form of the results."""
+    def result_format(self) -> ResultFormat:
+        """Returns the format of the results."""
         if self.aggregate:
             return LABELS
-        from ast_jax.cli.window_forms import EVENTS, WINDOWS
+        from ast_jax.cli.window_formats import EVENTS, WINDOWS
 
         return EVENTS if self.events else WINDOWS
 
@@ -202,7 +202,7 @@ def _answer(
     top_k: int,
 ) -> "Callable[[str, Iterable[Window]], Iterable[Any]]":
     """Returns the function that makes the results of a file of its windows."""
-    from ast_jax.cli.window_forms import LabeledWindow
+    from ast_jax.cli.window_formats import LabeledWindow
     from ast_jax.inference.events import find_events
     from ast_jax.inference.windows import aggregate
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ast_jax.cli.arguments import Dtype, Positive, check_given
 from ast_jax.cli.command import naming
-from ast_jax.cli.load import load_classifier
+from ast_jax.cli.load_classifier import load_classifier
 from ast_jax.errors import InputError, print_note
 from ast_jax.io import atomic_write, check_free, write_csv, write_json
 from ast_jax.urls import check_local
@@ -148,7 +148,7 @@ def _embed(
     import numpy as np
     from rich.progress import track
 
-    from ast_jax.cli.recordings import Recordings, read_rows
+    from ast_jax.cli.embedding_inputs import Recordings, read_rows
 
     recordings = Recordings(list(found.clips.names), found.clips.waveforms, digest="")
     unusable: list[int] = []

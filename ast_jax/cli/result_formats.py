@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 Results = Iterator[tuple[str, Iterable[Any]]]  # the results of each sound file
 
 
-class Form(NamedTuple):
-    """The form of results of one kind.
+class ResultFormat(NamedTuple):
+    """The format of results of one kind.
 
     Attributes:
         name: what the results are.
         columns: of a .csv.
-        formats: by the suffix of a file; each returns the lines, without the last line break, of
+        to_lines: by the suffix of a file; each returns the lines, without the last line break, of
             a sound file's name and a result.
         to_json: returns a dict of the same.
         to_text: returns the lines to print below the sound file's name.
@@ -30,7 +30,7 @@ class Form(NamedTuple):
 
     name: str
     columns: tuple[str, ...]
-    formats: dict[str, Callable[[str, Any], str]]
+    to_lines: dict[str, Callable[[str, Any], str]]
     to_json: Callable[[str, Any], dict[str, Any]]
     to_text: Callable[[Any], str]
     heading: str = ""
@@ -59,11 +59,11 @@ def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
 
 
 def json_line(to_json: Callable[[str, Any], dict[str, Any]]) -> Callable[[str, Any], str]:
-    """Returns the function for JSON Lines that goes with `Form.to_json`."""
+    """Returns the function for JSON Lines that goes with `ResultFormat.to_json`."""
     return lambda file, result: json.dumps(to_json(file, result))
 
 
-LABELS = Form(
+LABELS = ResultFormat(
     "labels",
     ("file", "label", "score"),
     {".csv": _labels_csv, ".jsonl": json_line(_labels_json)},
@@ -73,7 +73,11 @@ LABELS = Form(
 
 
 def write_results(
-    results: Results, form: Form, suffix: str, unusable: Sequence[str], output: "OutputFile"
+    results: Results,
+    format: ResultFormat,
+    suffix: str,
+    unusable: Sequence[str],
+    output: "OutputFile",
 ) -> None:
     """Writes results as they are found, in the format of a suffix.
 
@@ -81,30 +85,30 @@ def write_results(
     """
     for file, found in results:
         for result in found:
-            output.write(f"{form.formats[suffix](file, result)}\n")
+            output.write(f"{format.to_lines[suffix](file, result)}\n")
         output.finish(file, is_damaged=file in unusable)
 
 
-def print_results(results: Results, form: Form) -> None:
+def print_results(results: Results, format: ResultFormat) -> None:
     """Prints results as they are found, below the names of the sound files."""
     for file, found in results:
         print(one_line(file), flush=True)
-        heading = form.heading
+        heading = format.heading
         for result in found:
             if heading:
                 print(heading)
             heading = ""
-            print(form.to_text(result), flush=True)
+            print(format.to_text(result), flush=True)
         if heading:
             print("  none", flush=True)
 
 
-def print_json(results: Results, form: Form) -> None:
+def print_json(results: Results, format: ResultFormat) -> None:
     """Prints a list as JSON, with an item for each result as it is found."""
     separator = "["
     for file, found in results:
         for result in found:
-            item = json.dumps(form.to_json(file, result), indent=2)
+            item = json.dumps(format.to_json(file, result), indent=2)
             print(f"{separator}\n{textwrap.indent(item, '  ')}", end="", flush=True)
             separator = ","
     print("[]" if separator == "[" else "\n]", flush=True)

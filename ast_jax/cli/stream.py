@@ -15,7 +15,7 @@ import tyro
 from ast_jax.cli.arguments import Dtype, Positive
 from ast_jax.cli.command import naming
 from ast_jax.cli.event_options import EventOptions
-from ast_jax.cli.load import load_classifier
+from ast_jax.cli.load_classifier import load_classifier
 from ast_jax.errors import InputError, print_note
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ class Pace:
 
 
 def _print(recording: str, event: "Event") -> None:
-    from ast_jax.cli.window_forms import EVENTS
+    from ast_jax.cli.window_formats import EVENTS
 
     print(EVENTS.to_text(event), flush=True)
 

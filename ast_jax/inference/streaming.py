@@ -22,7 +22,7 @@ from ast_jax.inference.windows import Window, WindowInput, WindowSlicer, score_w
 from ast_jax.thresholds import Thresholds
 
 
-class Form(NamedTuple):
+class ChunkFormat(NamedTuple):
     """What all chunks of a stream have in common: the sampling rate, and the channels."""
 
     rate: int
@@ -74,7 +74,7 @@ class StreamingClassifier:
         self._extractor = extractor
         self._slicer = WindowSlicer(extractor, window, hop)
         self.window, self.hop = self._slicer.window, self._slicer.hop
-        self._form: Form | None = None  # of the chunks so far
+        self._format: ChunkFormat | None = None  # of the chunks so far
         self._resampler: Resampler | None = None
         silence = np.zeros((1, extractor.max_length, extractor.num_mel_bins), np.float32)
         self._scores(silence).block_until_ready()
@@ -101,18 +101,18 @@ class StreamingClassifier:
                 f"the chunk has shape {array.shape}: give (samples,), or (samples, channels) with "
                 f"up to {MAX_CHANNELS} channels"
             )
-        form = Form(rate, channels)
-        if self._form not in (None, form):
+        format = ChunkFormat(rate, channels)
+        if self._format not in (None, format):
             raise InputError(
-                f"the stream changes from {self._form} to {form}: finish it before, or convert the "
-                f"chunk"
+                f"the stream changes from {self._format} to {format}: finish it before, or convert "
+                f"the chunk"
             )
         if not len(array):
             return []
         waveform = mix_to_mono(to_waveform(array.reshape(-1)).reshape(-1, channels))
         check_peak(waveform, "the chunk")
         if self._resampler is None:
-            self._form = form
+            self._format = format
             self._resampler = Resampler(rate, self._extractor.sampling_rate)
         return self._score(self._slice(self._resampler.push(waveform)))
 
@@ -126,7 +126,7 @@ class StreamingClassifier:
             return self._score(self._slice_rest())
         finally:
             self._slicer = WindowSlicer(self._extractor, self.window, self.hop)
-            self._form = self._resampler = None
+            self._format = self._resampler = None
 
     def _slice(self, waveform: Float32[np.ndarray, " samples"]) -> Iterator[WindowInput]:
         step = self._slicer.hop_samples  # so that few windows are in memory at once

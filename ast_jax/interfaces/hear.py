@@ -14,7 +14,7 @@ from ast_jax.audio.waveform import to_array
 from ast_jax.checkpoint.torch_files import import_torch
 from ast_jax.errors import InputError
 from ast_jax.inference.classifier import AudioClassifier, load
-from ast_jax.interfaces.recordings import embed_recordings, reached_frames, slice_recordings
+from ast_jax.interfaces.embed_recordings import embed_recordings, reached_frames, slice_recordings
 
 BATCH_SIZE = 8  # windows; HEAR passes no size
 SAMPLING_RATES = (16000, 22050, 44100, 48000)  # at which HEAR has audio

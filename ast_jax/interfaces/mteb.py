@@ -11,7 +11,7 @@ from jaxtyping import Float32
 
 from ast_jax.errors import InputError
 from ast_jax.inference.classifier import AudioClassifier, load
-from ast_jax.interfaces.recordings import embed_recordings
+from ast_jax.interfaces.embed_recordings import embed_recordings
 
 try:
     from mteb.models import ModelMeta

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ast_jax.errors import InputError
-from ast_jax.interfaces.recordings import embed_recordings
+from ast_jax.interfaces.embed_recordings import embed_recordings
 from tests.interfaces.clips import RATE, noise, samples_of
 
 
