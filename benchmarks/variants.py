@@ -33,13 +33,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from flax import nnx
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
+from ast_jax.config import AugmentConfig
 from ast_jax.losses import binary_cross_entropy
 from ast_jax.models.ast import graphdef, init_params
 from ast_jax.models.attention import resolve_attn_implementation
 from ast_jax.models.config import NUM_PREFIX_TOKENS, SIZES, ASTConfig
-from ast_jax.models.patchout import sample_patchout
 from ast_jax.sharding import REPLICATED, SPLIT, DataParallel
-from ast_jax.training.step import StepSpec, loss_and_gradients
+from ast_jax.training.step import StepSpec, loss_and_gradients, make_patchout
 
 MIB = 2**20
 
@@ -98,8 +98,8 @@ def compile_variant(variant: Variant, fields: dict[str, Any], batch_size: int) -
     config = ASTConfig().replace(**fields, **stride)
     rows = min(variant.rows, config.grid[0] - 1)
     columns = min(variant.columns, config.grid[1] - 1)
-    patchout = jax.vmap(partial(sample_patchout, grid=config.grid, rows=rows, columns=columns))
-    patchout = patchout if rows or columns else None
+    augment = AugmentConfig(patchout_frequency=rows, patchout_time=columns)
+    patchout = make_patchout(augment, config)
     parallel = DataParallel(devices=jax.devices()[:1])
     graph = graphdef(config, resolve_attn_implementation(config, parallel.devices))
     params = init_params(config)
@@ -124,7 +124,7 @@ def compile_variant(variant: Variant, fields: dict[str, Any], batch_size: int) -
         return float(loss)
 
     def forward(params: Any, clips: jax.Array, keys: jax.Array) -> Any:
-        keep_indices = patchout(keys) if patchout else None
+        keep_indices = patchout(keys, config.max_length, None) if patchout else None
 
         def logits(params: Any) -> jax.Array:
             return nnx.merge(graph, params)(clips, keep_indices, remat=variant.remat)
