@@ -83,7 +83,8 @@ def write_json(path: str | Path, content: Any) -> None:
     """Writes a JSON file atomically, replacing an existing one."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(Path(path), replace=True) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        # Paths may have bytes that are no UTF-8: their escapes are JSON's, too.
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -91,7 +91,7 @@ def test_a_failed_write_names_the_file_and_the_reason(tmp_path):
 
 
 def test_json_round_trips(tmp_path):
-    content = {"café": [1, 0.1, None, True]}
+    content = {"café": [1, 0.1, None, True, os.fsdecode(b"no UTF-8: \xff")]}
     for _ in range(2):
         write_json(tmp_path / "x.json", content)
     assert read_json(tmp_path / "x.json") == content

@@ -94,6 +94,8 @@ def evaluate(
         raise InputError(f"--recordings is for a list of events, and {data} is none; leave it out")
     options = TuningOptions(min_precision, calibration)
     if thresholds:
+        if Path(thresholds).suffix.lower() != ".json":
+            raise InputError(f"{thresholds}: does not end in .json; choose a name that does")
         if len(checkpoints) != 1:
             raise InputError("--thresholds are those of one checkpoint; give one")
         options.check(ASTConfig.from_pretrained(checkpoints[0]).problem_type)

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ast_jax.errors import InputError, quoted
+from ast_jax.errors import InputError, one_line, quoted
 from ast_jax.evaluation.calibration import (
     Reliability,
     fit_platt,
@@ -110,7 +110,9 @@ def tune(results: Results, options: TuningOptions) -> Tuned:
         values,
         calibration if options.calibration else None,
         _criterion(options),
-        f"{path} on {source.data.folder}, {source.data.split}: {len(source_targets)} clips",
+        one_line(
+            f"{path} on {source.data.folder}, {source.data.split}: {len(source_targets)} clips"
+        ),
     )
     notes = _notes(thresholds, options, source_targets)
     if results.tuning:

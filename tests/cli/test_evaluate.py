@@ -155,6 +155,7 @@ def test_evaluate_cross_fits_thresholds_on_the_only_split(models, prepared, tmp_
         (["none"], [], "{models}/none: no such file or folder; give the path of a checkpoint"),
         (["a", "a"], [], "a checkpoint is given twice; give each of them once"),
         (["a", "b"], ["--thresholds", "t.json"], "--thresholds are those of one checkpoint; give"),
+        (["a"], ["--thresholds", "t.csv"], "t.csv: does not end in .json; choose a name that"),
         (["a"], ["--calibration", "platt"], "--tuning-split, --min-precision and --calibration "),
         (["a"], ["--thresholds", "{tmp}"], "{tmp}: exists already; choose another output or"),
         (["a"], [*CHOOSE, "--calibration", "platt"], "Platt scaling fits each class by itself"),

@@ -25,7 +25,7 @@ def results(logits, targets, split="test", problem_type=MULTI, **more):
     """Returns the results of a checkpoint with these logits."""
     clips = Clips([np.zeros(400, np.float32)] * len(logits), targets, ["clip"] * len(logits))
     evaluation = ensemble([expit(logits)], targets, problem_type)._replace(logits=logits)
-    data = EvaluationSet("prepared/x", split, LABELS, 16000, clips)
+    data = EvaluationSet("no UTF-8: \udcff", split, LABELS, 16000, clips)
     unnamed = more.pop("unnamed", [])
     return Results(data, {"run": evaluation}, None, unnamed, problem_type=problem_type, **more)
 
@@ -38,7 +38,7 @@ def test_thresholds_of_one_split_are_scored_on_another(calibration):
     tuned = tune(results(logits, targets, tuning=other), options)
     assert not tuned.cross_fitted
     thresholds = tuned.thresholds
-    assert thresholds.chosen_on == "run on prepared/x, validation: 200 clips"
+    assert thresholds.chosen_on == r"run on no UTF-8: \udcff, validation: 200 clips"
     assert thresholds.criterion == "lowest threshold with a precision of at least 0.8"
     assert (thresholds.calibration is None) == (calibration is None)
     assert (tuned.chosen.precision >= 0.8).all()
