@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ast_jax.errors import INTERRUPTED, InputError, one_line
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def run_command(action: Callable[[], int | None]) -> int:
@@ -102,6 +105,17 @@ def complain(message: str) -> int:
     """Prints an error message to stderr, in one line; returns the exit status 1."""
     print(one_line(f"ast-jax: {message}"), file=sys.stderr)
     return 1
+
+
+def print_tables(*tables: "Table") -> None:
+    """Prints tables of rich to stdout, without blank lines behind the last."""
+    from rich.console import Console
+
+    console = Console()
+    with console.capture() as text:
+        for table in tables:
+            console.print(table)
+    print(text.get().rstrip("\n"), flush=True)
 
 
 def flush_and_exit(status: int) -> None:

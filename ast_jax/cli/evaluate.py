@@ -2,7 +2,7 @@
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -15,10 +15,14 @@ from ast_jax.cli.arguments import (
     dtype_change,
     mask_change,
 )
-from ast_jax.cli.command import naming
+from ast_jax.cli.command import naming, print_tables
 from ast_jax.errors import InputError, print_note
 from ast_jax.io import check_free
 from ast_jax.urls import check_local
+
+if TYPE_CHECKING:
+    from ast_jax.evaluation.checkpoints import Results
+    from ast_jax.evaluation.tuning import Tuned
 
 
 def evaluate(
@@ -63,8 +67,6 @@ def evaluate(
         json: print JSON
         recordings: the folder of the recordings that a list of events names; the list's if empty
     """
-    from rich.console import Console
-
     from ast_jax.cli.compilation_cache import enable_compilation_cache
     from ast_jax.cli.evaluate_events import evaluate_list
     from ast_jax.data.sources.event_list import is_event_list
@@ -122,6 +124,18 @@ def evaluate(
             write_results(output, results, tuned)
     if tuned:
         tuned.thresholds.write(thresholds)
+    _print_notes(results, tuned)
+    if json:
+        print(json_module.dumps(results_json(results, tuned), indent=2, allow_nan=False))
+        return 0
+    print_tables(results_table(results), *(tuning_tables(results, tuned) if tuned else ()))
+    for path in filter(None, (output, thresholds)):
+        print(f"wrote {path}", flush=True)
+    return 0
+
+
+def _print_notes(results: "Results", tuned: "Tuned | None") -> None:
+    """Prints what is unusual in the checkpoints, the data and the thresholds."""
     for path, guesses in results.guesses.items():
         for guess in guesses:
             print_note(f"{path}: {guess}")
@@ -131,19 +145,8 @@ def evaluate(
         print_note(f"{path}: {note}")
     if results.tuning:
         for path, note in results.tuning.trained.items():
-            print_note(f"{path}, {tuning_split}: {note}")
+            print_note(f"{path}, {results.tuning.data.split}: {note}")
     for path in results.unnamed:
         print_note(f"{path} does not name its classes; the order of the data's classes is used")
     for note in tuned.notes if tuned else ():
         print_note(note)
-    if json:
-        print(json_module.dumps(results_json(results, tuned), indent=2, allow_nan=False))
-        return 0
-    console = Console()
-    with console.capture() as tables:
-        for table in [results_table(results), *(tuning_tables(results, tuned) if tuned else ())]:
-            console.print(table)
-    print(tables.get().rstrip("\n"), flush=True)
-    for path in filter(None, (output, thresholds)):
-        print(f"wrote {path}", flush=True)
-    return 0

@@ -4,7 +4,7 @@ import json as json_module
 from pathlib import Path
 from typing import Any
 
-from ast_jax.cli.command import naming
+from ast_jax.cli.command import naming, print_tables
 from ast_jax.errors import print_note
 
 
@@ -21,8 +21,6 @@ def evaluate_list(
         json: whether to print JSON.
         **options: those of `evaluate_events`.
     """
-    from rich.console import Console
-
     from ast_jax.evaluation.event_checkpoints import evaluate_events
     from ast_jax.evaluation.event_report import (
         WITHOUT_PSDS,
@@ -44,10 +42,7 @@ def evaluate_list(
     if json:
         print(json_module.dumps(content, indent=2, allow_nan=False))
         return 0
-    console = Console()
-    with console.capture() as table:
-        console.print(events_table(content))
-    print(table.get().rstrip("\n"), flush=True)
+    print_tables(events_table(content))
     if output:
         print(f"wrote {output}", flush=True)
     return 0

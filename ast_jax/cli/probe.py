@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ast_jax.cli.arguments import Dtype, Positive, check_given
-from ast_jax.cli.command import naming
+from ast_jax.cli.command import naming, print_tables
 from ast_jax.cli.load_classifier import load_classifier
 from ast_jax.errors import InputError, print_note
 from ast_jax.io import atomic_write, check_free, write_csv, write_json
@@ -99,10 +99,7 @@ def probe(
     if json:
         print(json_module.dumps(results, indent=2, allow_nan=False))
         return 0
-    screen = Console()
-    with screen.capture() as text:
-        screen.print(_table(f"{found.folder}: {len(found.groups)} clips", probes))
-    print(text.get().rstrip("\n"), flush=True)
+    print_tables(_table(f"{found.folder}: {len(found.groups)} clips", probes))
     if output:
         print(f"wrote {output}", flush=True)
     return 0
