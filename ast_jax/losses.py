@@ -35,6 +35,12 @@ LOSSES: dict[str, Loss] = {
 }
 
 
+def criterion_of(problem_type: str) -> Loss:
+    """Returns the training criterion: cross-entropy for single-label problems, else binary."""
+    single = problem_type == "single_label_classification"
+    return cross_entropy if single else binary_cross_entropy
+
+
 def chance_loss(problem_type: str, targets: Float[np.ndarray, "clips classes"]) -> float:
     """Computes the loss of a prediction that is the same for all clips.
 

@@ -36,7 +36,7 @@ from ast_jax.evaluation.metrics import (
     ranking_scores,
 )
 from ast_jax.evaluation.predict import make_predict, predict_batches
-from ast_jax.losses import LOSSES, probabilities
+from ast_jax.losses import criterion_of, probabilities
 from ast_jax.models.ast import graphdef, round_kernels
 from ast_jax.models.attention import resolve_attn_implementation
 from ast_jax.models.config import ASTConfig
@@ -115,20 +115,7 @@ def evaluate_checkpoints(
     described = {
         path: read_checkpoint(path, changes, guesses=found)[:2] for path, found in guesses.items()
     }
-    for path, (config, _) in described.items():
-        if config.frame_level:
-            raise InputError(
-                f"{path}: is frame-level; evaluate it on a list of events, a .csv or .tsv of "
-                f"filename, start, end and label"
-            )
-    kinds = {config.problem_type: path for path, (config, _) in described.items()}
-    if len(kinds) > 1:
-        (one, first), (another, second) = kinds.items()
-        raise InputError(
-            f"{first} is for {one} and {second} for {another}, whose probabilities cannot be "
-            f"averaged; evaluate them separately"
-        )
-    (problem_type,) = kinds
+    problem_type = _common_problem_type({path: config for path, (config, _) in described.items()})
     rate = next(extractor.sampling_rate for _, extractor in described.values())
     holdout = read_holdout(paths)
     data = read_evaluation_set(folder, rate, split=split, name=name, holdout=holdout)
@@ -176,6 +163,28 @@ def evaluate_checkpoints(
     return results._replace(tuning=tuning[0]) if tuning else results
 
 
+def _common_problem_type(configs: Mapping[str, ASTConfig]) -> str:
+    """Returns the problem type of checkpoints.
+
+    Raises:
+        InputError: one is frame-level, or they have several types.
+    """
+    for path, config in configs.items():
+        if config.frame_level:
+            raise InputError(
+                f"{path}: is frame-level; evaluate it on a list of events, a .csv or .tsv of "
+                f"filename, start, end and label"
+            )
+    kinds = {config.problem_type: path for path, config in configs.items()}
+    if len(kinds) > 1:
+        (one, first), (another, second) = kinds.items()
+        raise InputError(
+            f"{first} is for {one} and {second} for {another}, whose probabilities cannot be "
+            f"averaged; evaluate them separately"
+        )
+    return next(iter(kinds))
+
+
 def evaluate(
     checkpoint: Checkpoint,
     clips: Clips,
@@ -214,8 +223,7 @@ def evaluate(
             f"overflows; use another checkpoint, or correct the mean and std of its extractor"
         )
     targets = clips.all_targets()
-    single = config.problem_type == "single_label_classification"
-    criterion = LOSSES["cross_entropy" if single else "binary_cross_entropy"]
+    criterion = criterion_of(config.problem_type)
     loss = float(criterion(jnp.asarray(logits), jnp.asarray(targets)))
     scores = ranking_scores(config.problem_type, logits)
     per_class = per_class_metrics(scores, targets)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ast_jax.evaluation.metrics import ClassificationMetrics, ClassMetrics
-from ast_jax.losses import LOSSES, probabilities
+from ast_jax.losses import criterion_of, probabilities
 
 
 def class_rows(
@@ -68,8 +68,7 @@ def held_out_rows(
     problem_type: str,
 ) -> list[dict[str, Any]]:
     """Returns the rows of `prediction_rows` of (clips, classes) logits, each with its `loss`."""
-    single = problem_type == "single_label_classification"
-    criterion = LOSSES["cross_entropy" if single else "binary_cross_entropy"]
+    criterion = criterion_of(problem_type)
     losses = jax.vmap(lambda x, target: criterion(x[None], target[None]))(
         jnp.asarray(logits), jnp.asarray(targets)
     )

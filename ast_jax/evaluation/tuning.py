@@ -23,7 +23,7 @@ from ast_jax.evaluation.metrics import (
     classification_metrics,
     predicted_classes,
 )
-from ast_jax.losses import LOSSES, probabilities
+from ast_jax.losses import criterion_of, probabilities
 from ast_jax.models.config import ASTConfig
 from ast_jax.thresholds import Calibration, Thresholds
 
@@ -140,8 +140,7 @@ def tune(results: Results, options: TuningOptions) -> Tuned:
     )
     if not options.calibration:
         return tuned
-    single = problem_type == "single_label_classification"
-    criterion = LOSSES["cross_entropy" if single else "binary_cross_entropy"]
+    criterion = criterion_of(problem_type)
     return tuned._replace(
         calibrated=reliability(problem_type, scores, targets),
         calibrated_loss=float(criterion(jnp.asarray(calibrated), jnp.asarray(targets))),
