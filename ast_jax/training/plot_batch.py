@@ -4,10 +4,8 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ast_jax.audio.augment import restore_padding
 from ast_jax.audio.fbank_jax import batch_input_values
 from ast_jax.config import TrainConfig
 from ast_jax.data.batches import trim
@@ -18,7 +16,7 @@ from ast_jax.runs.plots import draw_batch
 from ast_jax.training.cross_validation import fold_config
 from ast_jax.training.initial import make_extractor
 from ast_jax.training.setup import check_clips, make_train_batches
-from ast_jax.training.step import clip_keys, make_augment
+from ast_jax.training.step import augment_inputs, clip_keys, frames_before_padding, make_augment
 
 MAX_CLIPS = 8
 
@@ -42,10 +40,8 @@ def plot_batch(config: TrainConfig, file: Path, step: int = 0) -> None:
     plain = jax.jit(partial(batch_input_values, extractor=extractor))(batch)
     key = jax.random.fold_in(jax.random.key(config.seed), step)
     keys = clip_keys(key, 0, config.batch_size)
-    num_frames = jnp.asarray(batch["num_frames"]) if "num_frames" in batch else None
-    augmented = make_augment(config.augment, extractor)(keys, plain, num_frames)
-    if num_frames is not None:
-        augmented = restore_padding(augmented, plain, num_frames)
+    augment = make_augment(config.augment, extractor)
+    augmented = augment_inputs(augment, keys, plain, frames_before_padding(batch, plain))
     names = drawable_names(data.labels).names
     titles = [describe_target(target, names) for target in batch["targets"][:MAX_CLIPS]]
     before, after = (np.asarray(values)[:MAX_CLIPS] for values in (plain, augmented))

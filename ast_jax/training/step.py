@@ -4,7 +4,7 @@
 the collectives in `loss_and_gradients` and `pmean_gradient`, and updates by the optimizer's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -141,18 +141,14 @@ def loss_and_gradients(
 
     def loss_of(params: Params, batch: Batch, keys: ClipKeys) -> jax.Array:
         inputs = batch_input_values(batch, spec.extractor)
-        options: dict[str, Any] = {"remat": spec.remat, "unroll": spec.unroll}
-        num_frames = batch.get("num_frames")
-        if num_frames is None:
-            inputs = spec.augment(keys, inputs, None)
-        else:
-            options["num_frames"] = num_frames = jnp.minimum(num_frames, inputs.shape[1])
-            augmented = spec.augment(keys, inputs, num_frames)
-            inputs = restore_padding(augmented, inputs, num_frames)
+        num_frames = frames_before_padding(batch, inputs)
+        inputs = augment_inputs(spec.augment, keys, inputs, num_frames)
         keep_indices = spec.patchout(keys, inputs.shape[1], num_frames) if spec.patchout else None
+        options: dict[str, Any] = {"remat": spec.remat, "unroll": spec.unroll}
         if spec.exchange_by_layer:
             options["map_layer_params"] = pmean_gradient
-        logits = nnx.merge(spec.graphdef, params)(inputs, keep_indices, **options)
+        model = nnx.merge(spec.graphdef, params)
+        logits = model(inputs, keep_indices, num_frames=num_frames, **options)
         return spec.loss(logits, batch["targets"])
 
     def exchange(path: tuple, gradient: jax.Array) -> jax.Array:
@@ -166,6 +162,20 @@ def loss_and_gradients(
 
     loss, grads = accumulate_gradients(loss_of, params, (batch, keys), spec.grad_accum_steps)
     return jax.lax.pmean(loss, AXIS), jax.tree.map_with_path(exchange, grads)
+
+
+def frames_before_padding(batch: Mapping[str, Any], inputs: jax.Array) -> NumFrames:
+    """Returns the frames of each clip before padding; None for batches that do not mask it."""
+    num_frames = batch.get("num_frames")
+    return None if num_frames is None else jnp.minimum(num_frames, inputs.shape[1])
+
+
+def augment_inputs(
+    augment: Augment, keys: ClipKeys, inputs: jax.Array, num_frames: NumFrames
+) -> jax.Array:
+    """Returns augmented clips; padding stays as it is if it is masked."""
+    augmented = augment(keys, inputs, num_frames)
+    return augmented if num_frames is None else restore_padding(augmented, inputs, num_frames)
 
 
 @jax.custom_vjp
