@@ -1,4 +1,4 @@
-"""What all pictures share: a figure without a window, its file, and an axis of mel bins."""
+"""Creates, titles and saves figures, and marks frequencies on axes of mel bins."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ast_jax.audio.kaldi import mel_position
+from ast_jax.fonts import choose_families
 from ast_jax.io import atomic_write
 
 
@@ -24,6 +25,13 @@ def save_figure(figure: Any, file: Path, *, replace: bool = True) -> None:
     """Writes a figure as a PNG, atomically; arguments are those of `atomic_write`."""
     with atomic_write(file, replace=replace) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
+
+
+def set_title(axes: Any, title: str) -> None:
+    """Sets a left-aligned title of names in any script."""
+    families, _ = choose_families(title)
+    # parse_math=False: '$' in a name does not begin a formula.
+    axes.set_title(title, loc="left", fontsize=10, parse_math=False, fontfamily=families)
 
 
 def mel_ticks(num_mel_bins: int, sampling_rate: int) -> tuple[np.ndarray, np.ndarray]:

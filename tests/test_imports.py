@@ -42,7 +42,7 @@ PERMITTED = {
     "storage": ("errors", "io", "urls"),
     "audio": ("errors", "fields", "io", "urls"),
     "fonts": (),
-    "figures": ("io", "audio"),
+    "figures": ("io", "audio", "fonts"),
     "models": ("errors", "fields", "io", "urls"),
     "columns": ("audio", "models.config"),
     "config": ("errors", "fields", "models.config"),

@@ -68,7 +68,7 @@ def stream(
         if json:
             raise InputError(f"--json prints what --output writes to {output}; leave one out")
     # What arrives while the model is loaded is kept, so that a recorder need not wait.
-    chunks = read_ahead(_stdin())
+    chunks = read_stdin_ahead(_stdin())
     classifier = load_classifier(checkpoint, dtype)
     from ast_jax.inference.event_files import open_event_file
     from ast_jax.inference.streaming import StreamingClassifier
@@ -122,7 +122,7 @@ def _stdin() -> int:
     return sys.stdin.fileno()
 
 
-def read_ahead(descriptor: int) -> Iterator[bytes]:
+def read_stdin_ahead(descriptor: int) -> Iterator[bytes]:
     """Reads standard input in a thread from now on, up to `AHEAD` of the iterator that it returns.
 
     Raises:

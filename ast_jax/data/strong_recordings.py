@@ -36,13 +36,13 @@ def read_strong(data: StrongData, columns: Columns) -> DataSet:
         train, held_out = _hold_out(train, labels, data.holdout)
     sides = []
     for events, what in ((train, "training recordings"), (held_out, "held-out recordings")):
-        clips, found = read_inputs(events, labels, columns, what, scale_loud=data.scale_loud)
+        clips, found = read_strong_inputs(events, labels, columns, what, scale_loud=data.scale_loud)
         sides.append(clips)
         notes += [f"{what}: {note}" for note in found]
     return DataSet(labels, sides[0], sides[1], notes=notes)
 
 
-def read_inputs(
+def read_strong_inputs(
     events: EventList,
     labels: Sequence[str],
     columns: Columns,

@@ -9,7 +9,7 @@ from ast_jax.checkpoint.load import read_checkpoint
 from ast_jax.columns import Columns
 from ast_jax.data.overlap import overlap_note, read_trained_clips
 from ast_jax.data.sources.event_list import read_events
-from ast_jax.data.strong_recordings import read_inputs
+from ast_jax.data.strong_recordings import read_strong_inputs
 from ast_jax.errors import InputError
 from ast_jax.evaluation.checkpoints import predict_checkpoint
 from ast_jax.evaluation.event_metrics import frame_metrics
@@ -70,7 +70,7 @@ def evaluate_events(
         )
     events = read_events(fetch(file), fetch(folder) if folder else "")
     columns = Columns.of(config, extractor.sampling_rate)
-    clips, found = read_inputs(events, config.labels, columns, "recordings")
+    clips, found = read_strong_inputs(events, config.labels, columns, "recordings")
     notes += [*events.notes, *(f"{file}: {note}" for note in found)]
     if trained := read_trained_clips(path):
         notes.append(f"{path}: {overlap_note(clips, trained)}")

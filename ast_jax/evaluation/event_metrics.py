@@ -67,13 +67,13 @@ def event_metrics(recordings: Sequence[Recording]) -> EventMetrics:
     classes = recordings[0].scores.shape[1]
     counts = np.zeros((2, classes, 3), np.int64)
     for recording in recordings:
-        found = find_events(recording.scores, recording.borders, ON, OFF)
+        found = find_event_rows(recording.scores, recording.borders, ON, OFF)
         counts[0] += count_events(recording.events, found, classes)
         counts[1] += count_segments(recording.events, found, classes)
     return EventMetrics(*(f1(each) for each in counts))
 
 
-def find_events(
+def find_event_rows(
     scores: Float[np.ndarray, "columns classes"],
     borders: Float[np.ndarray, " borders"],
     on: float,

@@ -15,7 +15,7 @@ from ast_jax.evaluation.event_metrics import (
     EventMetrics,
     Recording,
     event_metrics,
-    find_events,
+    find_event_rows,
     psds,
 )
 from ast_jax.evaluation.metrics import ClassMetrics, Metrics, per_class_metrics
@@ -128,7 +128,7 @@ def found_events(recordings: Sequence[Recording], labels: Sequence[str]) -> list
     """Returns a row per event that was found, in the order of recordings and times."""
     rows = []
     for name, borders, scores, _ in recordings:
-        found = find_events(scores, borders, ON, OFF)
+        found = find_event_rows(scores, borders, ON, OFF)
         for start, end, label in found[np.argsort(found[:, 0], kind="stable")].tolist():
             within = slice(*np.searchsorted(borders, (start, end)))
             rows.append(

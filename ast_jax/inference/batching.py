@@ -56,7 +56,7 @@ def map_batches(
 
 def _checked_rows(outputs: jax.Array, count: int) -> Iterator[np.ndarray]:
     for output in np.asarray(outputs)[:count]:
-        check_output(output)
+        check_finite(output)
         yield output
 
 
@@ -99,7 +99,7 @@ def count_frames(
     return jnp.where(is_padding, 0, frame).max(axis=1)
 
 
-def check_output(output: np.ndarray) -> None:
+def check_finite(output: np.ndarray) -> None:
     """Raises InputError if an output of the model is not finite."""
     if not np.isfinite(output).all():
         raise InputError(

@@ -14,7 +14,7 @@ from ast_jax.checkpoint.format import Checkpoint
 from ast_jax.checkpoint.load import read_checkpoint
 from ast_jax.columns import Columns
 from ast_jax.errors import InputError
-from ast_jax.inference.batching import check_count, check_output, padded_batches
+from ast_jax.inference.batching import check_count, check_finite, padded_batches
 from ast_jax.inference.embeddings import Embedder, embedding_shape
 from ast_jax.inference.explain import Explainer, Explanation, Method
 from ast_jax.inference.frames import check_no_window, column_slicer, highest_scores, score_columns
@@ -145,7 +145,7 @@ class AudioClassifier:
 
     def best_labels(self, scores: Float32[np.ndarray, " classes"], top_k: int | None) -> Labels:
         """Returns the labels with the highest scores, best first; all of them for `top_k` None."""
-        check_output(scores)
+        check_finite(scores)
         best = np.argsort(-scores, kind="stable")[:top_k]
         return [{"label": self.labels[i], "score": float(scores[i])} for i in best]
 

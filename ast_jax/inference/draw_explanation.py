@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from ast_jax.audio.kaldi import frame_sizes
-from ast_jax.figures import mel_ticks, save_figure, subplots
-from ast_jax.fonts import choose_families
+from ast_jax.figures import mel_ticks, save_figure, set_title, subplots
 from ast_jax.inference.explain import Explanation
 
 DECIBELS = 10 / np.log(10)  # of a natural logarithm of energy
@@ -170,10 +169,8 @@ def _grid_extent(explanation: Explanation) -> tuple[float, float, float, float]:
 
 
 def _set_title(axes: Any, title: str) -> None:
-    """Sets a title of names in any script."""
-    shown = title if len(title) <= MAX_LETTERS else f"{title[: MAX_LETTERS - 1]}…"
-    families, _ = choose_families(shown)
-    axes.set_title(shown, loc="left", fontsize=10, parse_math=False, fontfamily=families)
+    """Sets a title, cut to `MAX_LETTERS`."""
+    set_title(axes, title if len(title) <= MAX_LETTERS else f"{title[: MAX_LETTERS - 1]}…")
 
 
 def _transparent_reds() -> Any:

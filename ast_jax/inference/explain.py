@@ -15,7 +15,7 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.audio.kaldi import frame_sizes, mel_frequency
 from ast_jax.errors import InputError, nearest, quoted
 from ast_jax.inference.attribution import prefix_attention, relevance, rollout
-from ast_jax.inference.batching import check_count, check_output, count_frames
+from ast_jax.inference.batching import check_count, check_finite, count_frames
 from ast_jax.io import atomic_write
 from ast_jax.models.ast import ASTForAudioClassification
 from ast_jax.models.config import NUM_PREFIX_TOKENS, ASTConfig
@@ -193,7 +193,7 @@ class Explainer:
     ) -> Explanation:
         """Explains the classes, or the `top_k` most probable ones."""
         scores = np.asarray(self.probabilities(input_values[None]))[0]
-        check_output(scores)
+        check_finite(scores)
         if classes is None:
             classes = np.argsort(-scores, kind="stable")[:top_k]
         clip = jnp.asarray(input_values[None])
@@ -208,7 +208,7 @@ class Explainer:
             case "heads":
                 tokens = prefix_attention(self._graphdef, self._params, clip, masked)
         maps = np.asarray(tokens)[..., NUM_PREFIX_TOKENS:]
-        check_output(maps)
+        check_finite(maps)
         log_mel = input_values[: int(num_frames[0])]
         if self.extractor.do_normalize:
             log_mel = log_mel * (2 * self.extractor.std) + self.extractor.mean

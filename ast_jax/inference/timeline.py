@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ast_jax.errors import InputError, one_line
-from ast_jax.figures import save_figure, subplots
-from ast_jax.fonts import choose_families, short_names
+from ast_jax.figures import save_figure, set_title, subplots
+from ast_jax.fonts import short_names
 from ast_jax.inference.events import Event, format_time
 from ast_jax.inference.windows import Window
 
@@ -67,16 +66,14 @@ def draw_timeline(
             axes.broken_barh([bar], row, color="tab:orange", linewidth=1)  # a pixel at least
     axes.set(xlim=(edges[0], edges[-1]), ylim=(len(shown) - 0.5, -0.5))
     # parse_math=False: '$' in a name does not begin a formula.
-    options: dict[str, Any] = {"parse_math": False, "fontfamily": names.families}
-    axes.set_yticks(range(len(shown)), [names.names[c] for c in shown], **options)
+    shown_names = [names.names[c] for c in shown]
+    axes.set_yticks(range(len(shown)), shown_names, parse_math=False, fontfamily=names.families)
     axes.set_yticks(rows[1:-1], minor=True)
     axes.grid(which="minor", axis="y", color="white")
     axes.tick_params(which="minor", length=0)
     axes.set_xticks(*time_ticks(edges[0], edges[-1]))
     figure.colorbar(picture, ax=axes, label="score", pad=0.01)
-    heading = _heading(title, len(events), int(has_event.sum()), len(shown))
-    options["fontfamily"], _ = choose_families(heading)
-    axes.set_title(heading, loc="left", fontsize=10, **options)
+    set_title(axes, _heading(title, len(events), int(has_event.sum()), len(shown)))
     if names.note:
         figure.supxlabel(names.note, fontsize=8)
     save_figure(figure, file, replace=False)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ast_jax.audio.kaldi import frame_sizes
-from ast_jax.figures import mel_ticks, save_figure, subplots
-from ast_jax.fonts import DrawableNames, choose_families, short_names
+from ast_jax.figures import mel_ticks, save_figure, set_title, subplots
+from ast_jax.fonts import DrawableNames, short_names
 
 MAX_INCHES = 20
 MAX_NAMED = 60  # classes whose names and counts are legible within MAX_INCHES
@@ -177,7 +177,6 @@ def draw_batch(
     clips, frames, mel_bins = plain.shape
     seconds = frames * frame_sizes(sampling_rate)[1] / sampling_rate
     places, hertz = mel_ticks(mel_bins, sampling_rate)
-    families, _ = choose_families("".join(titles))
     figure, grid = subplots(
         clips, 2, (13, 1 + 1.9 * clips), squeeze=False, sharex=True, sharey=True
     )
@@ -196,7 +195,7 @@ def draw_batch(
             )
         row[0].set_ylabel("Hz")
         row[0].set_yticks(places, hertz)
-        row[0].set_title(title, loc="left", fontsize=10, parse_math=False, fontfamily=families)
+        set_title(row[0], title)
     grid[0, 1].set_title("as the model sees it, masks and all", loc="left", fontsize=10)
     for axes in grid[-1]:
         axes.set_xlabel("seconds")

@@ -216,7 +216,7 @@ def test_sound_is_taken_while_nobody_asks_for_it(monkeypatch):
     monkeypatch.setattr(command, "AHEAD", 10 * 2**16)
     reading, writing = os.pipe()
     with open(reading, "rb") as source, open(writing, "wb", buffering=0) as target:
-        chunks = command.read_ahead(source.fileno())
+        chunks = command.read_stdin_ahead(source.fileno())
         sent = []
 
         def send():
@@ -237,7 +237,7 @@ def test_sound_is_taken_while_nobody_asks_for_it(monkeypatch):
 
 def test_standard_input_that_cannot_be_read_is_refused(tmp_path):
     with (tmp_path / "x").open("w") as file, pytest.raises(InputError, match="cannot be read"):
-        next(command.read_ahead(file.fileno()))
+        next(command.read_stdin_ahead(file.fileno()))
 
 
 def test_a_slow_device_is_told_once(capsys):

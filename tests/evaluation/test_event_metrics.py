@@ -13,12 +13,11 @@ from ast_jax.evaluation.event_metrics import (
     count_segments,
     event_metrics,
     f1,
-    find_events,
+    find_event_rows,
     frame_metrics,
     psds,
 )
-from ast_jax.inference.events import EventTracker
-from ast_jax.inference.events import find_events as track_events
+from ast_jax.inference.events import EventTracker, find_events
 from ast_jax.inference.windows import Window
 
 LABELS = ["cat", "dog"]
@@ -76,9 +75,9 @@ def test_events_are_those_of_the_tracker_that_classify_uses(seed):
     windows = [Window(*item) for item in zip(borders[:-1], borders[1:], scores, strict=True)]
     expected = [
         (event.start, event.end, LABELS.index(event.label))
-        for event in track_events(windows, EventTracker(LABELS, ON, OFF))
+        for event in find_events(windows, EventTracker(LABELS, ON, OFF))
     ]
-    found = find_events(scores, borders, ON, OFF)
+    found = find_event_rows(scores, borders, ON, OFF)
     assert sorted(map(tuple, found.tolist())) == sorted(expected)
 
 
@@ -92,7 +91,7 @@ def test_f1_equals_that_of_sed_eval():
         "segment_f1": sed_eval.sound_event.SegmentBasedMetrics(LABELS, time_resolution=1.0),
     }
     for name, borders, scores, true in made:
-        found = find_events(scores, borders, ON, OFF)
+        found = find_event_rows(scores, borders, ON, OFF)
         sides = [
             [
                 {"file": name, "onset": start, "offset": end, "event_label": LABELS[int(label)]}
