@@ -1,6 +1,6 @@
 """The times of a frame-level model's outputs: a column of patches is a frame.
 
-A model hears `max_length` log-mel frames at a time. The columns of a recording follow each other
+An input of the model has `max_length` log-mel frames. The columns of a recording follow each other
 without gap from its start to its end, in as many inputs as it takes.
 """
 

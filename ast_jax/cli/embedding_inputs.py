@@ -134,7 +134,7 @@ def _listed(folder: str, manifest: Any, split: str) -> Recordings:
 
 
 def _digest_of_files(paths: Sequence[str]) -> str:
-    """Computes a digest of paths, sizes and times of change; missing files are told of later."""
+    """Computes a digest of paths, sizes and times of change. Reading reports missing files."""
     lines = []
     for path in paths:
         try:
@@ -152,7 +152,7 @@ def _digest(lines: Sequence[str]) -> str:
     return hasher.hexdigest()
 
 
-UNKNOWN = (np.nan, np.nan)  # start and end of what the model hears of a recording
+UNKNOWN = (np.nan, np.nan)  # start and end of a model input that is not a window
 
 
 class Row(NamedTuple):

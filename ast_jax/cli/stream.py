@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NAME = "standard input"
 READ = 2**16  # bytes at once, at most
 AHEAD = 2**26  # bytes that are kept; with more the sender waits
-BEHIND = 5.0  # seconds of delay that are told
+BEHIND = 5.0  # seconds of delay that cause a note
 NO_OPTIONS = EventOptions()
 
 

@@ -74,7 +74,7 @@ class InputBuilder:
 
 
 def trim(batch: Batch) -> Batch:
-    """Returns a batch whose arrays end where its length bucket does, without `input_length`."""
+    """Returns a batch with its arrays cut to its length bucket, without `input_length`."""
     if "input_length" not in batch:
         return batch
     length = int(batch["input_length"][0])

@@ -72,7 +72,7 @@ class AudioClassifier:
                 [-1, 1] or int16; or a dict with "array" or "raw" and "sampling_rate", or with
                 "bytes" or "path", as in an Audio column of `datasets`. All are resampled to the
                 model's rate. Only the beginning of a sound longer than the model's input is used;
-                `windows` hears all of it.
+                `windows` scores all of it.
             top_k: the number of labels; None for all.
             sampling_rate: of arrays without their own, in Hz.
             function_to_apply: what makes scores of logits: "softmax", "sigmoid" or "none"; by

@@ -35,7 +35,7 @@ Columns = Mapping[str, Column]
 
 
 def check_format(path: str | Path) -> None:
-    """Raises InputError unless the suffix is of a format whose package is installed."""
+    """Raises InputError if there is no format of the suffix, or its package is not installed."""
     suffix = Path(path).suffix.lower()
     if suffix not in PACKAGES:
         raise InputError(f"{path}: ends in none of {', '.join(PACKAGES)}; choose one of them")

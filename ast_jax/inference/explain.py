@@ -1,4 +1,4 @@
-"""Explains what a model heard: maps of the patches of a sound in seconds and Hz."""
+"""Explains the scores of a sound by maps of its patches, in seconds and Hz."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence

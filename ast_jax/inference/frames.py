@@ -25,7 +25,7 @@ def check_no_window(window: float | None, hop: float | None) -> None:
 
 
 def column_slicer(extractor: ASTFeatureExtractor, columns: Columns) -> WindowSlicer:
-    """Returns the slicer of whole inputs whose columns follow each other."""
+    """Returns the slicer of whole inputs with columns that follow each other."""
     rate = columns.sampling_rate
     hop = columns.per_input * columns.hop
     return WindowSlicer(extractor, columns.input_samples / rate, hop / rate)

@@ -33,7 +33,7 @@ def draw_timeline(
     A row has the score of each window, from the middle between its center and that of the window
     before to that of the next, and a bar for each event. Of more windows than the picture has
     pixels, neighbors share a cell with their highest score. Of more than `MAX_CLASSES` classes
-    those with the highest scores are drawn; the title tells how many are left out.
+    those with the highest scores are drawn, with a note in the title.
 
     Args:
         file: to write.

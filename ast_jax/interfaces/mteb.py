@@ -1,4 +1,4 @@
-"""An encoder for mteb, whose audio tasks are the Massive Audio Embedding Benchmark (MAEB)."""
+"""An encoder for mteb and its audio tasks, the Massive Audio Embedding Benchmark (MAEB)."""
 
 import hashlib
 from pathlib import Path

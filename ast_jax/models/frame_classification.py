@@ -36,7 +36,7 @@ class ASTForAudioFrameClassification(ASTForAudioClassification):
     def from_pretrained(
         cls, path: str | Path, attn_implementation: str | None = None, **changes: Any
     ) -> "ASTForAudioFrameClassification":
-        """Loads a frame-level checkpoint, or any other with a new head, of which a warning tells.
+        """Loads a frame-level checkpoint, or any other with a new head and a warning.
 
         Arguments and errors are those of `ASTForAudioClassification.from_pretrained`.
         """
