@@ -270,7 +270,9 @@ def test_a_waveform_classifier_is_one_bfloat16_program_that_calls_cudnn(gpu):
     classifier = AudioClassifier(Checkpoint(model, extractor, params))
     waveforms = np.zeros((4, 400 + 63 * 160), np.int16)
     lengths = np.full(4, waveforms.shape[1], np.int32)
-    function = classifier._apply_to_waveforms.trace(classifier._params, waveforms, lengths)
+    function = classifier._scorer._apply_to_waveforms.trace(
+        classifier._scorer._params, waveforms, lengths
+    )
     assert on_host(function) == set()
     assert calls(for_cuda(function)) == ["__cudnn$fmhaSoftmax"]
     # The frontend's three products and the classifier's product.
