@@ -1,5 +1,6 @@
 """`ast-jax stream`: finds events in sound that arrives on standard input."""
 
+import json as json_module
 import math
 import os
 import sys
@@ -80,7 +81,7 @@ def stream(
     )
     format_found, blocks = _open(chunks, raw)
     target = open_event_file(output) if output else nullcontext(_print_json if json else _print)
-    with naming(output or NAME), target as write:
+    with naming(output or "standard output"), target as write:
         try:
             for scored in _windows(streaming, format_found, blocks):
                 for event in tracker.update(scored):
@@ -239,6 +240,7 @@ def _print(recording: str, event: "Event") -> None:
 
 
 def _print_json(recording: str, event: "Event") -> None:
-    from ast_jax.inference.event_files import json_line
+    from ast_jax.inference.event_files import event_fields
 
-    print(json_line(recording, event), flush=True)
+    # In ASCII, as escapes of what the encoding of stdout lacks would be no JSON.
+    print(json_module.dumps(event_fields(recording, event)), flush=True)

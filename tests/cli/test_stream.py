@@ -96,7 +96,9 @@ def expected_events(classifier, on=0.5, thresholds=None, **options):
 
 
 def json_lines(capsys):
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    printed = capsys.readouterr().out
+    assert printed.isascii()
+    return [json.loads(line) for line in printed.splitlines()]
 
 
 @pytest.mark.parametrize(
