@@ -15,10 +15,15 @@ from ast_jax.io import check_free, json_checksum
 from ast_jax.urls import check_local
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ast_jax.cli.embedding_inputs import Recordings, Row
     from ast_jax.inference.classifier import AudioClassifier
     from ast_jax.inference.embedding_files import Column
     from ast_jax.inference.embedding_parts import EmbeddingParts
+    from ast_jax.inference.windows import WindowSlicer
+
+    Compute = Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]]  # embeddings of model inputs
 
 Pooling = Literal["pooled", "cls", "distillation", "mean", "patches"]
 
@@ -66,6 +71,7 @@ def embed(
     from ast_jax.inference.embedding_files import check_format, write_table
     from ast_jax.inference.embedding_parts import open_parts
     from ast_jax.inference.embeddings import check_embedding, embedding_shape
+    from ast_jax.inference.windows import WindowSlicer
 
     for file in files:
         check_given(FILE=file)
@@ -77,7 +83,8 @@ def embed(
     classifier = load_classifier(checkpoint, dtype)
     layer = check_embedding(classifier.config, pooling, layer)
     if window is not None or hop is not None:
-        window, hop = _exact_lengths(classifier, window, hop)
+        slicer = WindowSlicer(classifier.feature_extractor, window, hop)
+        window, hop = slicer.window, slicer.hop  # in whole samples and frames
     recordings = find_recordings(files, classifier.feature_extractor.sampling_rate, name, split)
     about: dict[str, Any] = {
         "checkpoint": _checkpoint_digest(classifier),
@@ -87,11 +94,18 @@ def embed(
         "window": window,
         "hop": hop,
     }
+    compute = partial(classifier.embed_inputs, pooling=pooling, layer=layer, batch_size=batch_size)
     settings = about | {"scale_loud": scale_loud, "recordings": recordings.digest}
     folder = Path(f"{output}.parts")
     with naming(output), open_parts(folder, settings) as parts:
         try:
-            _compute(parts, recordings, classifier, about, batch_size, scale_loud)
+            _note_finished(parts, recordings)
+            if window is None:
+                _embed_beginnings(parts, recordings, compute, classifier, batch_size, scale_loud)
+            else:
+                new_slicer = partial(WindowSlicer, classifier.feature_extractor, window, hop)
+                _embed_windows(parts, recordings, compute, new_slicer, scale_loud)
+            parts.finish(len(recordings.names))
             rows = sum(len(files) for files, _ in parts.index)
             if not rows:
                 raise InputError(
@@ -110,75 +124,72 @@ def embed(
     return 1 if unusable else recordings.status
 
 
-def _compute(
+def _note_finished(parts: "EmbeddingParts", recordings: "Recordings") -> None:
+    """Prints what an interrupted command has finished, and what it could not use."""
+    if parts.files_done:
+        print_note(
+            f"{parts.files_done} of {len(recordings.names)} recordings are finished in "
+            f"{parts.folder}; going on"
+        )
+    for file in parts.unusable:
+        complain(f"{recordings.names[file]}: could not be used, or not to its end")
+
+
+def _embed_windows(
     parts: "EmbeddingParts",
     recordings: "Recordings",
+    compute: "Compute",
+    new_slicer: "Callable[[], WindowSlicer]",
+    scale_loud: bool,
+) -> None:
+    """Adds the windows of recordings that are not finished, with a progress bar on a terminal."""
+    from ast_jax.cli.embedding_inputs import read_window_rows
+    from ast_jax.cli.reading_bar import ReadingBar
+
+    done = parts.files_done
+    with ReadingBar(len(recordings.names), is_shown=True) as bar:
+        bar.index = done
+        rows = read_window_rows(
+            recordings, done, new_slicer, parts.unusable, bar, scale_loud=scale_loud
+        )
+        for _ in _add_rows(parts, rows, compute):
+            pass
+
+
+def _embed_beginnings(
+    parts: "EmbeddingParts",
+    recordings: "Recordings",
+    compute: "Compute",
     classifier: "AudioClassifier",
-    about: dict[str, Any],
     batch_size: int,
     scale_loud: bool,
 ) -> None:
-    """Computes the parts that are not finished, with a progress bar on a terminal."""
+    """Adds recordings that are not finished, with a progress bar on a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
-    from ast_jax.cli.embedding_inputs import read_rows, read_window_rows
-    from ast_jax.cli.reading_bar import ReadingBar
-    from ast_jax.inference.windows import WindowSlicer
+    from ast_jax.cli.embedding_inputs import read_rows
 
-    total, done = len(recordings.names), parts.files_done
-    if done:
-        print_note(f"{done} of {total} recordings are finished in {parts.folder}; going on")
-    for file in parts.unusable:
-        complain(f"{recordings.names[file]}: could not be used, or not to its end")
-    if about["window"] is not None:
-        extractor, lengths = classifier.feature_extractor, (about["window"], about["hop"])
-        with ReadingBar(total, is_shown=True) as bar:
-            bar.index = done
-            windows = read_window_rows(
-                recordings,
-                done,
-                partial(WindowSlicer, extractor, *lengths),
-                parts.unusable,
-                bar,
-                scale_loud=scale_loud,
-            )
-            for _ in _add_rows(parts, windows, classifier, about, batch_size):
-                pass
-    else:
-        inputs = read_rows(
-            recordings,
-            done,
-            classifier,
-            parts.unusable,
-            batch_size=batch_size,
-            scale_loud=scale_loud,
-        )
-        console = Console(stderr=True)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task("embedding", total=total, completed=done)
-            for file in _add_rows(parts, inputs, classifier, about, batch_size):
-                progress.update(task, completed=file)
-    parts.finish(total)
+    done = parts.files_done
+    rows = read_rows(
+        recordings, done, classifier, parts.unusable, batch_size=batch_size, scale_loud=scale_loud
+    )
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("embedding", total=len(recordings.names), completed=done)
+        for file in _add_rows(parts, rows, compute):
+            progress.update(task, completed=file)
 
 
 def _add_rows(
     parts: "EmbeddingParts",
     rows: "Iterator[Row]",
-    classifier: "AudioClassifier",
-    about: dict[str, Any],
-    batch_size: int,
+    compute: "Compute",
 ) -> Iterator[int]:
     """Adds the embeddings of rows, and yields the index of the recording of each."""
     from ast_jax.inference.batching import map_values
 
     items = (((file, times), input_values) for file, times, input_values in rows)
-    compute = partial(
-        classifier.embed_inputs,
-        pooling=about["pooling"],
-        layer=about["layer"],
-        batch_size=batch_size,
-    )
     for (file, times), embedding in map_values(compute, items):
         parts.add(file, times, embedding)
         yield file
@@ -214,16 +225,6 @@ def _columns(
 def _unicode(text: str) -> str:
     """Returns a name with bytes that are no UTF-8 escaped."""
     return str(text).encode(errors="backslashreplace").decode()
-
-
-def _exact_lengths(
-    classifier: "AudioClassifier", window: float | None, hop: float | None
-) -> tuple[float, float]:
-    """Returns the lengths of windows and hops in whole samples and frames, in seconds."""
-    from ast_jax.inference.windows import WindowSlicer
-
-    slicer = WindowSlicer(classifier.feature_extractor, window, hop)
-    return slicer.window, slicer.hop
 
 
 def _checkpoint_digest(classifier: "AudioClassifier") -> str:
