@@ -64,7 +64,7 @@ PERMITTED = {
     "inference": (
         *BASICS, "fields", "audio", "fonts", "figures", "models", "columns", "checkpoint",
     ),
-    "interfaces": ("errors", "audio", "checkpoint", "inference"),
+    "interfaces": ("errors", "audio", "columns", "checkpoint", "inference"),
     "cli": (
         *BASICS, "ast_jax", "losses", "sharding", "audio", "models", "columns", "config", "fields",
         "config_files", "checkpoint", "data", "evaluation", "runs", "training", "inference",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ast_jax.inference.classifier import AudioClassifier
     from ast_jax.inference.windows import WindowInput, WindowSlicer
 
+UNKNOWN = (np.nan, np.nan)  # start and end of a model input that is not a window
+
 
 class Recordings(NamedTuple):
     """Recordings that are not read yet.
@@ -45,6 +47,20 @@ class Recordings(NamedTuple):
     def are_files(self) -> bool:
         """Whether the sounds are paths."""
         return isinstance(self.sounds[0], str)
+
+
+class Row(NamedTuple):
+    """A model input.
+
+    Attributes:
+        file: the index of its recording.
+        times: start and end in the recording, in seconds; NaN for its beginning.
+        input_values: float32 (max_length, mel_bins).
+    """
+
+    file: int
+    times: tuple[float, float]
+    input_values: np.ndarray
 
 
 def find_recordings(
@@ -152,23 +168,6 @@ def _digest(lines: Sequence[str]) -> str:
     return hasher.hexdigest()
 
 
-UNKNOWN = (np.nan, np.nan)  # start and end of a model input that is not a window
-
-
-class Row(NamedTuple):
-    """A model input.
-
-    Attributes:
-        file: the index of its recording.
-        times: start and end in the recording, in seconds; NaN for its beginning.
-        input_values: float32 (max_length, mel_bins).
-    """
-
-    file: int
-    times: tuple[float, float]
-    input_values: np.ndarray
-
-
 def read_rows(
     recordings: Recordings,
     first: int,
@@ -190,34 +189,53 @@ def read_rows(
         batch_size: of the model.
         scale_loud: whether to divide waveforms of files that go beyond 1 by their peak.
     """
-    rate = classifier.feature_extractor.sampling_rate
-    sounds, ahead = recordings.sounds, CORES + batch_size
+    ahead = CORES + batch_size
     if recordings.are_files:
-        failed: list[str] = []
-        paths = list(sounds[first:])
-        last = first - 1
-        found = read_inputs(paths, classifier, ahead, failed, scale_loud=scale_loud)
-        for count, (_, values) in enumerate(found):
-            file = first + count + len(failed)
-            unusable += range(last + 1, file)
-            last = file
-            yield Row(file, UNKNOWN, values)
-        unusable += range(last + 1, len(sounds))
-        return
+        return _read_files(recordings.sounds, first, classifier, unusable, ahead, scale_loud)
+    return _read_clips(recordings, first, classifier, unusable, ahead)
 
-    def read(file: int) -> np.ndarray | InputError:
+
+def _read_files(
+    files: Sequence[str],
+    first: int,
+    classifier: "AudioClassifier",
+    unusable: list[int],
+    ahead: int,
+    scale_loud: bool,
+) -> Iterator[Row]:
+    failed: list[str] = []
+    inputs = read_inputs(list(files[first:]), classifier, ahead, failed, scale_loud=scale_loud)
+    last = first - 1
+    for count, (_, values) in enumerate(inputs):
+        file = first + count + len(failed)
+        unusable += range(last + 1, file)
+        last = file
+        yield Row(file, UNKNOWN, values)
+    unusable += range(last + 1, len(files))
+
+
+def _read_clips(
+    recordings: Recordings,
+    first: int,
+    classifier: "AudioClassifier",
+    unusable: list[int],
+    ahead: int,
+) -> Iterator[Row]:
+    rate = classifier.feature_extractor.sampling_rate
+
+    def read(clip: int) -> np.ndarray | InputError:
         try:
-            return classifier.preprocess({"array": sounds[file], "sampling_rate": rate})
+            return classifier.preprocess({"array": recordings.sounds[clip], "sampling_rate": rate})
         except InputError as error:
             return error
 
-    remaining = range(first, len(sounds))
-    for file, result in zip(remaining, read_ahead(read, remaining, ahead), strict=True):
+    remaining = range(first, len(recordings.sounds))
+    for clip, result in zip(remaining, read_ahead(read, remaining, ahead), strict=True):
         if isinstance(result, InputError):
-            complain(f"{recordings.names[file]}: {result}")
-            unusable.append(file)
+            complain(f"{recordings.names[clip]}: {result}")
+            unusable.append(clip)
         else:
-            yield Row(file, UNKNOWN, result)
+            yield Row(clip, UNKNOWN, result)
 
 
 def read_window_rows(

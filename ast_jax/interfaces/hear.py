@@ -12,6 +12,7 @@ from jaxtyping import Float32, Shaped
 from ast_jax.audio.kaldi import frame_sizes
 from ast_jax.audio.waveform import to_array
 from ast_jax.checkpoint.torch_files import import_torch
+from ast_jax.columns import Columns
 from ast_jax.errors import InputError
 from ast_jax.inference.classifier import AudioClassifier, load
 from ast_jax.interfaces.embed_recordings import embed_recordings, reached_frames, slice_recordings
@@ -132,8 +133,7 @@ def embed_columns(
 
 def column_times(classifier: AudioClassifier, columns: int) -> Float32[np.ndarray, " columns"]:
     """Returns the centers of columns of patches, in ms from the start of a sound."""
-    config, rate = classifier.config, classifier.feature_extractor.sampling_rate
-    size, shift = frame_sizes(rate)
-    samples_a_column = size + (config.patch_size - 1) * shift
-    starts = np.arange(columns) * config.time_stride * shift
-    return ((starts + samples_a_column / 2) * 1000 / rate).astype(np.float32)
+    rate = classifier.feature_extractor.sampling_rate
+    grid = Columns.of(classifier.config, rate)
+    centers = np.arange(columns) * grid.hop + grid.size / 2
+    return (centers * 1000 / rate).astype(np.float32)
