@@ -85,19 +85,19 @@ def read_with_ffmpeg(source: Source, format: str) -> Iterator[Stream]:
         process = stack.enter_context(_start(program, path, errors))
         stack.callback(process.kill)
         limit = SECONDS + SECONDS_PER_MB * (os.stat(path).st_size >> 20)
-        patience = _Patience(process, limit)
+        timeout = _Timeout(process, limit)
         assert process.stdout is not None
         sound = None
-        with patience.waiting(), contextlib.suppress(RuntimeError):  # ffmpeg has written nothing
+        with timeout.waiting(), contextlib.suppress(RuntimeError):  # ffmpeg has written nothing
             sound = InOrder(process.stdout.fileno(), closefd=False)
         if sound:
-            blocks = patience.wait_for_each(read_blocks(sound, name))
+            blocks = timeout.wait_for_each(read_blocks(sound, name))
             yield Stream(sound.samplerate, None, blocks)
-        with patience.waiting():
+        with timeout.waiting():
             status = process.wait()
         errors.seek(0)
         message = errors.read(2000).decode(errors="replace").strip()
-        if patience.is_over:
+        if timeout.is_over:
             raise InputError(f"{name} took ffmpeg more than {limit} s: convert it to WAV")
         if status or message or not sound:
             text = re.sub(r"^\[\S+ @ \w+\] ", "", message) or f"status {status}"
@@ -108,7 +108,7 @@ def read_with_ffmpeg(source: Source, format: str) -> Iterator[Stream]:
             )
 
 
-class _Patience:
+class _Timeout:
     """Kills a process that is waited for too long; the time between waits does not count.
 
     Attributes:

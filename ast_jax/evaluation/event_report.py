@@ -23,14 +23,13 @@ from ast_jax.evaluation.rows import finite_or_none, format_number, to_rows
 from ast_jax.io import write_csv, write_json
 from ast_jax.losses import probabilities
 
-COLUMNS = {  # of a table
-    "mean_average_precision": "mAP",
+EVENT_METRICS = {  # with their names in tables
     "event_f1": "event F1",
     "segment_f1": "segment F1",
     "psds1": "PSDS1",
     "psds2": "PSDS2",
-    "loss": "loss",
 }
+COLUMNS = {"mean_average_precision": "mAP", **EVENT_METRICS, "loss": "loss"}  # of a table
 WITHOUT_PSDS = "PSDS is left out, as sed_scores_eval is not installed: pip install 'ast-jax[sed]'"
 
 

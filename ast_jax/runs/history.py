@@ -6,18 +6,13 @@ from typing import Any, NamedTuple
 
 from ast_jax.config import TrainConfig
 from ast_jax.errors import InputError
+from ast_jax.evaluation.event_report import EVENT_METRICS
 from ast_jax.evaluation.rows import finite_or_none, format_number
 from ast_jax.io import read_json, write_csv, write_json
 from ast_jax.runs.plots import draw_loss
 
 HISTORY_FILE = "history.json"
 
-EVENT_METRICS = {
-    "event_f1": "event F1",
-    "segment_f1": "segment F1",
-    "psds1": "PSDS1",
-    "psds2": "PSDS2",
-}
 SHORT_NAMES = {"mean_average_precision": "mAP"}  # of metrics
 
 History = list[dict[str, Any]]
