@@ -133,7 +133,7 @@ def classify_windows(
     Raises:
         InputError: an option cannot be used.
     """
-    from ast_jax.inference.frames import check_no_window
+    from ast_jax.inference.column_scores import check_no_window
     from ast_jax.inference.windows import WindowSlicer
 
     if classifier.config.frame_level:
@@ -183,7 +183,7 @@ def _score_columns(
 ) -> "Iterator[tuple[str, Iterator[Window]]]":
     """Yields each file that can be used, with the columns that a frame-level model scores."""
     from ast_jax.columns import Columns
-    from ast_jax.inference.frames import column_slicer, score_columns
+    from ast_jax.inference.column_scores import column_slicer, score_columns
 
     extractor = classifier.feature_extractor
     columns = Columns.of(classifier.config, extractor.sampling_rate)

@@ -58,7 +58,7 @@ def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
     return "\n".join(map(csv_line, rows))
 
 
-def json_line(to_json: Callable[[str, Any], dict[str, Any]]) -> Callable[[str, Any], str]:
+def make_json_line(to_json: Callable[[str, Any], dict[str, Any]]) -> Callable[[str, Any], str]:
     """Returns the function for JSON Lines that goes with `ResultFormat.to_json`."""
     return lambda file, result: json.dumps(to_json(file, result))
 
@@ -66,7 +66,7 @@ def json_line(to_json: Callable[[str, Any], dict[str, Any]]) -> Callable[[str, A
 LABELS = ResultFormat(
     "labels",
     ("file", "label", "score"),
-    {".csv": _labels_csv, ".jsonl": json_line(_labels_json)},
+    {".csv": _labels_csv, ".jsonl": make_json_line(_labels_json)},
     _labels_json,
     _labels_text,
 )

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ast_jax.cli.result_formats import ResultFormat, csv_lines, json_line, percent
+from ast_jax.cli.result_formats import ResultFormat, csv_lines, make_json_line, percent
 from ast_jax.inference.event_files import COLUMNS, FORMATS, event_fields
 from ast_jax.inference.events import Event, format_time
 
@@ -45,7 +45,7 @@ def _times(start: float, end: float) -> str:
 WINDOWS = ResultFormat(
     "windows",
     ("file", "start", "end", "label", "score"),
-    {".csv": _window_csv, ".jsonl": json_line(_window_json)},
+    {".csv": _window_csv, ".jsonl": make_json_line(_window_json)},
     _window_json,
     _window_text,
 )

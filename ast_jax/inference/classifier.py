@@ -15,9 +15,14 @@ from ast_jax.checkpoint.load import read_checkpoint
 from ast_jax.columns import Columns
 from ast_jax.errors import InputError
 from ast_jax.inference.batching import check_count, check_finite, padded_batches
+from ast_jax.inference.column_scores import (
+    check_no_window,
+    column_slicer,
+    highest_scores,
+    score_columns,
+)
 from ast_jax.inference.embeddings import Embedder, embedding_shape
 from ast_jax.inference.explain import Explainer, Explanation, Method
-from ast_jax.inference.frames import check_no_window, column_slicer, highest_scores, score_columns
 from ast_jax.inference.model_inputs import map_sounds, model_input
 from ast_jax.inference.scorer import FUNCTIONS, Scorer
 from ast_jax.inference.windows import Window, WindowSlicer, score_windows, slice_sound
