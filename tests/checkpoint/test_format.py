@@ -21,8 +21,8 @@ from ast_jax.checkpoint.format import (
     save_checkpoint,
 )
 from ast_jax.errors import InputError
-from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig
+from tests.params import random_params
 
 CONFIG = ASTConfig(
     hidden_size=8,
@@ -40,13 +40,6 @@ CONFIG = ASTConfig(
 EXTRACTOR = ASTFeatureExtractor(
     sampling_rate=22050, num_mel_bins=32, max_length=64, mean=-1.5, std=0.25
 )
-
-
-def random_params(config):
-    rng = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda a: rng.standard_normal(a.shape, dtype=np.float32), param_shapes(config)
-    )
 
 
 CHECKPOINT = Checkpoint(CONFIG, EXTRACTOR, random_params(CONFIG))

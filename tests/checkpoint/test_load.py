@@ -11,9 +11,10 @@ from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
 from ast_jax.checkpoint.load import find_checkpoint, read_checkpoint, step_folders
 from ast_jax.checkpoint.torch_write import write_huggingface, write_original
 from ast_jax.errors import InputError
-from ast_jax.models.ast import ASTForAudioClassification, param_shapes
+from ast_jax.models.ast import ASTForAudioClassification
 from ast_jax.models.config import ASTConfig
 from ast_jax.models.positions import resize_position_embeddings
+from tests.params import random_params
 
 # Of checkpoints without preprocessor_config.json.
 pytestmark = pytest.mark.filterwarnings("ignore:.*mean .* and std .* are used:UserWarning")
@@ -27,13 +28,6 @@ CONFIG = ASTConfig(
     id2label={0: "rain", 1: "wind", 2: "owl"},
     num_labels=3,
 )
-
-
-def random_params(config, seed=0):
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda a: rng.standard_normal(a.shape, dtype=np.float32), param_shapes(config)
-    )
 
 
 CHECKPOINT = Checkpoint(CONFIG, ASTFeatureExtractor(max_length=128), random_params(CONFIG))

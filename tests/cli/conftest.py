@@ -2,7 +2,6 @@
 
 import shutil
 
-import jax
 import numpy as np
 import pytest
 import soundfile
@@ -11,8 +10,8 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint, load_checkpoint, save_checkpoint
 from ast_jax.checkpoint.torch_write import write_huggingface, write_original
 from ast_jax.cli.main import main
-from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig
+from tests.params import random_params
 
 CONFIG = ASTConfig(
     hidden_size=64,
@@ -28,10 +27,7 @@ CONFIG = ASTConfig(
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """Returns a folder with one checkpoint in each format."""
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda a: 0.1 * rng.standard_normal(a.shape, dtype=np.float32), param_shapes(CONFIG)
-    )
+    params = random_params(CONFIG, 0.1)
     folder = tmp_path_factory.mktemp("checkpoints")
     whole = Checkpoint(CONFIG, ASTFeatureExtractor(max_length=128), params)
     save_checkpoint(folder / "ours", whole)

@@ -6,7 +6,6 @@ import signal
 import sys
 import threading
 
-import jax
 import numpy as np
 import pytest
 import soundfile
@@ -19,8 +18,8 @@ from ast_jax.cli.main import main
 from ast_jax.errors import InputError
 from ast_jax.inference.classifier import AudioClassifier
 from ast_jax.inference.events import EventTracker, find_events
-from ast_jax.models.ast import param_shapes
 from ast_jax.thresholds import Calibration, Thresholds
+from tests.params import random_params
 
 from .conftest import CONFIG
 
@@ -43,10 +42,7 @@ def checkpoint(tmp_path_factory):
         problem_type="multi_label_classification",
     )  # fmt: skip
     extractor = ASTFeatureExtractor(max_length=48, num_mel_bins=16)
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda a: 0.3 * rng.standard_normal(a.shape, dtype=np.float32), param_shapes(config)
-    )
+    params = random_params(config, 0.3)
     classifier = AudioClassifier(Checkpoint(config, extractor, params))
     windows = classifier.windows(sound(), 0.4, sampling_rate=RATE)
     scores = np.stack([window.scores for window in windows])

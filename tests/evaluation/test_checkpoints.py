@@ -28,8 +28,9 @@ from ast_jax.evaluation.evaluation_set import (
     read_evaluation_set,
 )
 from ast_jax.inference.classifier import AudioClassifier
-from ast_jax.models.ast import ASTForAudioClassification, param_shapes
+from ast_jax.models.ast import ASTForAudioClassification
 from ast_jax.models.config import ASTConfig
+from tests.params import random_params
 
 LABELS = ["bark", "meow", "owl"]
 RATE = 16000
@@ -55,10 +56,7 @@ def make_checkpoint(seed, problem_type=SINGLE, rate=RATE, mean=-4.0, **changes):
         max_length=config.max_length,
         mean=mean,
     )
-    rng = np.random.default_rng(seed)
-    params = jax.tree.map(
-        lambda a: 0.3 * rng.standard_normal(a.shape, dtype=np.float32), param_shapes(config)
-    )
+    params = random_params(config, 0.3, seed=seed)
     inputs = extractor(make_clips().waveforms, rate)
     logits = forward(ASTForAudioClassification.from_params(config, params), inputs)
     head = params["classifier"]["dense"]

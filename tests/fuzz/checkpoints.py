@@ -26,12 +26,12 @@ from ast_jax.data.overlap import hash_clips
 from ast_jax.data.prepare.run_builder import prepare
 from ast_jax.data.prepared import open_prepared
 from ast_jax.data.synthetic import make_synthetic
-from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig
 from ast_jax.runs import workdir
 from ast_jax.runs.history import read_history, write_history
 from ast_jax.runs.workdir import acquire_workdir, check_data, open_workdir
 from tests.fuzz.harness import WrongAnswerError
+from tests.params import random_params
 
 CONFIG = ASTConfig(
     hidden_size=8,
@@ -62,10 +62,7 @@ def _new_folder(place):
 
 @cache
 def _checkpoint(place):
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda array: rng.standard_normal(array.shape, dtype=np.float32), param_shapes(CONFIG)
-    )
+    params = random_params(CONFIG)
     checkpoint = Checkpoint(CONFIG, EXTRACTOR, params)
     folder = _new_folder(place) / "checkpoint"
     save_checkpoint(folder, checkpoint)

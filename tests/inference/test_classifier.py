@@ -3,7 +3,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,8 +17,9 @@ from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
 from ast_jax.checkpoint.torch_write import write_huggingface
 from ast_jax.errors import InputError
 from ast_jax.inference.classifier import AudioClassifier
-from ast_jax.models.ast import ASTForAudioClassification, param_shapes
+from ast_jax.models.ast import ASTForAudioClassification
 from ast_jax.models.config import ASTConfig
+from tests.params import random_params
 
 CONFIG = ASTConfig(
     hidden_size=16,
@@ -36,10 +36,7 @@ EXTRACTOR = ASTFeatureExtractor(max_length=48, num_mel_bins=16)
 
 
 def checkpoint_of(config, extractor=EXTRACTOR):
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda a: 0.3 * rng.standard_normal(a.shape, dtype=np.float32), param_shapes(config)
-    )
+    params = random_params(config, 0.3)
     return Checkpoint(config, extractor, params)
 
 

@@ -10,8 +10,9 @@ from ast_jax.checkpoint.torch_write import write_huggingface
 from ast_jax.errors import InputError
 from ast_jax.inference.classifier import AudioClassifier
 from ast_jax.inference.embeddings import POOLINGS
-from ast_jax.models.ast import ASTForAudioClassification, param_shapes
+from ast_jax.models.ast import ASTForAudioClassification
 from ast_jax.models.config import ASTConfig
+from tests.params import random_params
 
 CONFIG = ASTConfig(
     hidden_size=16,
@@ -30,10 +31,7 @@ SOUND = {"array": WAVEFORM, "sampling_rate": 16000}
 
 
 def checkpoint_of(config):
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda a: 0.3 * rng.standard_normal(a.shape, dtype=np.float32), param_shapes(config)
-    )
+    params = random_params(config, 0.3)
     return Checkpoint(config, EXTRACTOR, params)
 
 

@@ -14,6 +14,7 @@ from ast_jax.inference.explain import Explanation
 from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig
 from ast_jax.npz import read_npz
+from tests.params import random_params
 
 # Patches overlap; the last 6 frames and the last 2 mel bins have none.
 CONFIG = ASTConfig(
@@ -34,10 +35,7 @@ ROWS, COLUMNS = CONFIG.grid
 
 @pytest.fixture(scope="module")
 def classifier():
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda a: 0.3 * rng.standard_normal(a.shape, dtype=np.float32), param_shapes(CONFIG)
-    )
+    params = random_params(CONFIG, 0.3)
     return AudioClassifier(
         Checkpoint(CONFIG, ASTFeatureExtractor(max_length=98, num_mel_bins=22), params)
     )

@@ -12,8 +12,8 @@ from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
 from ast_jax.inference.batching import count_frames
 from ast_jax.inference.classifier import AudioClassifier
-from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig
+from tests.params import random_params
 
 CONFIG = ASTConfig(
     hidden_size=16,
@@ -36,10 +36,7 @@ SHORT, WHOLE = (
 
 @pytest.fixture(scope="module")
 def checkpoint():
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda a: 0.3 * rng.standard_normal(a.shape, dtype=np.float32), param_shapes(CONFIG)
-    )
+    params = random_params(CONFIG, 0.3)
     return Checkpoint(CONFIG, EXTRACTOR, params)
 
 

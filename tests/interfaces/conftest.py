@@ -1,14 +1,12 @@
 """A small checkpoint whose input is 50 frames, half a second."""
 
-import jax
-import numpy as np
 import pytest
 
 from ast_jax.audio.feature_extractor import ASTFeatureExtractor
 from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
 from ast_jax.inference.classifier import load
-from ast_jax.models.ast import param_shapes
 from ast_jax.models.config import ASTConfig
+from tests.params import random_params
 
 # 3 rows and 9 columns of patches, the last column of which has the frames 40 to 47.
 CONFIG = ASTConfig(
@@ -29,10 +27,7 @@ CONFIG = ASTConfig(
 @pytest.fixture(scope="session")
 def save_small(tmp_path_factory):
     """Returns a function that saves the checkpoint with other fields of its extractor."""
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda a: 0.3 * rng.standard_normal(a.shape, dtype=np.float32), param_shapes(CONFIG)
-    )
+    params = random_params(CONFIG, 0.3)
 
     def save(**changes):
         folder = tmp_path_factory.mktemp("checkpoints") / "small"
