@@ -50,7 +50,7 @@ def _labels_text(labels: "Labels") -> str:
 
 def percent(label: dict[str, Any]) -> str:
     """Returns a label with its score for people."""
-    return f"{label['score']:6.1%}  {label['label']}"
+    return f"{label['score']:6.1%}  {one_line(label['label'])}"
 
 
 def csv_lines(rows: Iterable[Iterable[Any]]) -> str:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ast_jax.cli.result_formats import ResultFormat, csv_lines, make_json_line, percent
+from ast_jax.errors import one_line
 from ast_jax.inference.event_files import COLUMNS, FORMATS, event_fields
 from ast_jax.inference.events import Event, format_time
 
@@ -35,7 +36,7 @@ def _window_text(window: LabeledWindow) -> str:
 
 def _event_text(event: Event) -> str:
     scores = f"{event.peak:6.1%}  {event.mean:6.1%}"
-    return f"  {_times(event.start, event.end)}{scores}  {event.label}"
+    return f"  {_times(event.start, event.end)}{scores}  {one_line(event.label)}"
 
 
 def _times(start: float, end: float) -> str:

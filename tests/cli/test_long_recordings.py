@@ -17,7 +17,9 @@ import ast_jax
 from ast_jax.cli.long_recordings import WindowOptions
 from ast_jax.cli.main import main
 from ast_jax.cli.output_file import OutputFile
-from ast_jax.inference.events import EventTracker, find_events
+from ast_jax.cli.result_formats import LABELS
+from ast_jax.cli.window_formats import EVENTS, WINDOWS, LabeledWindow
+from ast_jax.inference.events import Event, EventTracker, find_events
 from ast_jax.inference.windows import aggregate
 from ast_jax.thresholds import Calibration, Thresholds
 
@@ -209,6 +211,17 @@ def test_a_recording_without_events_says_so_and_a_timeline_is_drawn(
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert classify(*arguments) == 1
     assert f"{picture}: exists already" in capsys.readouterr().err
+
+
+def test_labels_are_printed_in_one_line():
+    label = "a\nb\x1b[2J"
+    window = LabeledWindow(0.0, 1.0, [{"label": label, "score": 0.5}])
+    for text in (
+        WINDOWS.to_text(window),
+        EVENTS.to_text(Event(0.0, 1.0, label, 0.5, 0.5)),
+        LABELS.to_text(window.labels),
+    ):
+        assert text.endswith(r"%  a\nb\x1b[2J")
 
 
 # ---- damage, interruptions
