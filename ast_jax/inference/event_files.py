@@ -1,6 +1,7 @@
 """Files of events, written line by line: CSV, JSON Lines, Audacity labels and RTTM."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -101,18 +102,23 @@ def open_event_file(path: str | Path, num_recordings: int = 1) -> Iterator[Write
     suffix = file.suffix.lower()
     format = FORMATS[suffix]
     file.parent.mkdir(parents=True, exist_ok=True)
-    # Names of recordings may be no valid UTF-8.
-    with open(file, "x", encoding="utf-8", errors="backslashreplace", newline="") as target:
-        header = ",".join(COLUMNS) + "\n" if suffix == ".csv" else ""
-        target.write(header)
+    file.touch(exist_ok=False)
+    size = 0  # of the header and whole lines
+    try:
+        # Names of recordings may be no valid UTF-8.
+        with open(file, "w", encoding="utf-8", errors="backslashreplace", newline="") as target:
+            target.write(",".join(COLUMNS) + "\n" if suffix == ".csv" else "")
 
-        def write(recording: str, event: Event) -> None:
-            target.write(format(recording, event) + "\n")
-            target.flush()
+            def write(recording: str, event: Event) -> None:
+                nonlocal size
+                target.write(format(recording, event) + "\n")
+                target.flush()
+                size = os.fstat(target.fileno()).st_size
 
-        try:
             yield write
-        except Exception:
-            if target.tell() == len(header):
-                file.unlink()
-            raise
+    except Exception:
+        if size:
+            os.truncate(file, size)  # as a full disk may have cut the last line
+        else:
+            file.unlink()
+        raise

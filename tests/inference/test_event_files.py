@@ -69,6 +69,23 @@ def test_events_are_in_the_file_as_they_are_written(tmp_path, suffix):
         assert "dog" in file.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("bytes_free", [0, 60, 100])
+def test_a_full_disk_leaves_whole_lines(tmp_path, bytes_free):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_free, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            written(tmp_path / "x.csv", [("a.wav", EVENTS[1][1])] * 9)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    if bytes_free < 100:
+        assert not list(tmp_path.iterdir())
+    else:
+        rows = (tmp_path / "x.csv").read_text().splitlines()[1:]
+        assert rows == ["a.wav,3600.0,3610.0,dog,1.0,0.333333"]
+
+
 def test_a_failure_keeps_events_and_leaves_no_file_without_any(tmp_path):
     no_event = ("a.wav", None)
     for name, events in [("none.csv", [no_event]), ("one.csv", [*EVENTS[:1], no_event])]:
