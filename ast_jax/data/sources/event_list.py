@@ -154,7 +154,8 @@ class _Recordings:
         if len(found) == 1:
             return found[0]
         if found:
+            inside = [os.path.relpath(each, self.folder) for each in found]
             raise InputError(
-                f"{where}: {quoted(name)} may be {listed(found)}; write its path in {self.folder}"
+                f"{where}: {quoted(name)} may be {listed(inside)}; write its path in {self.folder}"
             )
         raise InputError(f"{where}: {path} does not exist; add the recording, or remove the line")
