@@ -145,11 +145,17 @@ def open_prepared(folder: str | Path, name: str = "") -> PreparedSet:
         name: the set's kind of source, if the output has several sets.
 
     Raises:
-        InputError: there is no set or several, it has another version or is damaged, or the
-            packages that read it are not installed.
+        InputError: there is no set or several, it has another version or is damaged, its path is
+            no UTF-8, or the packages that read it are not installed.
     """
     check_packages()
     set_folder = _find(Path(folder), name)
+    try:
+        str(set_folder).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{set_folder}: array_record opens paths of UTF-8 only; rename the folder"
+        ) from None
     info = read_json(set_folder / "dataset_info.json")
     metadata = read_json(set_folder / "metadata.json")
     try:

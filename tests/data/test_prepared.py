@@ -138,6 +138,13 @@ def test_a_folder_without_a_set_is_rejected(made, tmp_path):
         open_prepared(made[0], "esc50")
 
 
+def test_a_path_that_is_no_utf8_is_rejected(made, tmp_path):
+    link = tmp_path / "\udcff"
+    link.symlink_to(made[0])
+    with pytest.raises(InputError, match=r"udcff.*: array_record opens paths of UTF-8 only"):
+        open_prepared(link)
+
+
 def test_several_sets_need_a_name(copy, tmp_path):
     shutil.copytree(tmp_path / "csv", tmp_path / "json")
     with pytest.raises(
