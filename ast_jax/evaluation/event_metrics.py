@@ -4,7 +4,6 @@ Event-based F1 is that of sed_eval and the DCASE challenges, segment-based F1 to
 al. 2020), which depends on no threshold, is that of the package sed_scores_eval.
 """
 
-import importlib.util
 import math
 import warnings
 from collections.abc import Sequence
@@ -138,14 +137,18 @@ def f1(counts: Int64[np.ndarray, "classes 3"]) -> Float[np.ndarray, " classes"]:
 def psds(recordings: Sequence[Recording], labels: Sequence[str]) -> dict[str, float] | None:
     """Computes the PSDS of both scenarios of the DCASE challenges; None without sed_scores_eval.
 
+    A package that cannot be imported, as one that it needs was replaced, counts as missing: scores
+    are computed last, after hours of training.
+
     The first rewards exact times, the second the right class.
     """
-    if importlib.util.find_spec("sed_scores_eval") is None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its dependencies, about their own imports
+            from sed_scores_eval.base_modules.scores import create_score_dataframe
+            from sed_scores_eval.intersection_based import psds as exact_psds
+    except ImportError:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its dependencies, about their own imports
-        from sed_scores_eval.base_modules.scores import create_score_dataframe
-        from sed_scores_eval.intersection_based import psds as exact_psds
 
     scores, true, durations = {}, {}, {}
     for name, borders, rows, events in recordings:

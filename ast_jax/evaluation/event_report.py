@@ -30,7 +30,7 @@ EVENT_METRICS = {  # with their names in tables
     "psds2": "PSDS2",
 }
 COLUMNS = {"mean_average_precision": "mAP", **EVENT_METRICS, "loss": "loss"}  # of a table
-WITHOUT_PSDS = "PSDS is left out, as sed_scores_eval is not installed: pip install 'ast-jax[sed]'"
+WITHOUT_PSDS = "PSDS is left out, as sed_scores_eval cannot be imported: pip install 'ast-jax[sed]'"
 
 
 class EventResults(NamedTuple):
