@@ -96,6 +96,8 @@ def train_probe(
             the training clips are too few or have a single class.
     """
     check_packages()
+    from threadpoolctl import threadpool_limits  # which scikit-learn needs
+
     has_class = targets > 0
     if has_class.shape[1] < 2:
         raise InputError("the data has one class; give data with two or more to probe")
@@ -107,7 +109,9 @@ def train_probe(
         clips = np.flatnonzero(np.isin(groups, [held_out]))
         inner = _inner_folds(has_class[inside], np.array(groups)[inside], one_class)
         search = _search(name, inner, has_class.shape[1], one_class)
-        with warnings.catch_warnings():
+        # Products of this size take longer on several threads, and many times as long where other
+        # processes use the cores.
+        with threadpool_limits(1), warnings.catch_warnings():
             # A class that all training clips of a fold have, or none; and weak regularization,
             # which need not converge to be compared.
             warnings.filterwarnings("ignore", "Label .* is present in all training")
