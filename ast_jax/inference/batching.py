@@ -92,8 +92,12 @@ def count_frames(
         input_values: as the extractor returns them.
         extractor: the model's.
     """
-    padding = -extractor.mean / (2 * extractor.std) if extractor.do_normalize else 0.0
-    tolerance = 1e-5 * max(1, abs(padding))  # of rounding, on the host or on the device
+    mean, scale = extractor.mean, 1 / (2 * extractor.std)
+    if not extractor.do_normalize:
+        mean, scale = 0.0, 1.0
+    padding = -mean * scale
+    # Of rounding, on the host or on the device; in log-mel units, as `scale` may be tiny.
+    tolerance = 1e-5 * max(1, abs(mean)) * scale
     is_padding = (jnp.abs(input_values - padding) <= tolerance).all(axis=2)
     frame = jnp.arange(1, input_values.shape[1] + 1)
     return jnp.where(is_padding, 0, frame).max(axis=1)

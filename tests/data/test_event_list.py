@@ -32,7 +32,7 @@ def read(folder, text, name="events.tsv"):
 )
 def test_the_columns_of_known_lists_are_found(folder, header, name):
     separator = header[next(i for i, c in enumerate(header) if c in "\t,;")]
-    row = separator.join([name, "0.5", "1.25", "dog"])
+    row = separator.join([name, ".5", "1.25", "dog"])
     found = read(folder, f"{header}\n{row}\n")
     assert found.events == {str(folder / "a.wav"): [(0.5, 1.25, "dog")]}
     assert found.labels == ["dog"]

@@ -51,9 +51,11 @@ def scores(classifier, sound):
                      for label in classifier.labels])  # fmt: skip
 
 
-@pytest.mark.parametrize("do_normalize", [True, False])
-def test_frames_of_sounds_and_of_digital_silence_are_no_padding(do_normalize):
-    extractor = dataclasses.replace(EXTRACTOR, do_normalize=do_normalize)
+@pytest.mark.parametrize(
+    "changes", [{}, {"do_normalize": False}, {"mean": 0.0, "std": 1e6}, {"mean": -1e3, "std": 1e-6}]
+)
+def test_frames_of_sounds_and_of_digital_silence_are_no_padding(changes):
+    extractor = dataclasses.replace(EXTRACTOR, **changes)
     sounds = [SHORT, WHOLE, np.zeros(4000, np.float32), np.zeros(400, np.float32)]
     inputs = extractor(sounds, 16000, "np")
     assert inputs["num_frames"].tolist() == [17, 48, 23, 1]

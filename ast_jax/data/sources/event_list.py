@@ -17,7 +17,7 @@ from ast_jax.data.sources.tables import Table, normalize_name, open_table
 from ast_jax.errors import InputError, quoted
 
 ROLES = {"path": "filename", "start": "start", "end": "end", "labels": "label"}
-SECONDS = re.compile(r"\d{1,9}(\.\d*)?([eE][+-]?\d{1,2})?", re.ASCII)
+SECONDS = re.compile(r"(\d{1,9}(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?", re.ASCII)
 
 
 class Event(NamedTuple):
