@@ -25,9 +25,10 @@ class InputError(ValueError):
 
 
 def nearest(name: str, names: Collection[str]) -> str:
-    """Returns the closest of `names` to a misspelled `name`, or all of them if none is close."""
+    """Returns the closest of `names` to a misspelled `name`, or the first 40 if none is close."""
     # Comparing takes time in proportion to the length.
-    return ", ".join(difflib.get_close_matches(name[:100], names, 1) or sorted(names))
+    close = difflib.get_close_matches(name[:100], names, 1)
+    return ", ".join(close) or shorten(sorted(names), 40)
 
 
 def shorten(names: Sequence[str], most: int = 5) -> str:

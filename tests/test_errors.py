@@ -3,10 +3,11 @@ import pytest
 from ast_jax.errors import first_line, nearest, quoted
 
 
-def test_nearest_is_the_closest_name_or_all():
+def test_nearest_is_the_closest_name_or_all_that_a_message_can_hold():
     names = {"time_stride", "max_length", "hidden_size"}
     assert nearest("time_strid", names) == "time_stride"
     assert nearest("x", names) == "hidden_size, max_length, time_stride"
+    assert nearest("x", [f"{i:03}" for i in range(527)]).endswith("038, 039 and 487 more")
 
 
 @pytest.mark.parametrize(
