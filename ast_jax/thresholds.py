@@ -71,7 +71,10 @@ class Thresholds:
             seen.add(label)
         if not seen:
             raise InputError("there are no classes; give a threshold for each class")
-        values = np.asarray(self.values, np.float64)
+        try:
+            values = np.asarray(self.values, np.float64)
+        except (TypeError, ValueError):
+            raise InputError("values are not numbers; give a number for each class") from None
         _check_length("values", values, len(seen))
         for label, value in zip(self.labels, values.tolist(), strict=True):
             if not 0 <= value <= 1 and value != np.inf:  # NaN is neither
@@ -169,6 +172,19 @@ class Thresholds:
                 f"give the thresholds of this model"
             )
         return [index[label] for label in labels]
+
+
+def calibration_of(thresholds: Thresholds | None, labels: Sequence[str]) -> Calibration | None:
+    """Returns the calibration that goes with thresholds, in the order of a model's class names.
+
+    Raises:
+        InputError: the thresholds are of another type, or of other classes.
+    """
+    if thresholds is None:
+        return None
+    if not isinstance(thresholds, Thresholds):
+        raise InputError(f"thresholds is {thresholds!r}; give Thresholds.read(path)")
+    return thresholds.calibration_for(labels)
 
 
 def _read_calibration(content: Any) -> Calibration | None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ast_jax.errors import InputError
-from ast_jax.thresholds import Calibration, Thresholds
+from ast_jax.thresholds import Calibration, Thresholds, calibration_of
 
 LABELS = ["bark", "meow", "owl"]
 CONTENT = {
@@ -113,6 +113,7 @@ def test_a_damaged_file_is_refused_in_one_sentence_that_names_it(tmp_path, text,
         (LABELS, np.zeros(2), r"values has the shape \(2,\) and there are 3 classes"),
         (LABELS, [0, 0, np.nan], "the threshold of class 'owl' is nan; it must be from 0 to 1"),
         (LABELS, [0, -0.1, 0], "the threshold of class 'meow' is -0.1"),
+        (LABELS, ["a", 0, 0], "values are not numbers"),
     ],
 )
 def test_invalid_values_are_refused(labels, values, message):
@@ -123,3 +124,8 @@ def test_invalid_values_are_refused(labels, values, message):
 def test_a_calibration_that_is_not_finite_is_refused():
     with pytest.raises(InputError, match=r"calibration\.bias has NaN"):
         Thresholds(LABELS, np.zeros(3), Calibration(1.0, np.array([0, np.nan, 0])))
+
+
+def test_a_path_in_place_of_thresholds_is_refused():
+    with pytest.raises(InputError, match=r"thresholds is 'x.json'; give Thresholds.read\(path\)"):
+        calibration_of("x.json", LABELS)

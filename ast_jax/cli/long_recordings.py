@@ -135,6 +135,7 @@ def classify_windows(
     """
     from ast_jax.inference.column_scores import check_no_window
     from ast_jax.inference.windows import WindowSlicer
+    from ast_jax.thresholds import calibration_of
 
     if classifier.config.frame_level:
         check_no_window(options.window, options.hop)
@@ -144,7 +145,7 @@ def classify_windows(
         WindowSlicer(*slicer_args)  # raises the errors of options
         score_files = partial(_score_windows, new_slicer=partial(WindowSlicer, *slicer_args))
     thresholds = options.read_thresholds()
-    calibration = thresholds.calibration_for(classifier.labels) if thresholds else None
+    calibration = calibration_of(thresholds, classifier.labels)
     score = partial(classifier.probabilities, calibration=calibration)
     answer = _answer(classifier, options, thresholds, top_k)
 

@@ -27,7 +27,7 @@ from ast_jax.inference.model_inputs import map_sounds, model_input
 from ast_jax.inference.scorer import FUNCTIONS, Scorer
 from ast_jax.inference.windows import Window, WindowSlicer, score_windows, slice_sound
 from ast_jax.models.ast import ASTForAudioClassification, round_kernels
-from ast_jax.thresholds import Calibration, Thresholds
+from ast_jax.thresholds import Calibration, Thresholds, calibration_of
 
 Labels = list[dict[str, Any]]  # of one sound: {"label": name, "score": number}, best first
 
@@ -189,7 +189,7 @@ class AudioClassifier:
             ...     print(start, end, classifier.labels[scores.argmax()])
         """
         check_count("batch_size", batch_size)
-        calibration = thresholds.calibration_for(self.labels) if thresholds else None
+        calibration = calibration_of(thresholds, self.labels)
         score = partial(self.probabilities, calibration=calibration)
         if self.config.frame_level:
             check_no_window(window, hop)

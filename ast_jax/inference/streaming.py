@@ -19,7 +19,7 @@ from ast_jax.audio.waveform import (
 from ast_jax.errors import InputError
 from ast_jax.inference.classifier import AudioClassifier
 from ast_jax.inference.windows import Window, WindowInput, WindowSlicer, score_windows
-from ast_jax.thresholds import Thresholds
+from ast_jax.thresholds import Thresholds, calibration_of
 
 
 class ChunkFormat(NamedTuple):
@@ -69,7 +69,7 @@ class StreamingClassifier:
                 "take the windows of a recording"
             )
         extractor = classifier.feature_extractor
-        calibration = thresholds.calibration_for(classifier.labels) if thresholds else None
+        calibration = calibration_of(thresholds, classifier.labels)
         self._scores = partial(classifier.probabilities, calibration=calibration)
         self._extractor = extractor
         self._slicer = WindowSlicer(extractor, window, hop)

@@ -272,7 +272,9 @@ def aggregate(
         raise InputError(f"the aggregate is {how!r}: give one of {', '.join(AGGREGATES)}")
     count, result = 0, None
     for row in scores:
-        row = 1 - row.astype(np.float64) if how == "noisy-or" else row.astype(np.float64)
+        row = np.array(row, np.float64)  # a copy
+        if how == "noisy-or":
+            row = 1 - row
         count += 1
         if result is None:
             result = row
