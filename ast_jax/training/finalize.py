@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from ast_jax.checkpoint.format import Checkpoint, save_checkpoint
-from ast_jax.config import SyntheticData
+from ast_jax.config import StrongData, SyntheticData
 from ast_jax.data.synthetic import write_unseen
 from ast_jax.evaluation.event_report import event_results, events_json, write_event_results
 from ast_jax.evaluation.metrics import Metrics
@@ -71,7 +71,8 @@ def print_next_command(run: Run) -> None:
     if isinstance(run.config.data, SyntheticData):
         write_unseen(run.workdir / "unseen", run.config.seed)
         sounds = f"{run.workdir if is_remote(workdir) else workdir}/unseen/*.wav"
-    run.console.print(
-        f"results.json, predictions.csv, worst.csv, pictures and checkpoints are in {workdir}"
-    )
+    tables = "predictions.csv, worst.csv"
+    if isinstance(run.config.data, StrongData):
+        tables = "events.csv"
+    run.console.print(f"results.json, {tables}, pictures and checkpoints are in {workdir}")
     run.console.print(f"to use it: ast-jax classify {sounds} --checkpoint {workdir}")
