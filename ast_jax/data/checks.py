@@ -102,7 +102,10 @@ def data_notes(config: TrainConfig, data: DataSet, train_hashes: ClipHashes) -> 
 
 
 def length_notes(config: TrainConfig, clips: Clips) -> list[str]:
-    """Returns a sentence if the median clip is much longer or shorter than the model's input."""
+    """Returns a sentence if the median clip is much longer or shorter than the model's input.
+
+    Short clips need none where buckets give them short inputs.
+    """
     rate, patch = config.frontend.sampling_rate, config.model.patch_size
     shift = frame_sizes(rate)[1]
     median = float(np.median(clips.lengths()))
@@ -117,7 +120,7 @@ def length_notes(config: TrainConfig, clips: Clips) -> list[str]:
             f"cut the clips into pieces of {first}"
         ]
     padding = 1 - median / heard
-    if padding > PADDING:
+    if padding > PADDING and config.length_buckets == 1:
         return [
             f"your clips last {seconds} (median), so {padding:.0%} of the input would be padding: "
             f"{advice}"

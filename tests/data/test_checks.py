@@ -59,6 +59,11 @@ def test_lengths_far_from_the_models_are_noted(seconds, frames, expected, on_dis
     assert [note[: len(expected)] for note in notes] == ([expected] if expected else [])
 
 
+def test_short_clips_are_not_noted_where_buckets_shorten_inputs():
+    config = TrainConfig(model=ASTConfig(max_length=1024, mask_padding=True), length_buckets=4)
+    assert length_notes(config, clips(0.5, 0.5, 9)) == []
+
+
 @pytest.mark.parametrize("held", [np.asarray, csr_array])
 def test_classes_with_few_clips_are_noted(held):
     def clips(*classes):
