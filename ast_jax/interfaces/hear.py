@@ -124,11 +124,13 @@ def embed_columns(
     inputs = (window.input_values for _, window in windows)
     patches = classifier.embed_inputs(inputs, "patches", batch_size=BATCH_SIZE)
     columns = np.array([each.mean(axis=0) for each in patches], np.float32)
-    columns = columns.reshape(len(waveforms), -1, config.hidden_size)
     # Of the last window, the fewest columns that reach the last frame.
     size, shift = frame_sizes(extractor.sampling_rate)
     frames = 1 + (waveforms.shape[1] - size) // shift
-    return columns[:, : 1 + max(0, -(-(frames - max(config.patch_size, stride)) // stride))]
+    count = 1 + max(0, -(-(frames - max(config.patch_size, stride)) // stride))
+    if not len(waveforms):
+        return np.zeros((0, count, config.hidden_size), np.float32)
+    return columns.reshape(len(waveforms), -1, config.hidden_size)[:, :count]
 
 
 def column_times(classifier: AudioClassifier, columns: int) -> Float32[np.ndarray, " columns"]:

@@ -44,6 +44,12 @@ def test_columns_reach_the_last_frame_and_no_further(model, frames, columns):
     assert times[1].tolist() == [47.5 + 50 * i for i in range(columns)]
 
 
+def test_no_sounds_have_no_timestamp_embeddings(model):
+    embeddings, times = hear.get_timestamp_embeddings(torch.zeros(0, samples_of(94)), model)
+    assert embeddings.shape == (0, 19, model.timestamp_embedding_size)
+    assert times.shape == (0, 19)
+
+
 def test_timestamp_embeddings_of_windows_follow_each_other(model):
     """The windows start at the columns 0, 9 and 18; the third has one column."""
     audio = noise(2, samples_of(94))
