@@ -102,7 +102,7 @@ class Embeddings(nnx.Module):
             )
         check_num_frames(num_frames, shape[0])
         rows, columns = self.grid[0], (frames - self.patch_size) // self.time_stride + 1
-        real = real_columns(jnp.asarray(num_frames), self.time_stride, columns)
+        real = real_columns(jnp.asarray(num_frames, jnp.int32), self.time_stride, columns)
         positions = self._first_positions(columns)
         if keep_indices is None:
             x = self._embed(input_values, positions)

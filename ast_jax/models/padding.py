@@ -29,7 +29,7 @@ def real_columns(
     Returns:
         From 1 to `columns`, for each clip.
     """
-    return jnp.clip((num_frames + time_stride - 1) // time_stride, 1, columns)
+    return jnp.clip(-(-num_frames // time_stride), 1, columns)  # a sum might overflow
 
 
 def check_num_frames(num_frames: Any, batch: int) -> None:

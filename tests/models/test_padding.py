@@ -138,6 +138,14 @@ def test_patchout_with_padding_equals_keeping_the_real_patches_alone():
     np.testing.assert_allclose(found[0], whole[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("num_frames", [np.full(3, 2**31 - 1), np.full(3, 58, np.int8)])
+def test_num_frames_of_any_integer_dtype_and_beyond_the_input_are_all_frames(num_frames):
+    model = nnx.merge(graphdef(CONFIG, "xla"), params())
+    _, num_tokens = model.ast.embeddings.encoder_input(padded([58] * 3), num_frames=num_frames)
+    assert num_tokens.dtype == jnp.int32
+    np.testing.assert_array_equal(num_tokens, CONFIG.num_tokens)
+
+
 @pytest.mark.parametrize("num_frames", [np.array([1, 2]), jnp.ones(3), np.ones((3, 1), int), 58])
 def test_num_frames_must_be_an_integer_for_each_clip(num_frames):
     with pytest.raises(InputError, match=r"num_frames, a .*; give an array of integers \(3,\)"):
