@@ -50,8 +50,9 @@ def evaluate(
 
     Args:
         checkpoints: as for classify; several are scored as an ensemble too
-        data: a prepared set, the --output of prepare, or a folder with one folder per class; for a
-            frame-level checkpoint a CSV or TSV of events: filename, start, end, label
+        data: a prepared set, the --output of prepare, a folder with one folder per class, or one in
+            the layout of ESC-50 or UrbanSound8K; for a frame-level checkpoint a CSV or TSV of
+            events: filename, start, end, label
         name: the kind of source, if DATA holds several sets
         split: such as eval or validation+test; the held-out split if empty
         batch_size: clips per batch

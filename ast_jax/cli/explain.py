@@ -64,7 +64,7 @@ def explain(
     for file, explanation in map_values(compute, inputs):
         print(one_line(file))
         for label, score in zip(explanation.labels, explanation.scores, strict=True):
-            print(f"  {score:6.1%}  {label}")
+            print(one_line(f"  {score:6.1%}  {label}"))
         for path in targets[file]:
             _write(explanation, path, file)
             print(one_line(f"  wrote {path}"), flush=True)

@@ -20,7 +20,7 @@ from ast_jax.data.prepared import (
     split_names,
 )
 from ast_jax.data.sources.folder import has_splits, list_folder
-from ast_jax.data.sources.folds import FOLDS
+from ast_jax.data.sources.folds import FOLDS, find_folds
 from ast_jax.errors import InputError, quoted
 from ast_jax.storage import fetch, read_run_file
 
@@ -53,11 +53,11 @@ def read_evaluation_set(
     name: str = "",
     holdout: FolderData | None = None,
 ) -> EvaluationSet:
-    """Loads a split of a prepared set, or a folder of sound files by class.
+    """Loads a split of a prepared set, or sound files by class or in the layout of ESC-50.
 
     Args:
         folder: of a prepared set, or the `--output` of `ast-jax prepare`, or a folder that
-            `list_folder` takes; or the URL of such a folder, which is downloaded.
+            `list_folder` or `find_folds` takes; or the URL of one, which is downloaded.
         sampling_rate: rate that sound files are resampled to, in Hz; prepared sets have their own.
         split: such as 'eval' or 'validation+test'. '' takes the split that the benchmark holds
             out; of sound files all, or the one folder that is not `train`.
@@ -82,6 +82,23 @@ def read_evaluation_set(
             prepared.clips(split),
         )
     else:
+        found = _read_folder(folder, sampling_rate, split, holdout)
+    if not len(found.clips.waveforms):
+        raise InputError(f"{found.folder}: split '{split}' has no clips; choose another")
+    return found
+
+
+def _read_folder(
+    folder: Path, sampling_rate: int, split: str, holdout: FolderData | None
+) -> EvaluationSet:
+    """Loads sound files by class or in the layout of ESC-50; see `read_evaluation_set`."""
+    if folds := find_folds(folder):
+        labels, splits, missing, notes = folds
+        if missing:
+            notes = [*notes, f"{len(missing)} listed clips are missing: {missing[0]}"]
+        split = split or _only([], splits, folder)
+        names = distinct_splits(split, splits, folder)
+    else:
         if holdout and (not split or has_splits(folder)):
             # `group` is for the names of the run's files; these may have others.
             holdout = FolderData(recursive=holdout.recursive, scale_loud=holdout.scale_loud)
@@ -92,17 +109,13 @@ def read_evaluation_set(
         else:
             split = split or _only([other for other in splits if other != "train"], splits, folder)
             names = distinct_splits(split, splits, folder)
-        entries = [entry for chosen in names for entry in splits[chosen]]
-        scale_loud = holdout is not None and holdout.scale_loud
-        clips, found_notes = read_clips(
-            entries, len(labels), sampling_rate, "recordings", scale_loud=scale_loud
-        )
-        notes = [*notes, *found_notes]
-        clips = clips._replace(names=[entry.id for entry in entries])
-        found = EvaluationSet(str(folder), split, labels, sampling_rate, clips, notes)
-    if not len(found.clips.waveforms):
-        raise InputError(f"{found.folder}: split '{split}' has no clips; choose another")
-    return found
+    entries = [entry for chosen in names for entry in splits[chosen]]
+    scale_loud = holdout is not None and holdout.scale_loud
+    clips, found_notes = read_clips(
+        entries, len(labels), sampling_rate, "recordings", scale_loud=scale_loud
+    )
+    clips = clips._replace(names=[entry.id for entry in entries])
+    return EvaluationSet(str(folder), split, labels, sampling_rate, clips, [*notes, *found_notes])
 
 
 def add_missing_classes(data: EvaluationSet, labels: Sequence[str]) -> EvaluationSet:

@@ -50,7 +50,7 @@ def test_recordings_without_events_and_in_subfolders_are_read_and_others_noted(f
     ("text", "message"),
     [
         ("filename\tonset\tevent_label\na.wav\t1\tdog\n", "none of the end; name one 'end'"),
-        ("filename\tstart\tonset\tend\tlabel\n", "could all be the start|has no events"),
+        ("filename\tonset\tstart_time\tend\tlabel\n", "could all be the start"),
         (DESED, "has no events"),
         (DESED + "a.wav\t\t\t\n", "has no events"),
         (DESED + "a.wav\t1\t1\tdog\n", "line 2: the end '1' must come after the start '1'"),
@@ -72,3 +72,9 @@ def test_a_name_of_several_recordings_is_refused(folder):
     with pytest.raises(InputError, match=r"line 2: 'b' may be .*b\.wav.*b\.flac"):
         read(folder, DESED + "b\t0\t1\tdog\n")
     assert read(folder, DESED + "sub/b\t0\t1\tdog\n").events
+
+
+def test_a_note_says_which_of_two_columns_is_used(folder):
+    found = read(folder, "filename\tonset\toffset\tevent_label\tlabel\na.wav\t0\t1\tdog\tcat\n")
+    assert found.labels == ["cat"]
+    assert "the label is read from 'label' of 'event_label', 'label'" in found.notes[0]

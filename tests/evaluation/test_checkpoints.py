@@ -31,6 +31,7 @@ from ast_jax.inference.classifier import AudioClassifier
 from ast_jax.models.ast import ASTForAudioClassification
 from ast_jax.models.config import ASTConfig
 from tests.params import random_params
+from tests.raw_sets import write_esc50
 
 LABELS = ["bark", "meow", "owl"]
 RATE = 16000
@@ -288,6 +289,17 @@ def saved(tmp_path_factory):
     for name, model in models.items():
         save_checkpoint(folder / name, model)
     return {name: (str(folder / name), model) for name, model in models.items()}
+
+
+def test_a_fold_of_esc50_is_evaluated_from_its_files(tmp_path):
+    write_esc50(tmp_path, np.random.default_rng(0))
+    data = read_evaluation_set(tmp_path, RATE, split="fold2+fold3")
+    assert (data.split, data.labels) == ("fold2+fold3", ["dog", "rain"])
+    assert [name.rpartition("/")[2] for name in data.clips.names] == [
+        "2-1-A-0.wav", "2-1-A-10.wav", "3-1-A-0.wav", "3-1-A-10.wav",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"has the splits fold1, fold2.*say with --split which"):
+        read_evaluation_set(tmp_path, RATE)
 
 
 def test_a_prepared_sets_default_is_the_held_out_split(prepared):

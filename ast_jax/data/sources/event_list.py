@@ -69,7 +69,8 @@ def read_events(file: str | Path, folder: str | Path = "") -> EventList:
     """
     file = Path(file).absolute()
     table = open_table(file, {name for role in ROLES for name in NAMES[role]})
-    path, start, end, label = (_column(table, role) for role in ROLES)
+    notes: list[str] = []
+    path, start, end, label = (_column(table, role, notes) for role in ROLES)
     sounds = _Recordings(Path(folder).absolute() if folder else file.parent)
     events: dict[str, list[Event]] = {}
     places: dict[str, str] = {}
@@ -84,7 +85,6 @@ def read_events(file: str | Path, folder: str | Path = "") -> EventList:
             own.append(_event(*values, where))
     if not any(events.values()):
         raise InputError(f"{file}: has no events; add rows of {', '.join(ROLES.values())}")
-    notes = []
     if silent := sum(not each for each in events.values()):
         notes.append(f"{file}: {silent} of {len(events)} recordings have no events")
     if unlisted := len(sounds.paths - events.keys()):
@@ -92,8 +92,8 @@ def read_events(file: str | Path, folder: str | Path = "") -> EventList:
     return EventList(file, events, places, notes)
 
 
-def _column(table: Table, role: str) -> str:
-    """Returns the name of a table's column."""
+def _column(table: Table, role: str, notes: list[str]) -> str:
+    """Returns the name of a table's column, and appends a note if others fit its role, too."""
     columns = table.find(NAMES[role])
     preferred = [c for c in columns if normalize_name(c) in (NAMES[role][0], ROLES[role])]
     if len(columns) > 1 and len(preferred) != 1:
@@ -106,7 +106,12 @@ def _column(table: Table, role: str) -> str:
             f"{table.file}: has the columns {listed(table.columns)} and none of the {ROLES[role]}; "
             f"name one {quoted(ROLES[role])}"
         )
-    return (preferred or columns)[0]
+    chosen = (preferred or columns)[0]
+    if len(columns) > 1:
+        notes.append(
+            f"{table.file}: the {ROLES[role]} is read from {quoted(chosen)} of {listed(columns)}"
+        )
+    return chosen
 
 
 def _event(start: str, end: str, label: str, where: str) -> Event:
