@@ -1,6 +1,7 @@
 """Fixtures: a checkpoint in each format, sounds to classify, a prepared set."""
 
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -74,3 +75,11 @@ def prepared(source, tmp_path_factory):
     arguments = ["folder", "--source", source, "--output", output, "--max-damaged", 1]
     assert main(["prepare", *map(str, arguments), "--processes", "1"]) == 0
     return output
+
+
+@pytest.fixture
+def handled():
+    """Handles SIGINT as Python does, where a background job ignores it."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, previous)

@@ -63,14 +63,6 @@ def test_a_system_error_that_names_no_file_gets_the_outputs_name():
         raise OSError(28, "No space left on device", "x")
 
 
-@pytest.fixture
-def handled():
-    """Handles SIGINT as Python does, where a background job ignores it."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield signal.default_int_handler
-    signal.signal(signal.SIGINT, previous)
-
-
 def test_an_interrupt_in_a_callback_of_the_garbage_collector_is_not_lost(handled):
     def interrupted_callback(phase, info):
         gc.callbacks.remove(interrupted_callback)

@@ -190,7 +190,7 @@ def test_an_event_is_printed_when_it_has_ended(checkpoint, classifier, pipe, mon
     assert json_lines(capsys) == expected_events(classifier)
 
 
-def test_ctrl_c_prints_the_open_events(checkpoint, classifier, pipe, monkeypatch, capsys):
+def test_ctrl_c_prints_the_open_events(checkpoint, classifier, pipe, monkeypatch, capsys, handled):
     """It comes while the command waits for sound."""
     threading.Thread(target=pipe.write, args=[wav(sound())]).start()
     pushed = []
