@@ -91,7 +91,7 @@ CHANGES = {
     "prepare": {"processes": 1},
     "stats": {"processes": 1},
 }
-SLOW = {"recipes.md"}  # minutes
+SLOW = {"recipes.md", "variable_length.md"}  # with runs that train
 
 
 def reason_not_run(command):

@@ -132,16 +132,20 @@ def read_stdin_ahead(descriptor: int) -> Iterator[bytes]:
     arrived, changed = bytearray(), threading.Condition()
     end: list[OSError | None] = []  # of the input: an error or None, when it is reached
 
+    # A number of its own: the thread may still read when the caller's is that of another file.
+    own = os.dup(descriptor)
+
     def read() -> None:
         error = None
         try:
-            while chunk := os.read(descriptor, READ):
+            while chunk := os.read(own, READ):
                 with changed:
                     changed.wait_for(lambda: len(arrived) < AHEAD)
                     arrived.extend(chunk)
                     changed.notify_all()
         except OSError as found:
             error = found
+        os.close(own)
         with changed:
             end.append(error)
             changed.notify_all()

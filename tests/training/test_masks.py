@@ -100,6 +100,7 @@ def bucketed(workdir, on_device=False):
     )
 
 
+@pytest.mark.slow
 def test_a_stopped_run_with_length_buckets_resumes_exactly(
     tmp_path, monkeypatch, no_plots, share_functions, capsys
 ):
