@@ -129,8 +129,8 @@ def _listed(folder: str, manifest: Any, split: str) -> Recordings:
 
     for note in manifest.notes:
         print_note(note)
-    if manifest.missing:
-        print_note(f"{len(manifest.missing)} listed clips are missing: {manifest.missing[0]}")
+    for note in manifest.missing_notes:
+        print_note(note)
     chosen = split_names(split or "+".join(manifest.splits), manifest.splits, folder)
     clips = [(each, clip) for each in chosen for clip in manifest.splits[each]]
     paths = [clip.path for _, clip in clips]

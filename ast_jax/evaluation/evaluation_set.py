@@ -93,9 +93,8 @@ def _read_folder(
 ) -> EvaluationSet:
     """Loads sound files by class or in the layout of ESC-50; see `read_evaluation_set`."""
     if folds := find_folds(folder):
-        labels, splits, missing, notes = folds
-        if missing:
-            notes = [*notes, f"{len(missing)} listed clips are missing: {missing[0]}"]
+        labels, splits, _, notes = folds
+        notes = [*notes, *folds.missing_notes]
         split = split or _only([], splits, folder)
         names = distinct_splits(split, splits, folder)
     else:

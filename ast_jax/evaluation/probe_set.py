@@ -70,16 +70,15 @@ def read_probe_set(
         groups = np.repeat(names, [sizes[each] for each in names]).tolist()
         clips = prepared.clips("+".join(names))
         return ProbeSet(str(folder), prepared.labels, prepared.sampling_rate, clips, groups, chosen)
-    labels, splits, missing, notes = find_folds(folder) or list_folder(folder)
+    manifest = find_folds(folder) or list_folder(folder)
+    labels, splits, _, notes = manifest
     others = [each for each in splits if each != "train"]
     default = ("train", others[0]) if "train" in splits and len(others) == 1 else None
     chosen = _choose(list(splits), default, train, split, folder)
     clips_by_group = {each: splits[each] for each in splits if each in _used(chosen)}
     examples = [example for each in clips_by_group.values() for example in each]
     clips, found_notes = read_clips(examples, len(labels), sampling_rate, "recordings")
-    notes = [*notes, *found_notes]
-    if missing:
-        notes.append(f"{len(missing)} listed clips are missing: {missing[0]}")
+    notes = [*notes, *found_notes, *manifest.missing_notes]
     groups = [each for each, listed in clips_by_group.items() for _ in listed]
     return ProbeSet(str(folder), labels, sampling_rate, clips, groups, chosen, notes)
 

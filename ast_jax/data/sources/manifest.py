@@ -47,6 +47,13 @@ class Manifest(NamedTuple):
     missing: list[str]
     notes: Sequence[str] = ()
 
+    @property
+    def missing_notes(self) -> list[str]:
+        """A sentence about all missing clips, if there are any."""
+        if not self.missing:
+            return []
+        return [f"{len(self.missing)} listed clips are missing: {self.missing[0]}"]
+
 
 def check_text(value: str, what: str, where: str) -> None:
     """Raises InputError unless the value is one line of text that UTF-8 can encode."""
