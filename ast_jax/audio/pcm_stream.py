@@ -54,7 +54,7 @@ WAV_ENCODINGS = {
 
 
 class PcmFormat(NamedTuple):
-    """How bytes become samples: little-endian, the channels of a sample side by side."""
+    """The format of raw samples: little-endian, with interleaved channels."""
 
     encoding: str
     rate: int

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EventOptions:
-    """How events are found in the scores of windows.
+    """The options for finding events in the scores of windows.
 
     Attributes:
         threshold: score at which an event starts (0.5); it lasts while scores are half of that

@@ -1,4 +1,4 @@
-"""How the results of `classify` look: as text, as JSON, and as lines of files."""
+"""Formats of the results of `classify`: text, JSON, and lines of files."""
 
 import json
 import textwrap

@@ -1,4 +1,4 @@
-"""How the windows and events of recordings look."""
+"""Formats of the windows and events of recordings."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 

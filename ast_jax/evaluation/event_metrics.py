@@ -34,13 +34,13 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 
 
 class Recording(NamedTuple):
-    """What a model found in a recording, and what there is.
+    """The scores of a recording, and its true events.
 
     Attributes:
         name: of the recording.
         borders: (columns + 1,) in seconds.
         scores: (columns, classes), probabilities.
-        events: that there are.
+        events: the true ones.
     """
 
     name: str

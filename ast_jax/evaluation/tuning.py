@@ -31,7 +31,7 @@ FOLDS = 5
 
 
 class TuningOptions(NamedTuple):
-    """What to choose.
+    """The options for choosing thresholds.
 
     Attributes:
         min_precision: the precision that each threshold must reach; None for the best F1.

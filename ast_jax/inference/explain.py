@@ -28,7 +28,7 @@ Map = Float32[np.ndarray, "*maps rows columns"]
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """What the model attended to in a sound, or what its scores depend on.
+    """Maps of the patches of a sound: attention to them, or their relevance to scores.
 
     Rows of the grid of patches are along frequency, the lowest first, columns along time.
 

@@ -23,7 +23,7 @@ from ast_jax.thresholds import Thresholds, calibration_of
 
 
 class ChunkFormat(NamedTuple):
-    """What all chunks of a stream have in common: the sampling rate, and the channels."""
+    """The sampling rate and the number of channels, which are the same for all chunks."""
 
     rate: int
     channels: int
